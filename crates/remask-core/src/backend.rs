@@ -1,0 +1,223 @@
+//! What a device offers: a forward pass over a set of rows and a key/value store.
+//!
+//! A request owns one or more stores; a store has one slot a position and layer. A [`Pass`] names the
+//! rows to compute (each writes its own fresh K/V into its slot), the slots that each row may see,
+//! and the rows whose next-token candidates are wanted. Rows name their store, so one pass can carry
+//! several requests. Every decoder of this crate is a choice of rows.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use serde::Serialize;
+
+use crate::random::Key;
+
+/// A future of a backend. Backends may be single-threaded (a browser's is), so it is not `Send`.
+pub type BackendFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + 'a>>;
+
+/// Names a key/value store of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StoreId(pub u32);
+
+/// The slots `start..end` of a row's store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keys {
+    /// First slot.
+    pub start: u32,
+    /// One past the last slot; greater than `start`.
+    pub end: u32,
+}
+
+/// One row to compute: the token at a position of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// The store that is read and whose slot `position` is written.
+    pub store: StoreId,
+    /// Position of the token: its rotary angle and its slot.
+    pub position: u32,
+    /// Token id.
+    pub token: u32,
+    /// Slots that the row attends to, as they are after this pass has written its own.
+    pub keys: Keys,
+}
+
+/// A row of the pass whose candidate is wanted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Select {
+    /// Index into [`Pass::rows`].
+    pub row: u32,
+    /// Classifier-free guidance: the unconditional twin of the row.
+    pub guide: Option<Guide>,
+    /// 0 takes the likeliest token; above, Gumbel noise times this is added to the logits.
+    pub temperature: f32,
+    /// Key of the noise; the counter is (position, token).
+    pub key: Key,
+}
+
+/// Classifier-free guidance: logits become `u + (scale + 1) * (c - u)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Guide {
+    /// Index into [`Pass::rows`] of the row computed without the prompt.
+    pub row: u32,
+    /// Guidance strength; 0 leaves the conditional logits.
+    pub scale: f32,
+}
+
+/// The next-token candidate of a row, from logits in float32 without noise and with suppressed ids
+/// left out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Candidate {
+    /// Chosen id; among equal logits the lowest id.
+    pub token: u32,
+    /// Softmax probability of the chosen id.
+    pub probability: f32,
+    /// Entropy of the row in nats.
+    pub entropy: f32,
+    /// Probability of the likeliest id minus that of the runner-up.
+    pub margin: f32,
+}
+
+/// One forward pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass<'a> {
+    /// Rows to compute; those of one store are best kept together.
+    pub rows: &'a [Row],
+    /// Rows whose candidates are wanted, in the order the answer comes.
+    pub select: &'a [Select],
+    /// Ids that are never chosen and take no probability.
+    pub suppressed: &'a TokenSet,
+}
+
+/// A set of token ids as a bit mask over the rows of the head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenSet {
+    words: Vec<u32>,
+    rows: usize,
+}
+
+impl TokenSet {
+    /// The empty set over a head of `rows` rows.
+    #[must_use]
+    pub fn new(rows: usize) -> Self {
+        Self { words: vec![0; rows.div_ceil(32)], rows }
+    }
+
+    /// Adds an id; ids outside the head are not there to be chosen and change nothing.
+    pub fn insert(&mut self, id: u32) {
+        if (id as usize) < self.rows {
+            self.words[id as usize / 32] |= 1 << (id % 32);
+        }
+    }
+
+    /// Whether the set holds `id`.
+    #[must_use]
+    pub fn contains(&self, id: u32) -> bool {
+        self.words.get(id as usize / 32).is_some_and(|w| w >> (id % 32) & 1 == 1)
+    }
+
+    /// Rows of the head this set is over.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The bits, id 0 in the lowest bit of the first word.
+    #[must_use]
+    pub fn words(&self) -> &[u32] {
+        &self.words
+    }
+}
+
+/// Where and how a backend computes, for reports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BackendInfo {
+    /// Kind and API, e.g. `wgpu (Vulkan)`.
+    pub backend: String,
+    /// Device name.
+    pub adapter: String,
+    /// Format of the weight matrices on the device.
+    pub weights: String,
+}
+
+/// A model on a device. Methods that touch the device are async because a browser's are.
+pub trait Backend {
+    /// Where and how this backend computes.
+    fn info(&self) -> BackendInfo;
+
+    /// Rows of the head: the width of logits and of [`TokenSet`]s.
+    fn head_rows(&self) -> usize;
+
+    /// Makes a store of `capacity` slots with undefined contents.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`] or [`BackendError::InvalidPass`] (capacity 0 or above the
+    /// model's positions).
+    fn create_store(&mut self, capacity: u32) -> Result<StoreId, BackendError>;
+
+    /// Gives a store's slots back. Unknown ids are ignored.
+    fn release_store(&mut self, store: StoreId);
+
+    /// Computes a pass: writes the rows' K/V and answers one candidate a selected row.
+    ///
+    /// # Errors
+    /// [`BackendError::InvalidPass`] before anything is computed; [`BackendError::NotFinite`],
+    /// [`BackendError::DeviceLost`] or [`BackendError::Device`] after, with the stores' contents lost.
+    fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Candidate>>;
+
+    /// Computes a pass and answers the selected rows' logits `[select, head rows]`, nothing
+    /// suppressed, no noise. For verification: it moves every logit off the device.
+    ///
+    /// # Errors
+    /// As [`Backend::forward`].
+    fn logits<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<f32>>;
+}
+
+/// Failures of a device or of what was asked of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// No device fits the request.
+    #[error("no usable GPU adapter: {0}")]
+    NoAdapter(String),
+    /// The model needs what this device or backend does not have.
+    #[error("{what} cannot run on {adapter}: {why}")]
+    Unsupported {
+        /// Operation or setting.
+        what: String,
+        /// Device name.
+        adapter: String,
+        /// What is missing, with the numbers, and the way round.
+        why: String,
+    },
+    /// Device memory ran out.
+    #[error("out of device memory while {action}: {bytes} bytes were asked for; free device memory, shorten the canvas or load smaller weights (--weights q8)")]
+    OutOfMemory {
+        /// What was being done.
+        action: String,
+        /// Size of the request.
+        bytes: u64,
+    },
+    /// A pass that names slots, rows or ids that do not exist. Nothing was computed.
+    #[error("invalid pass: {0}")]
+    InvalidPass(String),
+    /// A row's logits hold a NaN or an infinity.
+    #[error("the logits of the row at position {position} are not finite: the weights hold NaN or infinite values, or overflowed on this device")]
+    NotFinite {
+        /// Position of the first such row.
+        position: u32,
+    },
+    /// The device is gone. Build a new backend; requests can be repeated from their canvases.
+    #[error("the device was lost ({0}); load the model again to go on")]
+    DeviceLost(String),
+    /// The device or its driver refused an operation.
+    #[error("the device refused to {operation}: {problem}")]
+    Device {
+        /// What was being done.
+        operation: String,
+        /// The driver's or validation's words.
+        problem: String,
+    },
+    /// The checkpoint could not be read while its weights were moved to the device.
+    #[error("{0}")]
+    Weights(String),
+}

@@ -1,0 +1,222 @@
+//! Weight matrices as backends want them: rows of one storage format, borrowed where the checkpoint
+//! already holds that format and converted otherwise.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use half::{bf16, f16};
+use serde::Serialize;
+
+use super::{Checkpoint, DType, TensorView};
+use crate::error::{Error, Result};
+use crate::quantize::{self, BLOCK};
+
+/// How a backend keeps a weight matrix. All formats are exact in float32 arithmetic once stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightFormat {
+    /// 4 bytes a weight.
+    F32,
+    /// IEEE half, 2 bytes a weight.
+    F16,
+    /// Brain float, 2 bytes a weight.
+    Bf16,
+    /// int8 with one f16 scale a block of 32 along the row: 1.0625 bytes a weight.
+    Q8,
+}
+
+impl WeightFormat {
+    /// Bytes that `rows` x `cols` weights take.
+    #[must_use]
+    pub fn bytes(self, rows: usize, cols: usize) -> usize {
+        let weights = rows * cols;
+        match self {
+            Self::F32 => weights * 4,
+            Self::F16 | Self::Bf16 => weights * 2,
+            Self::Q8 => weights + weights / BLOCK * 2,
+        }
+    }
+
+    /// Whether rows of `cols` weights can be kept in this format.
+    #[must_use]
+    pub fn fits(self, cols: usize) -> bool {
+        match self {
+            Self::F32 => true,
+            Self::F16 | Self::Bf16 => cols.is_multiple_of(2),
+            Self::Q8 => cols.is_multiple_of(BLOCK),
+        }
+    }
+}
+
+impl std::fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Q8 => "q8",
+        })
+    }
+}
+
+impl std::str::FromStr for WeightFormat {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::Bf16),
+            "q8" => Ok(Self::Q8),
+            other => Err(format!("unknown weight format {other:?}; use f32, f16, bf16 or q8")),
+        }
+    }
+}
+
+/// A `[rows, cols]` weight of a checkpoint in one of the formats it may be stored in.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix<'a> {
+    view: TensorView<'a>,
+    scales: Option<&'a [u8]>,
+    /// Format in the checkpoint.
+    pub format: WeightFormat,
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+}
+
+/// Rows of a matrix in some format.
+#[derive(Debug)]
+pub struct Encoded<'a> {
+    /// The weights, row-major.
+    pub values: Cow<'a, [u8]>,
+    /// f16 scales `[rows, cols / 32]`, for [`WeightFormat::Q8`] only.
+    pub scales: Option<Cow<'a, [u8]>>,
+}
+
+impl<'a> Matrix<'a> {
+    /// The matrix called `name`, which must be `[rows, cols]`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where it is missing, of another shape or of a type that holds no weights.
+    pub fn open(checkpoint: &'a Checkpoint, name: &str, rows: usize, cols: usize) -> Result<Self> {
+        let view = checkpoint.tensor(name, &[rows, cols])?;
+        let (format, scales) = match view.dtype {
+            DType::F32 => (WeightFormat::F32, None),
+            DType::F16 => (WeightFormat::F16, None),
+            DType::BF16 => (WeightFormat::Bf16, None),
+            DType::I8 if cols.is_multiple_of(BLOCK) => {
+                let scales = checkpoint.tensor(&quantize::scale_name(name), &[rows, cols / BLOCK])?;
+                if scales.dtype != DType::F16 {
+                    let problem = format!("scales are {}, must be F16", scales.dtype);
+                    return Err(Error::tensor(scales.file, scales.name, problem));
+                }
+                (WeightFormat::Q8, Some(scales.bytes))
+            }
+            other => {
+                let problem = format!("is {other}; weights must be F32, F16, BF16 or I8 in blocks of {BLOCK}");
+                return Err(Error::tensor(view.file, name, problem));
+            }
+        };
+        Ok(Self { view, scales, format, rows, cols })
+    }
+
+    /// Full tensor name.
+    #[must_use]
+    pub fn name(&self) -> &'a str {
+        self.view.name
+    }
+
+    fn slice(&self, rows: &Range<usize>) -> &'a [u8] {
+        let per_row = self.view.bytes.len() / self.rows;
+        &self.view.bytes[rows.start * per_row..rows.end * per_row]
+    }
+
+    fn scale_slice(&self, rows: &Range<usize>) -> &'a [u8] {
+        let per_row = self.cols / BLOCK * 2;
+        self.scales.map_or(&[], |s| &s[rows.start * per_row..rows.end * per_row])
+    }
+
+    /// `rows` of this matrix in `format`, without a copy where the checkpoint holds that format.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where a weight is outside f16's range: bf16 or f32 can hold it.
+    pub fn encode(&self, rows: Range<usize>, format: WeightFormat) -> Result<Encoded<'a>> {
+        if format == self.format {
+            let scales = (format == WeightFormat::Q8).then(|| Cow::Borrowed(self.scale_slice(&rows)));
+            return Ok(Encoded { values: Cow::Borrowed(self.slice(&rows)), scales });
+        }
+        let values = self.to_f32(rows);
+        let (values, scales) = match format {
+            WeightFormat::F32 => (bytemuck::cast_slice(&values).to_vec(), None),
+            WeightFormat::Bf16 => {
+                (values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(), None)
+            }
+            WeightFormat::F16 => {
+                if let Some(v) = values.iter().find(|v| v.is_finite() && !f16::from_f32(**v).is_finite()) {
+                    let problem = format!("weight {v} is outside f16's range; load with bf16 or f32 weights instead");
+                    return Err(Error::tensor(self.view.file, self.view.name, problem));
+                }
+                (values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(), None)
+            }
+            WeightFormat::Q8 => {
+                let (quants, scales) = quantize::q8(&values);
+                (bytemuck::cast_slice(&quants).to_vec(), Some(Cow::Owned(bytemuck::cast_slice(&scales).to_vec())))
+            }
+        };
+        Ok(Encoded { values: Cow::Owned(values), scales })
+    }
+
+    /// `rows` of this matrix as float32.
+    #[must_use]
+    pub fn to_f32(&self, rows: Range<usize>) -> Vec<f32> {
+        let bytes = self.slice(&rows);
+        match self.format {
+            WeightFormat::Q8 => quantize::dequantize_q8(bytes, self.scale_slice(&rows)),
+            _ => floats(self.view.dtype, bytes),
+        }
+    }
+}
+
+/// Little-endian F32, F16 or BF16 bytes as float32; other types give nothing.
+fn floats(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+    let halves = || bytes.as_chunks::<2>().0.iter();
+    match dtype {
+        DType::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        DType::F16 => halves().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+        DType::BF16 => halves().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+impl Checkpoint {
+    /// The vector called `name` with `len` elements, as float32.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where it is missing, of another length or holds no floats.
+    pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let view = self.tensor(name, &[len])?;
+        view.to_f32()
+    }
+}
+
+impl TensorView<'_> {
+    /// The elements as float32.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where they are no F32, F16 or BF16.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        if !matches!(self.dtype, DType::F32 | DType::F16 | DType::BF16) {
+            let problem = format!("is {}; expected F32, F16 or BF16", self.dtype);
+            return Err(Error::tensor(self.file, self.name, problem));
+        }
+        Ok(floats(self.dtype, self.bytes))
+    }
+
+    /// Whether a float tensor holds a NaN or an infinity; false for other types.
+    #[must_use]
+    pub fn has_non_finite(&self) -> bool {
+        floats(self.dtype, self.bytes).iter().any(|v| !v.is_finite())
+    }
+}

@@ -1,0 +1,347 @@
+//! The decoding loop of masked diffusion models: semi-autoregressive blocks, one pass a step.
+
+use std::ops::ControlFlow;
+
+use serde::Serialize;
+
+use super::accept::{Acceptance, Order, Scored, accept};
+use crate::architecture::Architecture;
+use crate::backend::{Backend, Candidate, Guide, Keys, Pass, Row, Select, StoreId, TokenSet};
+use crate::canvas::Canvas;
+use crate::error::{Error, Result};
+use crate::random::{Purpose, step_key, threefry, unit};
+use crate::schedule::{Block, BlockPlan, quota};
+
+/// Settings of one generation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DecodeOptions {
+    /// Holes after the prompt.
+    pub max_tokens: usize,
+    /// Steps over all blocks, for [`Acceptance::Quota`]; see [`BlockPlan::new`].
+    pub steps: usize,
+    /// Positions that are decided together before the next ones are looked at.
+    pub block_length: usize,
+    /// What a step commits.
+    pub acceptance: Acceptance,
+    /// 0 takes the likeliest token; above, Gumbel noise times this is added to the logits.
+    pub temperature: f32,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Classifier-free guidance strength; 0 is off. Doubles the rows of every pass.
+    pub cfg_scale: f32,
+    /// Stop after a block that holds an end-of-sequence id; what follows is left undecided.
+    pub early_stop: bool,
+}
+
+impl Default for DecodeOptions {
+    /// LLaDA's reference settings for 128 tokens.
+    fn default() -> Self {
+        Self {
+            max_tokens: 128,
+            steps: 128,
+            block_length: 128,
+            acceptance: Acceptance::Quota(Order::LowConfidence),
+            temperature: 0.0,
+            seed: 0,
+            cfg_scale: 0.0,
+            early_stop: false,
+        }
+    }
+}
+
+impl DecodeOptions {
+    fn check(&self, prompt: usize, max_positions: usize) -> Result<()> {
+        let refuse = |problem: String| Err(Error::Request(problem));
+        if self.max_tokens == 0 {
+            return refuse("max tokens is 0: there is nothing to fill in".to_owned());
+        }
+        if prompt.saturating_add(self.max_tokens) > max_positions {
+            return refuse(format!(
+                "the prompt's {prompt} tokens and {} to fill in exceed the model's {max_positions} positions; \
+                 shorten the prompt or lower max tokens",
+                self.max_tokens
+            ));
+        }
+        if self.block_length == 0 || self.steps == 0 {
+            return refuse("block length and steps must be at least 1".to_owned());
+        }
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            return refuse(format!("temperature {} must be 0 or more", self.temperature));
+        }
+        if !(self.cfg_scale.is_finite() && self.cfg_scale >= 0.0) {
+            return refuse(format!("cfg scale {} must be 0 or more", self.cfg_scale));
+        }
+        if let Acceptance::Threshold(t) = self.acceptance
+            && !(0.0..=1.0).contains(&t)
+        {
+            return refuse(format!("threshold {t} must be between 0 and 1"));
+        }
+        Ok(())
+    }
+}
+
+/// The ids that decoding treats specially.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vocabulary {
+    /// What the model sees in holes.
+    pub mask: u32,
+    /// Ids that end an answer.
+    pub stop: Vec<u32>,
+    /// Ids that are never chosen: the mask, and every id that is no token.
+    pub suppressed: TokenSet,
+}
+
+impl Vocabulary {
+    /// The ids of a model without a tokenizer: the mask id and everything above the vocabulary are
+    /// never chosen, the config's end-of-sequence ids stop.
+    ///
+    /// # Errors
+    /// [`Error::Request`] where the model has no mask id, so is no diffusion model.
+    pub fn of(architecture: &Architecture) -> Result<Self> {
+        let mask = architecture.tokens.mask.ok_or_else(|| {
+            Error::Request(format!("{} has no mask id: it cannot fill in a canvas", architecture.name))
+        })?;
+        let mut suppressed = TokenSet::new(architecture.embedding_rows);
+        suppressed.insert(mask);
+        for id in architecture.vocab_size..architecture.embedding_rows {
+            suppressed.insert(id as u32);
+        }
+        Ok(Self { mask, stop: architecture.tokens.eos.clone(), suppressed })
+    }
+}
+
+/// What a step did, for watchers.
+#[derive(Debug)]
+pub struct StepReport<'a> {
+    /// Steps done before this one: forward passes, from 0.
+    pub step: u32,
+    /// Canvas after the step.
+    pub canvas: &'a Canvas,
+    /// Positions of the block at work.
+    pub block: std::ops::Range<usize>,
+    /// What was committed, best first.
+    pub committed: &'a [Scored],
+    /// Every candidate of the step, for provisional text.
+    pub candidates: &'a [Scored],
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The answer contains an end-of-sequence id.
+    Stop,
+    /// Every hole was filled without one.
+    Length,
+    /// The watcher asked to stop.
+    Aborted,
+}
+
+/// A finished generation and what it cost.
+#[derive(Debug, Clone)]
+pub struct Generation {
+    /// The canvas as it was left. After an early stop holes remain behind the end of the answer.
+    pub canvas: Canvas,
+    /// Positions of the prompt, before the answer.
+    pub prompt_tokens: usize,
+    /// Why it ended.
+    pub finish: FinishReason,
+    /// Forward passes run.
+    pub forward_passes: u32,
+    /// Rows computed over all passes.
+    pub rows_computed: u64,
+    /// Rows whose candidates were computed.
+    pub rows_selected: u64,
+    /// Adjustments made to the request, in sentences.
+    pub notes: Vec<String>,
+}
+
+impl Generation {
+    /// The answer's ids up to the first stop id or undecided position.
+    #[must_use]
+    pub fn completion(&self, stop: &[u32]) -> &[u32] {
+        let answer = &self.canvas.tokens()[self.prompt_tokens..];
+        let end = (0..answer.len())
+            .find(|i| stop.contains(&answer[*i]) || self.canvas.is_hole(self.prompt_tokens + i))
+            .unwrap_or(answer.len());
+        &answer[..end]
+    }
+}
+
+/// Fills `options.max_tokens` holes after `prompt`.
+///
+/// `watch` is called after every step and may end the generation. With the defaults this is LLaDA's
+/// reference sampler, token for token; passes over blocks that are already full are not run.
+///
+/// # Errors
+/// [`Error::Request`] before anything is computed; [`Error::Backend`] after. The backend's stores
+/// are released either way.
+pub async fn generate(
+    backend: &mut dyn Backend,
+    architecture: &Architecture,
+    vocabulary: &Vocabulary,
+    prompt: &[u32],
+    options: &DecodeOptions,
+    watch: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
+) -> Result<Generation> {
+    options.check(prompt.len(), architecture.max_positions)?;
+    if let Some(id) = prompt.iter().find(|id| **id as usize >= architecture.embedding_rows) {
+        let rows = architecture.embedding_rows;
+        return Err(Error::Request(format!("prompt id {id} is outside the model's {rows} embeddings")));
+    }
+    let plan = BlockPlan::new(prompt.len(), options.max_tokens, options.block_length, options.steps);
+    let canvas = Canvas::new(prompt, options.max_tokens, vocabulary.mask);
+    let length = canvas.len() as u32;
+
+    let mut stores = vec![backend.create_store(length)?];
+    if options.cfg_scale > 0.0 {
+        match backend.create_store(length) {
+            Ok(store) => stores.push(store),
+            Err(e) => {
+                backend.release_store(stores[0]);
+                return Err(e.into());
+            }
+        }
+    }
+    let run = Run {
+        vocabulary,
+        architecture,
+        options,
+        stores: &stores,
+        output: Generation {
+            canvas,
+            prompt_tokens: prompt.len(),
+            finish: FinishReason::Length,
+            forward_passes: 0,
+            rows_computed: 0,
+            rows_selected: 0,
+            notes: plan.notes,
+        },
+    };
+    let result = run.all_blocks(backend, &plan.blocks, watch).await;
+    for store in stores {
+        backend.release_store(store);
+    }
+    result
+}
+
+/// A generation under way.
+struct Run<'a> {
+    vocabulary: &'a Vocabulary,
+    architecture: &'a Architecture,
+    options: &'a DecodeOptions,
+    stores: &'a [StoreId],
+    output: Generation,
+}
+
+impl Run<'_> {
+    async fn all_blocks(
+        mut self,
+        backend: &mut dyn Backend,
+        blocks: &[Block],
+        watch: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
+    ) -> Result<Generation> {
+        for block in blocks {
+            if self.block(backend, block, watch).await?.is_break() {
+                self.output.finish = FinishReason::Aborted;
+                return Ok(self.output);
+            }
+            // Everything before the block's end is decided, so a stop id in it is final.
+            if self.options.early_stop && self.has_stop(block.positions.clone()) {
+                break;
+            }
+        }
+        if self.has_stop(self.output.prompt_tokens..self.output.canvas.len()) {
+            self.output.finish = FinishReason::Stop;
+        }
+        Ok(self.output)
+    }
+
+    fn has_stop(&self, range: std::ops::Range<usize>) -> bool {
+        self.output.canvas.tokens()[range].iter().any(|id| self.vocabulary.stop.contains(id))
+    }
+
+    async fn block(
+        &mut self,
+        backend: &mut dyn Backend,
+        block: &Block,
+        watch: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        let begun = self.output.canvas.holes_in(block.positions.clone()).count();
+        for step in 0.. {
+            let holes: Vec<_> = self.output.canvas.holes_in(block.positions.clone()).collect();
+            if holes.is_empty() {
+                break;
+            }
+            let candidates = self.step(backend, &holes).await?;
+            let pass = self.output.forward_passes - 1;
+            let scored = self.score(&holes, &candidates, pass);
+            let committed = accept(self.options.acceptance, scored.clone(), quota(begun, block.steps, step).max(1));
+            for s in &committed {
+                self.output.canvas.decide(s.position, s.candidate.token, pass, s.candidate.probability);
+            }
+            let report = StepReport {
+                step: pass,
+                canvas: &self.output.canvas,
+                block: block.positions.clone(),
+                committed: &committed,
+                candidates: &scored,
+            };
+            if watch(&report).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// One pass over every position, answering the candidates at `holes`.
+    async fn step(&mut self, backend: &mut dyn Backend, holes: &[usize]) -> Result<Vec<Candidate>> {
+        let canvas = &self.output.canvas;
+        let length = canvas.len();
+        let mut rows = Vec::with_capacity(length * self.stores.len());
+        for (twin, store) in self.stores.iter().enumerate() {
+            for (position, token) in canvas.tokens().iter().enumerate() {
+                // The unconditional twin sees the mask in place of everything that was given.
+                let hidden = twin == 1 && position < self.output.prompt_tokens;
+                let keys = self.architecture.visible(position, length);
+                rows.push(Row {
+                    store: *store,
+                    position: position as u32,
+                    token: if hidden { self.vocabulary.mask } else { *token },
+                    keys: Keys { start: keys.start as u32, end: keys.end as u32 },
+                });
+            }
+        }
+        let key = step_key(self.options.seed, self.output.forward_passes, Purpose::Sample);
+        let guide = |p: usize| Guide { row: (length + p) as u32, scale: self.options.cfg_scale };
+        let select: Vec<_> = holes
+            .iter()
+            .map(|p| Select {
+                row: *p as u32,
+                guide: (self.stores.len() == 2).then(|| guide(*p)),
+                temperature: self.options.temperature,
+                key,
+            })
+            .collect();
+        let pass = Pass { rows: &rows, select: &select, suppressed: &self.vocabulary.suppressed };
+        let candidates = backend.forward(&pass).await?;
+        self.output.forward_passes += 1;
+        self.output.rows_computed += rows.len() as u64;
+        self.output.rows_selected += select.len() as u64;
+        Ok(candidates)
+    }
+
+    fn score(&self, holes: &[usize], candidates: &[Candidate], pass: u32) -> Vec<Scored> {
+        let key = step_key(self.options.seed, pass, Purpose::Remask);
+        let random = matches!(self.options.acceptance, Acceptance::Quota(Order::Random));
+        holes
+            .iter()
+            .zip(candidates)
+            .map(|(position, candidate)| {
+                let score =
+                    if random { unit(threefry(key, [*position as u32, 0])) } else { candidate.probability };
+                Scored { position: *position, candidate: *candidate, score }
+            })
+            .collect()
+    }
+}

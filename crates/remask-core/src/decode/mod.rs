@@ -1,0 +1,7 @@
+//! Decoders: which rows to compute, and which candidates to commit.
+
+mod accept;
+mod generate;
+
+pub use accept::{Acceptance, Order, Scored, accept};
+pub use generate::{DecodeOptions, FinishReason, Generation, StepReport, Vocabulary, generate};

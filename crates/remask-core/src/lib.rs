@@ -1,0 +1,30 @@
+//! Remask without a device: what a diffusion language model *is* (configs, checkpoints, tokenizers)
+//! and how one decodes with it (canvases, schedules, acceptance rules), behind one [`Backend`] trait.
+//!
+//! Nothing here knows a GPU or an async runtime, and everything compiles to wasm32. A decoder is a
+//! loop over [`Pass`]es: it names the rows to compute and gets a [`Candidate`] for each row it asked
+//! about; logits stay where they were made.
+
+pub mod architecture;
+pub mod backend;
+pub mod canvas;
+pub mod chat;
+pub mod checkpoint;
+pub mod decode;
+pub mod error;
+pub mod families;
+pub mod golden;
+pub mod model;
+pub mod quantize;
+pub mod random;
+pub mod schedule;
+pub mod tokenizer;
+
+pub use architecture::Architecture;
+pub use backend::{Backend, BackendError, BackendFuture, Candidate, Guide, Keys, Pass, Row, Select, StoreId, TokenSet};
+pub use canvas::{Canvas, Cell};
+pub use checkpoint::{Checkpoint, DType};
+pub use decode::{Acceptance, DecodeOptions, FinishReason, Generation, Order, StepReport, Vocabulary, generate};
+pub use error::{Error, Result};
+pub use model::Model;
+pub use tokenizer::TextTokenizer;

@@ -1,0 +1,238 @@
+//! A model as it lies on disk (or in the program): config, checkpoint, tokenizer and chat template,
+//! checked against each other.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use crate::architecture::Architecture;
+use crate::chat::{ChatTemplate, MarkedText, Message};
+use crate::checkpoint::{Bytes, Checkpoint, Matrix};
+use crate::decode::Vocabulary;
+use crate::error::{Error, Result};
+use crate::families::{Family, LayerNames, TensorNames, parse_config};
+use crate::tokenizer::TextTokenizer;
+
+/// The files of a model, by content. Only config and checkpoint are required.
+pub struct ModelFiles<'a> {
+    /// Where the files come from, for error messages.
+    pub origin: String,
+    /// config.json.
+    pub config: Cow<'a, str>,
+    /// The weights.
+    pub checkpoint: Checkpoint,
+    /// tokenizer.json.
+    pub tokenizer: Option<Cow<'a, [u8]>>,
+    /// tokenizer_config.json: special token texts and, often, the chat template.
+    pub tokenizer_config: Option<Cow<'a, str>>,
+    /// chat_template.jinja, which goes before the one in tokenizer_config.json.
+    pub chat_template: Option<Cow<'a, str>>,
+}
+
+/// A model that is ready for a backend.
+pub struct Model {
+    /// Where it comes from.
+    pub origin: String,
+    /// Its shapes and kinds.
+    pub architecture: Architecture,
+    /// Its weights.
+    pub checkpoint: Checkpoint,
+    /// Names of its tensors.
+    pub names: TensorNames,
+    /// Its tokenizer, if it has one.
+    pub tokenizer: Option<TextTokenizer>,
+    /// Its ids that decoding treats specially.
+    pub vocabulary: Vocabulary,
+    chat: Option<ChatTemplate>,
+}
+
+impl Model {
+    /// Opens a model folder, or a `.safetensors` file with its config.json beside it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a missing file; otherwise as [`Model::from_files`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(path: &std::path::Path) -> Result<Self> {
+        if !path.exists() {
+            let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file or folder");
+            return Err(Error::io("open the model", path)(missing));
+        }
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+        let optional = |name: &str| -> Result<Option<Vec<u8>>> {
+            let file = folder.join(name);
+            if !file.exists() {
+                return Ok(None);
+            }
+            std::fs::read(&file).map(Some).map_err(Error::io("read", file))
+        };
+        let text = |name: &str| -> Result<Option<Cow<'static, str>>> {
+            let file = folder.join(name).display().to_string();
+            let utf8 = |b| String::from_utf8(b).map_err(|_| Error::config(&file, "(file)", "is not UTF-8 text"));
+            Ok(optional(name)?.map(utf8).transpose()?.map(Cow::Owned))
+        };
+        let config = text("config.json")?.ok_or_else(|| {
+            let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file; a model folder needs one");
+            Error::io("read", folder.join("config.json"))(missing)
+        })?;
+        Self::from_files(ModelFiles {
+            origin: folder.display().to_string(),
+            config,
+            checkpoint: Checkpoint::open(path)?,
+            tokenizer: optional("tokenizer.json")?.map(Cow::Owned),
+            tokenizer_config: text("tokenizer_config.json")?,
+            chat_template: text("chat_template.jinja")?,
+        })
+    }
+
+    /// A model from files that are built into the program.
+    ///
+    /// # Errors
+    /// As [`Model::from_files`].
+    pub fn embedded(origin: &str, config: &'static str, tokenizer: &'static [u8], weights: &'static [u8]) -> Result<Self> {
+        Self::from_files(ModelFiles {
+            origin: origin.to_owned(),
+            config: Cow::Borrowed(config),
+            checkpoint: Checkpoint::from_bytes(&format!("{origin}/model.safetensors"), Bytes::Static(weights))?,
+            tokenizer: Some(Cow::Borrowed(tokenizer)),
+            tokenizer_config: None,
+            chat_template: None,
+        })
+    }
+
+    /// Checks the files against each other: every tensor the config asks for is there with its shape
+    /// and a usable type, and tokenizer and config agree on ids.
+    ///
+    /// # Errors
+    /// The first disagreement, naming the file and the key or tensor.
+    pub fn from_files(files: ModelFiles) -> Result<Self> {
+        let named = |name: &str| format!("{}/{name}", files.origin);
+        let (family, architecture) = parse_config(&named("config.json"), &files.config)?;
+        let names = (family.tensors)(&architecture);
+        check_tensors(&architecture, &names, &files.checkpoint)?;
+        let tokenizer = files
+            .tokenizer
+            .as_deref()
+            .map(|bytes| TextTokenizer::from_bytes(&named("tokenizer.json"), bytes))
+            .transpose()?;
+        let vocabulary = match &tokenizer {
+            Some(tokenizer) => tokenizer.vocabulary(&architecture)?,
+            None => Vocabulary::of(&architecture)?,
+        };
+        let chat = match &tokenizer {
+            Some(tokenizer) => chat_template(&files, family, &architecture, tokenizer)?,
+            None => None,
+        };
+        Ok(Self {
+            origin: files.origin,
+            architecture,
+            checkpoint: files.checkpoint,
+            names,
+            tokenizer,
+            vocabulary,
+            chat,
+        })
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where the model has none.
+    pub fn text(&self) -> Result<&TextTokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| Error::Tokenizer {
+            file: format!("{}/tokenizer.json", self.origin),
+            problem: "missing; this model can only be given token ids".to_owned(),
+        })
+    }
+
+    /// Ids of a conversation in the model's chat form, ready for the answer.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where there is no tokenizer or chat template, or the template refuses.
+    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let chat = self.chat.as_ref().ok_or_else(|| Error::Tokenizer {
+            file: self.origin.clone(),
+            problem: "no chat template; give the prompt as raw text".to_owned(),
+        })?;
+        self.text()?.encode(&chat.render(messages)?)
+    }
+
+    /// Ids of plain text to be continued: the start id, where the model has one, and the text.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where there is no tokenizer.
+    pub fn encode_raw(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = Vec::from_iter(self.architecture.tokens.bos);
+        ids.extend(self.text()?.encode(&MarkedText::from_user(text))?);
+        Ok(ids)
+    }
+
+    /// The first tensor that holds a NaN or an infinity, for a clear word when logits do.
+    #[must_use]
+    pub fn non_finite_tensor(&self) -> Option<String> {
+        self.checkpoint.tensors().find(|t| t.has_non_finite()).map(|t| t.name.to_owned())
+    }
+}
+
+fn chat_template(
+    files: &ModelFiles,
+    family: &Family,
+    architecture: &Architecture,
+    tokenizer: &TextTokenizer,
+) -> Result<Option<ChatTemplate>> {
+    let settings_file = format!("{}/tokenizer_config.json", files.origin);
+    let settings: Value = match &files.tokenizer_config {
+        Some(text) => serde_json::from_str(text)
+            .map_err(|e| Error::Tokenizer { file: settings_file.clone(), problem: format!("not valid JSON: {e}") })?,
+        None => Value::Null,
+    };
+    // A special token is given as its text or as an object with its content.
+    let special = |key: &str, id: Option<u32>| -> String {
+        let value = settings.get(key);
+        let text = value.and_then(|v| v.as_str().or_else(|| v.get("content").and_then(Value::as_str)));
+        text.map(str::to_owned).or_else(|| id.and_then(|id| tokenizer.token(id))).unwrap_or_default()
+    };
+    let (file, source) = if let Some(source) = &files.chat_template {
+        (format!("{}/chat_template.jinja", files.origin), source.to_string())
+    } else if let Some(source) = settings.get("chat_template").and_then(Value::as_str) {
+        (settings_file, source.to_owned())
+    } else if let Some(source) = family.chat_template {
+        ("(the family's chat template)".to_owned(), source.to_owned())
+    } else {
+        return Ok(None);
+    };
+    let bos = special("bos_token", architecture.tokens.bos);
+    let eos = special("eos_token", architecture.tokens.eos.first().copied());
+    ChatTemplate::new(&file, &source, &bos, &eos).map(Some)
+}
+
+/// Every matrix of a layer with its shape: `(name, rows, cols)`.
+#[must_use]
+pub fn layer_matrices<'a>(a: &Architecture, n: &'a LayerNames) -> [(&'a str, usize, usize); 7] {
+    let (d, q, kv) = (a.hidden, a.attention.heads * a.attention.head_dim, a.attention.kv_heads * a.attention.head_dim);
+    [
+        (&n.q, q, d),
+        (&n.k, kv, d),
+        (&n.v, kv, d),
+        (&n.attention_out, d, q),
+        (&n.gate, a.mlp.hidden, d),
+        (&n.up, a.mlp.hidden, d),
+        (&n.down, d, a.mlp.hidden),
+    ]
+}
+
+fn check_tensors(a: &Architecture, names: &TensorNames, checkpoint: &Checkpoint) -> Result<()> {
+    Matrix::open(checkpoint, &names.embedding, a.embedding_rows, a.hidden)?;
+    if let Some(head) = &names.head {
+        Matrix::open(checkpoint, head, a.embedding_rows, a.hidden)?;
+    }
+    let vectors = names.layers.iter().flat_map(|l| [&l.attention_norm, &l.mlp_norm]);
+    for name in vectors.chain([&names.final_norm]) {
+        checkpoint.vector(name, a.hidden)?;
+    }
+    for layer in &names.layers {
+        for (name, rows, cols) in layer_matrices(a, layer) {
+            Matrix::open(checkpoint, name, rows, cols)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Buffers of a pass: what the host writes, intermediate results (sharing memory where their lifetimes
+//! allow) and what the host reads.
+
+use remask_core::{Architecture, BackendError};
+
+use crate::gpu::Gpu;
+use crate::kernels::attention::TileRecord;
+use crate::kernels::head_select::SELECTION_BYTES;
+use crate::kernels::select_reduce::CandidateRecord;
+use crate::kernels::{RowRecord, SelectRecord};
+use crate::plan::{BufferPlan, Lifetime};
+
+/// Buffers for passes of up to [`Activations::capacity`] rows.
+pub struct Activations {
+    capacity: u32,
+    /// Rows of the pass, from the host.
+    pub rows: wgpu::Buffer,
+    /// Selected rows, from the host.
+    pub select: wgpu::Buffer,
+    /// Attention tiles, from the host.
+    pub tiles: wgpu::Buffer,
+    /// The residual stream `[rows, hidden]`.
+    pub hidden: wgpu::Buffer,
+    /// Input of attention `[rows, hidden]`.
+    pub normed: wgpu::Buffer,
+    /// `[rows, (heads + 2 kv_heads) * head_dim]`.
+    pub qkv: wgpu::Buffer,
+    /// `[rows, heads * head_dim]`.
+    pub attended: wgpu::Buffer,
+    /// Input of the MLP `[rows, hidden]`.
+    pub normed_mlp: wgpu::Buffer,
+    /// `[rows, 2 * mlp hidden]`.
+    pub gate_up: wgpu::Buffer,
+    /// `[rows, mlp hidden]`.
+    pub activated: wgpu::Buffer,
+    /// Normalised selected rows `[selected, hidden]`.
+    pub gathered: wgpu::Buffer,
+    /// Partial selections `[strips, selected]`.
+    pub partials: wgpu::Buffer,
+    /// `[selected]`.
+    pub candidates: wgpu::Buffer,
+    /// Candidates on their way to the host.
+    pub candidates_host: wgpu::Buffer,
+    /// Logits `[selected, embedding rows]`, made when first asked for.
+    pub logits: wgpu::Buffer,
+    /// Logits on their way to the host.
+    pub logits_host: wgpu::Buffer,
+}
+
+/// Operations of a layer in the order that recordings run them, for lifetimes.
+mod step {
+    pub const NORM: u32 = 1;
+    pub const QKV: u32 = 2;
+    pub const ATTENTION: u32 = 4;
+    pub const OUT: u32 = 5;
+    pub const MLP_NORM: u32 = 6;
+    pub const GATE_UP: u32 = 7;
+    pub const ACTIVATION: u32 = 8;
+    pub const DOWN: u32 = 9;
+    pub const GATHER: u32 = 10;
+    pub const HEAD: u32 = 11;
+    pub const REDUCE: u32 = 12;
+}
+
+impl Activations {
+    /// Buffers for up to `capacity` rows, `strips` partial selections a row.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`].
+    pub async fn new(gpu: &Gpu, a: &Architecture, strips: u32, capacity: u32) -> Result<Self, BackendError> {
+        use wgpu::BufferUsages as U;
+        let rows = u64::from(capacity);
+        let floats = |columns: usize, alive| Lifetime { bytes: rows * columns as u64 * 4, alive };
+        let (d, at) = (a.hidden, &a.attention);
+        let partials = Lifetime { bytes: rows * u64::from(strips) * SELECTION_BYTES, alive: step::HEAD..=step::REDUCE };
+        let plan = BufferPlan::new(&[
+            floats(d, step::NORM..=step::QKV),
+            floats((at.heads + 2 * at.kv_heads) * at.head_dim, step::QKV..=step::ATTENTION),
+            floats(at.heads * at.head_dim, step::ATTENTION..=step::OUT),
+            floats(d, step::MLP_NORM..=step::GATE_UP),
+            floats(2 * a.mlp.hidden, step::GATE_UP..=step::ACTIVATION),
+            floats(a.mlp.hidden, step::ACTIVATION..=step::DOWN),
+            floats(d, step::GATHER..=step::HEAD),
+            partials,
+        ]);
+        let mut shared = Vec::with_capacity(plan.buffers.len());
+        for bytes in &plan.buffers {
+            shared.push(gpu.storage("intermediate results", *bytes).await?);
+        }
+        let [normed, qkv, attended, normed_mlp, gate_up, activated, gathered, partials] =
+            std::array::from_fn(|i| shared[plan.assigned[i]].clone());
+        let records = |bytes: usize| rows * bytes as u64;
+        let candidate_bytes = records(size_of::<CandidateRecord>());
+        Ok(Self {
+            capacity,
+            rows: gpu.storage("rows", records(size_of::<RowRecord>())).await?,
+            select: gpu.storage("select", records(size_of::<SelectRecord>())).await?,
+            tiles: gpu.storage("tiles", records(size_of::<TileRecord>())).await?,
+            hidden: gpu.storage("hidden", rows * d as u64 * 4).await?,
+            normed,
+            qkv,
+            attended,
+            normed_mlp,
+            gate_up,
+            activated,
+            gathered,
+            partials,
+            candidates: gpu.storage("candidates", candidate_bytes).await?,
+            candidates_host: gpu.buffer("candidates, host", candidate_bytes, U::MAP_READ | U::COPY_DST).await?,
+            logits: gpu.storage("logits", 16).await?,
+            logits_host: gpu.buffer("logits, host", 16, U::MAP_READ | U::COPY_DST).await?,
+        })
+    }
+
+    /// Rows that fit.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Makes room for `bytes` of logits. True where the buffers are new.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`].
+    pub async fn reserve_logits(&mut self, gpu: &Gpu, bytes: u64) -> Result<bool, BackendError> {
+        use wgpu::BufferUsages as U;
+        if bytes <= self.logits.size() {
+            return Ok(false);
+        }
+        self.logits = gpu.storage("logits", bytes).await?;
+        self.logits_host = gpu.buffer("logits, host", bytes, U::MAP_READ | U::COPY_DST).await?;
+        Ok(true)
+    }
+}

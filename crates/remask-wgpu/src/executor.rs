@@ -1,0 +1,451 @@
+//! The [`Backend`] on wgpu: a model's weights, its key/value arena and the passes recorded so far.
+
+use std::collections::{HashMap, HashSet};
+
+use remask_core::architecture::{Biases, MlpKind, NormKind, RotaryPairing};
+use remask_core::backend::BackendInfo;
+use remask_core::checkpoint::WeightFormat;
+use remask_core::{Architecture, Backend, BackendError, BackendFuture, Candidate, Model, Pass, StoreId};
+
+use crate::activations::Activations;
+use crate::gpu::Gpu;
+use crate::kernels::select_reduce::{CandidateRecord, NOT_FINITE};
+use crate::kernels::{RowRecord, SelectRecord, attention, embed, gemm, head_select, rms_norm, rotary, select_reduce, swiglu};
+use crate::recording::{BindGroups, Recorder, Recording};
+use crate::stores::Stores;
+use crate::uniforms::{PassSizes, Uniforms};
+use crate::weights::{DeviceMatrix, DeviceWeights};
+
+/// What a pass answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Answer {
+    Candidates,
+    Logits,
+}
+
+/// Recordings kept before the oldest shapes are forgotten. A generation has a shape for every number
+/// of holes left in a block.
+const MOST_RECORDINGS: usize = 512;
+
+/// Slots of parameters: a model has a few dozen distinct ones.
+const PARAMETER_SLOTS: u32 = 1024;
+
+/// A model on a wgpu device.
+pub struct WgpuBackend {
+    gpu: Gpu,
+    architecture: Architecture,
+    weights: DeviceWeights,
+    rotary: wgpu::Buffer,
+    stores: Stores,
+    /// Keys and values of each layer, `[arena slots, kv_heads * head_dim]` float32.
+    arena: Vec<[wgpu::Buffer; 2]>,
+    arena_slots: u32,
+    activations: Activations,
+    suppressed: wgpu::Buffer,
+    suppressed_words: Vec<u32>,
+    uniforms: Uniforms,
+    groups: BindGroups,
+    recordings: HashMap<(PassSizes, Answer), Recording>,
+}
+
+/// Bytes of one slot of keys or of values in one layer.
+fn slot_bytes(a: &Architecture) -> u64 {
+    (a.attention.kv_heads * a.attention.head_dim * 4) as u64
+}
+
+impl WgpuBackend {
+    /// Moves `model` to the device, its weights in `format` or else as stored.
+    ///
+    /// # Errors
+    /// [`BackendError::Unsupported`] where no kernel computes what the model needs, and as
+    /// [`DeviceWeights::load`].
+    pub async fn load(
+        gpu: Gpu,
+        model: &Model,
+        format: Option<WeightFormat>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self, BackendError> {
+        let a = model.architecture.clone();
+        check_supported(&gpu, &a)?;
+        let weights = DeviceWeights::load(&gpu, model, format, progress).await?;
+        let table = rotary::table(&a.rotary, a.max_positions);
+        let rotary = gpu.storage("rotary", size_of_val(&table[..]) as u64).await?;
+        gpu.queue.write_buffer(&rotary, 0, bytemuck::cast_slice(&table));
+        let suppressed_words = vec![0; a.embedding_rows.div_ceil(32)];
+        let suppressed = gpu.storage("suppressed", suppressed_words.len() as u64 * 4).await?;
+        let activations = Activations::new(&gpu, &a, strips(weights.head()), 64).await?;
+        let uniforms = Uniforms::new(&gpu, PARAMETER_SLOTS).await?;
+        Ok(Self {
+            gpu,
+            architecture: a,
+            weights,
+            rotary,
+            stores: Stores::default(),
+            arena: Vec::new(),
+            arena_slots: 0,
+            activations,
+            suppressed,
+            suppressed_words,
+            uniforms,
+            groups: BindGroups::new(),
+            recordings: HashMap::new(),
+        })
+    }
+
+    /// The device.
+    #[must_use]
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Checks a pass and translates it into the records that kernels read.
+    fn translate(&self, pass: &Pass) -> Result<Translated, BackendError> {
+        let invalid = |problem: String| Err(BackendError::InvalidPass(problem));
+        let a = &self.architecture;
+        if pass.rows.is_empty() || pass.select.is_empty() {
+            return invalid(format!("{} rows and {} selected; both must be at least 1", pass.rows.len(), pass.select.len()));
+        }
+        let most = self.gpu.profile.limits.workgroups as usize;
+        if pass.rows.len() > most || pass.select.len() > most {
+            return invalid(format!("{} rows; the device takes at most {most} in one pass", pass.rows.len()));
+        }
+        if pass.suppressed.rows() != a.embedding_rows {
+            return invalid(format!("suppressed ids are over {} rows, the head has {}", pass.suppressed.rows(), a.embedding_rows));
+        }
+        let mut written = HashSet::with_capacity(pass.rows.len());
+        let mut rows = Vec::with_capacity(pass.rows.len());
+        for row in pass.rows {
+            let Some(slots) = self.stores.slots(row.store) else {
+                return invalid(format!("store {} does not exist", row.store.0));
+            };
+            let capacity = slots.len() as u32;
+            if row.position >= capacity || row.keys.end > capacity || row.keys.start >= row.keys.end {
+                return invalid(format!(
+                    "position {} with keys {}..{} in a store of {capacity} slots",
+                    row.position, row.keys.start, row.keys.end
+                ));
+            }
+            if row.token as usize >= a.embedding_rows {
+                return invalid(format!("token {} of {} embeddings", row.token, a.embedding_rows));
+            }
+            if !written.insert(slots.start + row.position) {
+                return invalid(format!("position {} of store {} twice", row.position, row.store.0));
+            }
+            rows.push(RowRecord {
+                token: row.token,
+                position: row.position,
+                slot: slots.start + row.position,
+                key_start: slots.start + row.keys.start,
+                key_end: slots.start + row.keys.end,
+                padding: [0; 3],
+            });
+        }
+        let mut select = Vec::with_capacity(pass.select.len());
+        for s in pass.select {
+            let guide = s.guide.map_or(s.row, |g| g.row);
+            let (Some(row), Some(_)) = (pass.rows.get(s.row as usize), pass.rows.get(guide as usize)) else {
+                return invalid(format!("selected row {} (guide {guide}) of {} rows", s.row, pass.rows.len()));
+            };
+            select.push(SelectRecord {
+                row: s.row,
+                guide,
+                guide_scale: s.guide.map_or(0.0, |g| g.scale),
+                temperature: s.temperature,
+                key: s.key.0,
+                position: row.position,
+                padding: 0,
+            });
+        }
+        let store: Vec<_> = pass.rows.iter().map(|r| r.store.0).collect();
+        let tiles = attention::tiles(&rows, &store, a.attention.head_dim as u32);
+        Ok(Translated { rows, select, tiles })
+    }
+
+    /// Makes arena and intermediate buffers large enough. Stores keep their contents.
+    async fn reserve(&mut self, rows: u32) -> Result<(), BackendError> {
+        if self.stores.extent() > self.arena_slots {
+            let slots = self.stores.extent().next_power_of_two().max(256);
+            let most = (self.gpu.profile.limits.binding / slot_bytes(&self.architecture)) as u32;
+            let slots = slots.min(most.max(self.stores.extent()));
+            self.grow_arena(slots).await?;
+        }
+        if rows > self.activations.capacity() {
+            let strips = strips(self.weights.head());
+            self.forget_recordings();
+            let capacity = rows.next_multiple_of(64);
+            self.activations = Activations::new(&self.gpu, &self.architecture, strips, capacity).await?;
+        }
+        Ok(())
+    }
+
+    async fn grow_arena(&mut self, slots: u32) -> Result<(), BackendError> {
+        let bytes = u64::from(slots) * slot_bytes(&self.architecture);
+        let mut arena = Vec::with_capacity(self.architecture.layers);
+        for _ in 0..self.architecture.layers {
+            arena.push([self.gpu.storage("keys", bytes).await?, self.gpu.storage("values", bytes).await?]);
+        }
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("grow") });
+        for (old, new) in self.arena.iter().flatten().zip(arena.iter().flatten()) {
+            encoder.copy_buffer_to_buffer(old, 0, new, 0, old.size());
+        }
+        self.gpu.queue.submit([encoder.finish()]);
+        self.forget_recordings();
+        self.arena = arena;
+        self.arena_slots = slots;
+        Ok(())
+    }
+
+    /// Recordings name buffers; when buffers change they are made anew.
+    fn forget_recordings(&mut self) {
+        self.recordings.clear();
+        self.groups.clear();
+    }
+
+    async fn record(&mut self, sizes: PassSizes, answer: Answer) -> Result<Recording, BackendError> {
+        let (a, w, act) = (&self.architecture, &self.weights, &self.activations);
+        let at = &a.attention;
+        let (head_dim, heads, kv_heads) = (at.head_dim as u32, at.heads as u32, at.kv_heads as u32);
+        let cols4 = a.hidden as u32 / 4;
+        let mut r = Recorder::new(&mut self.gpu, &mut self.uniforms, &mut self.groups);
+
+        for part in &w.embedding.parts {
+            let params = embed::Params { cols4, first: part.first, part_rows: part.rows, scale: a.embedding_scale };
+            let buffers = [&part.buffer, &act.rows, &act.hidden];
+            r.dispatch(embed::spec(w.embedding.format), &buffers, &params, embed::grid(sizes.rows)).await?;
+        }
+        let norm = |scale| rms_norm::Params { cols4, eps: a.norm.eps, scale, padding: 0 };
+        let interleaved = a.rotary.pairing == RotaryPairing::Interleaved;
+        for (layer, [keys, values]) in w.layers.iter().zip(&self.arena) {
+            let buffers = [&act.hidden, &layer.attention_norm, &act.normed];
+            r.dispatch(rms_norm::spec(false), &buffers, &norm(1.0), rms_norm::grid(sizes.rows)).await?;
+            linear(&mut r, &layer.qkv, &act.normed, &act.qkv, sizes.rows, Onto::New).await?;
+            let spec = rotary::spec(head_dim, a.rotary.dims as u32, interleaved);
+            let params = rotary::Params { heads, kv_heads, padding: [0; 2] };
+            let buffers = [&act.rows, &self.rotary, &act.qkv, keys, values];
+            r.dispatch(spec, &buffers, &params, rotary::grid(sizes.rows)).await?;
+            let params = attention::Params {
+                q_stride: (heads + 2 * kv_heads) * head_dim,
+                kv_stride: kv_heads * head_dim,
+                group: heads / kv_heads,
+                scale: at.scale,
+            };
+            let buffers = [&act.tiles, &act.rows, &act.qkv, keys, values, &act.attended];
+            let grid = attention::grid(sizes.tiles, heads);
+            r.dispatch(attention::spec(head_dim), &buffers, &params, grid).await?;
+            linear(&mut r, &layer.attention_out, &act.attended, &act.hidden, sizes.rows, Onto::Residual).await?;
+
+            let buffers = [&act.hidden, &layer.mlp_norm, &act.normed_mlp];
+            r.dispatch(rms_norm::spec(false), &buffers, &norm(1.0), rms_norm::grid(sizes.rows)).await?;
+            linear(&mut r, &layer.gate_up, &act.normed_mlp, &act.gate_up, sizes.rows, Onto::New).await?;
+            let width = a.mlp.hidden as u32;
+            let params = swiglu::Params { cols4: width / 4, padding: [0; 3] };
+            let grid = swiglu::grid(sizes.rows, width);
+            r.dispatch(swiglu::spec(), &[&act.gate_up, &act.activated], &params, grid).await?;
+            linear(&mut r, &layer.down, &act.activated, &act.hidden, sizes.rows, Onto::Residual).await?;
+        }
+        let buffers = [&act.hidden, &w.final_norm, &act.gathered, &act.select];
+        let grid = rms_norm::grid(sizes.selected);
+        r.dispatch(rms_norm::spec(true), &buffers, &norm(a.logit_scale), grid).await?;
+        match answer {
+            Answer::Logits => {
+                linear(&mut r, w.head(), &act.gathered, &act.logits, sizes.selected, Onto::Selected).await?;
+            }
+            Answer::Candidates => {
+                let head = w.head();
+                let mut first_strip = 0;
+                for part in &head.parts {
+                    let params = head_select::Params {
+                        cols4,
+                        part_rows: part.rows,
+                        first: part.first,
+                        first_strip,
+                        strip_tiles: head_select::strip_tiles(part.rows),
+                        padding: [0; 3],
+                    };
+                    let buffers = [&part.buffer, &act.gathered, &act.partials, &act.select, &self.suppressed];
+                    let grid = head_select::grid(sizes.selected, part.rows);
+                    r.dispatch(head_select::spec(head.format, sizes.selected), &buffers, &params, grid).await?;
+                    first_strip += head_select::strips(part.rows);
+                }
+                let params = select_reduce::Params { strips: first_strip, padding: [0; 3] };
+                let grid = select_reduce::grid(sizes.selected);
+                r.dispatch(select_reduce::spec(), &[&act.partials, &act.candidates], &params, grid).await?;
+            }
+        }
+        Ok(r.finish())
+    }
+
+    /// Runs a pass and returns the bytes of its answer.
+    async fn run(&mut self, pass: &Pass<'_>, answer: Answer) -> Result<Vec<u8>, BackendError> {
+        self.gpu.check()?;
+        let translated = self.translate(pass)?;
+        let sizes = PassSizes {
+            rows: translated.rows.len() as u32,
+            selected: translated.select.len() as u32,
+            tiles: translated.tiles.len() as u32,
+            padding: 0,
+        };
+        self.reserve(sizes.rows.max(sizes.selected)).await?;
+        let bytes = match answer {
+            Answer::Candidates => sizes.selected as usize * size_of::<CandidateRecord>(),
+            Answer::Logits => {
+                let bytes = sizes.selected as usize * self.architecture.embedding_rows * 4;
+                if self.activations.reserve_logits(&self.gpu, bytes as u64).await? {
+                    self.forget_recordings();
+                }
+                bytes
+            }
+        } as u64;
+        if !self.recordings.contains_key(&(sizes, answer)) {
+            let recording = self.record(sizes, answer).await?;
+            if self.recordings.len() >= MOST_RECORDINGS {
+                self.recordings.clear();
+            }
+            self.recordings.insert((sizes, answer), recording);
+        }
+        if self.suppressed_words != pass.suppressed.words() {
+            self.suppressed_words = pass.suppressed.words().to_vec();
+            self.gpu.queue.write_buffer(&self.suppressed, 0, bytemuck::cast_slice(&self.suppressed_words));
+        }
+        let act = &self.activations;
+        self.gpu.queue.write_buffer(&act.rows, 0, bytemuck::cast_slice(&translated.rows));
+        self.gpu.queue.write_buffer(&act.select, 0, bytemuck::cast_slice(&translated.select));
+        self.gpu.queue.write_buffer(&act.tiles, 0, bytemuck::cast_slice(&translated.tiles));
+        self.uniforms.set_pass(&self.gpu, sizes);
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("pass") });
+        if let Some(recording) = self.recordings.get(&(sizes, answer)) {
+            recording.encode(&mut encoder, &self.uniforms);
+        }
+        let (source, staging) = match answer {
+            Answer::Candidates => (&act.candidates, &act.candidates_host),
+            Answer::Logits => (&act.logits, &act.logits_host),
+        };
+        encoder.copy_buffer_to_buffer(source, 0, staging, 0, bytes);
+        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.map(staging, bytes).await
+    }
+}
+
+/// The records of a pass as kernels read them.
+struct Translated {
+    rows: Vec<RowRecord>,
+    select: Vec<SelectRecord>,
+    tiles: Vec<attention::TileRecord>,
+}
+
+/// Where a linear layer's result goes, and over which rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Onto {
+    /// Over the pass's rows, into a buffer of its own.
+    New,
+    /// Over the pass's rows, added to what is there.
+    Residual,
+    /// Over the selected rows, into a buffer of its own.
+    Selected,
+}
+
+async fn linear(
+    r: &mut Recorder<'_>,
+    matrix: &DeviceMatrix,
+    x: &wgpu::Buffer,
+    out: &wgpu::Buffer,
+    rows: u32,
+    onto: Onto,
+) -> Result<(), BackendError> {
+    for part in &matrix.parts {
+        let params = gemm::Params {
+            cols4: matrix.cols / 4,
+            part_rows: part.rows,
+            first: part.first,
+            out_stride: matrix.rows,
+            over_selected: u32::from(onto == Onto::Selected),
+            padding: [0; 3],
+        };
+        let spec = gemm::spec(matrix.format, rows, onto == Onto::Residual);
+        r.dispatch(spec, &[&part.buffer, x, out], &params, gemm::grid(rows, part.rows)).await?;
+    }
+    Ok(())
+}
+
+/// Partial selections that a head makes for one row.
+fn strips(head: &DeviceMatrix) -> u32 {
+    head.parts.iter().map(|p| head_select::strips(p.rows)).sum()
+}
+
+/// Refuses what no kernel here computes.
+fn check_supported(gpu: &Gpu, a: &Architecture) -> Result<(), BackendError> {
+    let head_dim = a.attention.head_dim;
+    let missing = [
+        (a.norm.kind != NormKind::Rms, "a norm other than RMSNorm"),
+        (a.mlp.kind != MlpKind::SwiGlu, "an MLP other than SwiGLU"),
+        (a.biases != Biases::default(), "biases"),
+        (a.shifted_logits, "shifted logits"),
+        (head_dim % 2 != 0 || head_dim > attention::MAX_HEAD_DIM as usize, "an odd head dimension or one above 256"),
+    ];
+    match missing.iter().find(|(is, _)| *is) {
+        None => Ok(()),
+        Some((_, what)) => Err(BackendError::Unsupported {
+            what: format!("{} with {what}", a.name),
+            adapter: gpu.profile.name.clone(),
+            why: "no kernel of this build computes it".to_owned(),
+        }),
+    }
+}
+
+impl Backend for WgpuBackend {
+    fn info(&self) -> BackendInfo {
+        BackendInfo {
+            backend: format!("wgpu ({})", self.gpu.profile.api),
+            adapter: self.gpu.profile.name.clone(),
+            weights: self.weights.embedding.format.to_string(),
+        }
+    }
+
+    fn head_rows(&self) -> usize {
+        self.architecture.embedding_rows
+    }
+
+    fn create_store(&mut self, capacity: u32) -> Result<StoreId, BackendError> {
+        let most = self.architecture.max_positions;
+        if capacity == 0 || capacity as usize > most {
+            return Err(BackendError::InvalidPass(format!("a store of {capacity} slots; the model has {most} positions")));
+        }
+        let store = self.stores.create(capacity);
+        let bytes = u64::from(self.stores.extent()) * slot_bytes(&self.architecture);
+        if bytes > self.gpu.profile.limits.binding {
+            self.stores.release(store);
+            return Err(BackendError::OutOfMemory { action: "making a key/value store".to_owned(), bytes });
+        }
+        Ok(store)
+    }
+
+    fn release_store(&mut self, store: StoreId) {
+        self.stores.release(store);
+    }
+
+    fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Candidate>> {
+        Box::pin(async move {
+            let bytes = self.run(pass, Answer::Candidates).await?;
+            let records: Vec<CandidateRecord> = bytemuck::pod_collect_to_vec(&bytes);
+            let answer = |(record, select): (&CandidateRecord, &remask_core::Select)| {
+                if record.token == NOT_FINITE || !record.probability.is_finite() {
+                    return Err(BackendError::NotFinite { position: pass.rows[select.row as usize].position });
+                }
+                Ok(Candidate {
+                    token: record.token,
+                    probability: record.probability,
+                    entropy: record.entropy,
+                    margin: record.margin,
+                })
+            };
+            records.iter().zip(pass.select).map(answer).collect()
+        })
+    }
+
+    fn logits<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<f32>> {
+        Box::pin(async move {
+            let bytes = self.run(pass, Answer::Logits).await?;
+            Ok(bytemuck::pod_collect_to_vec(&bytes))
+        })
+    }
+}

@@ -1,0 +1,282 @@
+//! The device: creation, buffers, pipelines, readback, and what it reports when something goes wrong.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_channel::oneshot;
+use remask_core::BackendError;
+
+use crate::profile::{AdapterProfile, ProfileLimits, choose_adapter};
+use crate::wgsl::{Dialect, KernelSpec};
+
+/// Which limits a device is opened with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LimitChoice {
+    /// Everything the adapter has.
+    #[default]
+    Adapter,
+    /// WebGPU's defaults, which every browser grants: to see natively what a browser sees.
+    WebGpuDefault,
+}
+
+/// A device and its queue, with the pipelines compiled so far.
+pub struct Gpu {
+    /// The logical device.
+    pub device: wgpu::Device,
+    /// Its queue.
+    pub queue: wgpu::Queue,
+    /// What it offers, with the limits it was opened with.
+    pub profile: AdapterProfile,
+    faults: Arc<Mutex<Faults>>,
+    kernels: HashMap<KernelSpec, Arc<Kernel>>,
+    params_layout: wgpu::BindGroupLayout,
+}
+
+/// A compiled kernel.
+pub struct Kernel {
+    /// The pipeline.
+    pub pipeline: wgpu::ComputePipeline,
+    /// Layout of group 0, its tensors.
+    pub tensors: wgpu::BindGroupLayout,
+    /// Name for messages.
+    pub label: String,
+}
+
+/// The first thing that went wrong, as the driver reported it.
+#[derive(Default)]
+struct Faults {
+    lost: Option<String>,
+    error: Option<(bool, String)>,
+}
+
+/// Most errors that callbacks report are kept under a lock that nothing panics under.
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gpu {
+    /// Opens the adapter that `wanted` names (see [`choose_adapter`]).
+    ///
+    /// # Errors
+    /// [`BackendError::NoAdapter`], or [`BackendError::Device`] where the driver refuses.
+    pub async fn open(wanted: Option<&str>, limits: LimitChoice) -> Result<Self, BackendError> {
+        Self::from_adapter(&choose_adapter(wanted).await?, limits).await
+    }
+
+    /// Opens an adapter.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`] where the driver refuses.
+    pub async fn from_adapter(adapter: &wgpu::Adapter, limits: LimitChoice) -> Result<Self, BackendError> {
+        let limits = match limits {
+            LimitChoice::Adapter => adapter.limits(),
+            LimitChoice::WebGpuDefault => wgpu::Limits::default(),
+        };
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("remask"),
+                required_limits: limits.clone(),
+                memory_hints: wgpu::MemoryHints::Performance,
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| BackendError::Device { operation: "open".to_owned(), problem: e.to_string() })?;
+        let faults = Arc::new(Mutex::new(Faults::default()));
+        let on_error = faults.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            let memory = matches!(error, wgpu::Error::OutOfMemory { .. });
+            locked(&on_error).error.get_or_insert((memory, error.to_string()));
+        }));
+        let on_lost = faults.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            locked(&on_lost).lost.get_or_insert(format!("{reason:?}: {message}"));
+        });
+        let profile = AdapterProfile { limits: ProfileLimits::from(&limits), ..AdapterProfile::of(adapter) };
+        let uniform = |binding, has_dynamic_offset| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: wgpu::BufferBindingType::Uniform,
+                has_dynamic_offset,
+                min_binding_size: None,
+            },
+            count: None,
+        };
+        let params_layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some("params"),
+            entries: &[uniform(0, true), uniform(1, false)],
+        });
+        Ok(Self { device, queue, profile, faults, kernels: HashMap::new(), params_layout })
+    }
+
+    /// Layout of group 1: the kernel's parameters at a dynamic offset, and the pass.
+    #[must_use]
+    pub fn params_layout(&self) -> &wgpu::BindGroupLayout {
+        &self.params_layout
+    }
+
+    /// A buffer of at least `bytes`, zeroed.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`].
+    pub async fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, BackendError> {
+        let size = bytes.max(16).next_multiple_of(16);
+        let memory = || BackendError::OutOfMemory { action: format!("making the buffer {label}"), bytes: size };
+        if size > self.profile.limits.buffer {
+            return Err(memory());
+        }
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
+        match scope.pop().await {
+            None => self.check().map(|()| buffer),
+            Some(_) => Err(memory()),
+        }
+    }
+
+    /// A storage buffer that kernels read and write and the host copies to and from.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`], also where `bytes` is more than one binding may span.
+    pub async fn storage(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer, BackendError> {
+        if bytes > self.profile.limits.binding {
+            let action = format!("making {label}, which may span {} bytes on this device", self.profile.limits.binding);
+            return Err(BackendError::OutOfMemory { action, bytes });
+        }
+        use wgpu::BufferUsages as U;
+        self.buffer(label, bytes, U::STORAGE | U::COPY_DST | U::COPY_SRC).await
+    }
+
+    /// The compiled kernel of a specialisation.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`] where the shader does not compile on this device.
+    pub async fn kernel(&mut self, spec: &KernelSpec) -> Result<Arc<Kernel>, BackendError> {
+        if let Some(kernel) = self.kernels.get(spec) {
+            return Ok(kernel.clone());
+        }
+        let label = spec.label();
+        let refused = |problem: String| BackendError::Device { operation: format!("compile kernel {label}"), problem };
+        let source = spec.render(Dialect::native()).map_err(|e| refused(e.to_string()))?;
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(&label),
+            source: wgpu::ShaderSource::Wgsl(source.as_str().into()),
+        };
+        let checks = wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
+        // SAFETY: the only check left out guards against loops that never end. Every loop of our own
+        // shaders counts a bounded variable; no shader text comes from outside.
+        let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
+        let tensors = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(&label),
+            entries: &tensor_bindings(&source),
+        });
+        let layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(&label),
+            bind_group_layouts: &[Some(&tensors), Some(&self.params_layout)],
+            immediate_size: 0,
+        });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: Some(&layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                // Kernels write every workgroup element before they read it.
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        if let Some(error) = scope.pop().await {
+            return Err(refused(error.to_string()));
+        }
+        tracing::debug!(kernel = label, "compiled");
+        let kernel = Arc::new(Kernel { pipeline, tensors, label });
+        self.kernels.insert(spec.clone(), kernel.clone());
+        Ok(kernel)
+    }
+
+    /// Copies the first `bytes` of a buffer to the host, after everything submitted so far.
+    /// `staging` is a MAP_READ buffer of at least that size.
+    ///
+    /// # Errors
+    /// [`BackendError::DeviceLost`] or [`BackendError::Device`]; an error of earlier work surfaces here
+    /// rather than as stale bytes.
+    pub async fn map(&self, staging: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>, BackendError> {
+        let (sender, receiver) = oneshot::channel();
+        staging.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
+            // A dropped receiver means that nobody waits for the bytes any more.
+            let _ = sender.send(result);
+        });
+        self.wait()?;
+        let mapped = receiver.await;
+        self.check()?;
+        let refused = |problem: String| BackendError::Device { operation: "read results back".to_owned(), problem };
+        match mapped {
+            Ok(Ok(())) => {
+                let view = staging.slice(..bytes).get_mapped_range().map_err(|e| refused(e.to_string()))?;
+                let copy = view.to_vec();
+                drop(view);
+                staging.unmap();
+                Ok(copy)
+            }
+            Ok(Err(e)) => Err(refused(e.to_string())),
+            Err(_) => Err(refused("the request was dropped".to_owned())),
+        }
+    }
+
+    /// Waits until the device has done everything submitted. A browser's own loop does the waiting, so
+    /// there this returns at once.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub fn wait(&self) -> Result<(), BackendError> {
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Err(e) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
+            self.check()?;
+            return Err(BackendError::Device { operation: "finish its work".to_owned(), problem: e.to_string() });
+        }
+        self.check()
+    }
+
+    /// Reports the first fault since the last call, if there was one. A lost device stays lost.
+    ///
+    /// # Errors
+    /// [`BackendError::DeviceLost`], [`BackendError::OutOfMemory`] or [`BackendError::Device`].
+    pub fn check(&self) -> Result<(), BackendError> {
+        let mut faults = locked(&self.faults);
+        if let Some(reason) = &faults.lost {
+            return Err(BackendError::DeviceLost(reason.clone()));
+        }
+        match faults.error.take() {
+            None => Ok(()),
+            Some((true, problem)) => Err(BackendError::OutOfMemory { action: format!("computing ({problem})"), bytes: 0 }),
+            Some((false, problem)) => Err(BackendError::Device { operation: "compute".to_owned(), problem }),
+        }
+    }
+}
+
+/// Group 0 as the shader declares it: `@group(0) @binding(i) var<storage, access>`.
+fn tensor_bindings(source: &str) -> Vec<wgpu::BindGroupLayoutEntry> {
+    let declared = source.lines().filter_map(|line| line.trim().strip_prefix("@group(0) @binding("));
+    declared
+        .filter_map(|rest| {
+            let (binding, rest) = rest.split_once(')')?;
+            Some(wgpu::BindGroupLayoutEntry {
+                binding: binding.parse().ok()?,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: wgpu::BufferBindingType::Storage { read_only: !rest.contains("read_write") },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+        })
+        .collect()
+}

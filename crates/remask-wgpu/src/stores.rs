@@ -1,0 +1,85 @@
+//! Key/value stores as ranges of slots in one arena per layer, so that one pass can carry rows of
+//! several stores.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use remask_core::StoreId;
+
+/// Which slots belong to which store.
+#[derive(Debug, Default)]
+pub struct Stores {
+    ranges: BTreeMap<StoreId, Range<u32>>,
+    next: u32,
+}
+
+impl Stores {
+    /// A store of `capacity` slots in the lowest gap that holds it.
+    pub fn create(&mut self, capacity: u32) -> StoreId {
+        let mut taken: Vec<_> = self.ranges.values().cloned().collect();
+        taken.sort_by_key(|r| r.start);
+        let mut start = 0;
+        for range in taken {
+            if range.start - start >= capacity {
+                break;
+            }
+            start = range.end;
+        }
+        let id = StoreId(self.next);
+        self.next += 1;
+        self.ranges.insert(id, start..start + capacity);
+        id
+    }
+
+    /// Gives a store's slots back.
+    pub fn release(&mut self, store: StoreId) {
+        self.ranges.remove(&store);
+    }
+
+    /// Slots of a store.
+    #[must_use]
+    pub fn slots(&self, store: StoreId) -> Option<Range<u32>> {
+        self.ranges.get(&store).cloned()
+    }
+
+    /// Slots that an arena must have to hold every store.
+    #[must_use]
+    pub fn extent(&self) -> u32 {
+        self.ranges.values().map(|r| r.end).max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn gaps_are_used_again() {
+        let mut stores = Stores::default();
+        let a = stores.create(10);
+        let b = stores.create(5);
+        stores.release(a);
+        let c = stores.create(4);
+        assert_eq!((stores.slots(c), stores.slots(b), stores.slots(a)), (Some(0..4), Some(10..15), None));
+        assert_eq!(stores.extent(), 15);
+    }
+
+    proptest! {
+        #[test]
+        fn stores_never_overlap(steps in proptest::collection::vec((1u32..50, any::<bool>()), 1..40)) {
+            let mut stores = Stores::default();
+            let mut live = Vec::new();
+            for (capacity, release) in steps {
+                live.push(stores.create(capacity));
+                if release && live.len() > 1 {
+                    stores.release(live.remove(0));
+                }
+                let mut ranges: Vec<_> = live.iter().filter_map(|s| stores.slots(*s)).collect();
+                prop_assert_eq!(ranges.len(), live.len());
+                ranges.sort_by_key(|r| r.start);
+                prop_assert!(ranges.windows(2).all(|w| w[0].end <= w[1].start));
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+// Linear layer: out[:, first ..] = x * weights^T, or += with RESIDUAL. f32 in, any weight format,
+// f32 accumulation.
+//
+// weights [part_rows, cols], binding 0   x [m, cols] f32, binding 1   out [m, out_stride] f32, binding 2
+// m is the pass's row count, or its selected count where params.over_selected is 1. cols % 4 == 0.
+// Workgroup (n tile, m tile).
+
+struct Params {
+    cols4: u32,
+    part_rows: u32,
+    first: u32,          // output column of the part's first row
+    out_stride: u32,
+    over_selected: u32,
+    padding0: u32,
+    padding1: u32,
+    padding2: u32,
+}
+
+#include "pass"
+#include "weights"
+#include "gemm_tile"
+
+@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let m = select(pass_info.rows, pass_info.selected, params.over_selected == 1u);
+    let m0 = group.y * TILE_M;
+    let n0 = group.x * TILE_N;
+    var acc = tile_product(m0, m, n0, lane);
+    for (var i = 0u; i < TM; i++) {
+        let row = m0 + lane / 16u + 16u * i;
+        for (var j = 0u; j < 4u; j++) {
+            let col = n0 + lane % 16u + 16u * j;
+            if row < m && col < params.part_rows {
+                let at = row * params.out_stride + params.first + col;
+#if RESIDUAL
+                out[at] += acc[i][j];
+#else
+                out[at] = acc[i][j];
+#endif
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+// The head and masked confidence selection in one kernel: logits exist in registers only.
+//
+// weights [part_rows, cols], binding 0     x [selected, cols] f32, binding 1
+// partials [strips, selected] Selection, binding 2
+// selected [selected], binding 3           suppressed [ceil(ids / 32)] bits, binding 4
+// A workgroup takes TILE_M rows and a strip of strip_tiles tiles of 64 ids, and writes one partial
+// selection a row; select_reduce merges the strips. Workgroup (strip, m tile).
+
+struct Params {
+    cols4: u32,
+    part_rows: u32,
+    first: u32,          // id of the part's first row
+    first_strip: u32,    // strips of the parts before
+    strip_tiles: u32,
+    padding0: u32,
+    padding1: u32,
+    padding2: u32,
+}
+
+#include "pass"
+#include "weights"
+#include "gemm_tile"
+#include "random"
+#include "selection"
+
+@group(0) @binding(2) var<storage, read_write> partials: array<Selection>;
+@group(0) @binding(3) var<storage, read> selected: array<Select>;
+@group(0) @binding(4) var<storage, read> suppressed: array<u32>;
+
+var<workgroup> exchange: array<Selection, 128>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let m0 = group.y * TILE_M;
+    let tx = lane % 16u;
+    let ty = lane / 16u;
+    var kept: array<Selection, TM>;
+    for (var i = 0u; i < TM; i++) {
+        kept[i] = empty_selection();
+    }
+    for (var t = 0u; t < params.strip_tiles; t++) {
+        let n0 = (group.x * params.strip_tiles + t) * TILE_N;
+        var acc = tile_product(m0, pass_info.selected, n0, lane);
+        for (var i = 0u; i < TM; i++) {
+            let row = min(m0 + ty + 16u * i, pass_info.selected - 1u);
+            let temperature = selected[row].temperature;
+            for (var j = 0u; j < 4u; j++) {
+                let local = n0 + tx + 16u * j;
+                let token = params.first + local;
+                if local < params.part_rows && ((suppressed[token >> 5u] >> (token & 31u)) & 1u) == 0u {
+                    let logit = acc[i][j];
+                    var score = logit;
+                    if temperature > 0.0 {
+                        let pick = selected[row];
+                        let bits = threefry(vec2<u32>(pick.key0, pick.key1), vec2<u32>(pick.position, token));
+                        score += temperature * gumbel(bits);
+                    }
+                    kept[i] = merge(kept[i], selection_of(logit, score, token));
+                }
+            }
+        }
+    }
+    // The 16 invocations of a row halve four times.
+    for (var i = 0u; i < TM; i++) {
+        for (var width = 8u; width > 0u; width >>= 1u) {
+            if tx >= width && tx < 2u * width {
+                exchange[ty * 8u + tx - width] = kept[i];
+            }
+            workgroupBarrier();
+            if tx < width {
+                kept[i] = merge(kept[i], exchange[ty * 8u + tx]);
+            }
+            workgroupBarrier();
+        }
+        let row = m0 + ty + 16u * i;
+        if tx == 0u && row < pass_info.selected {
+            partials[(params.first_strip + group.x) * pass_info.selected + row] = kept[i];
+        }
+    }
+}
