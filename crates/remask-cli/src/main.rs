@@ -1,2 +1,86 @@
-//! placeholder
-fn main(){}
+//! `remask`: the command line of the engine.
+
+mod bundled;
+mod convert;
+mod devices;
+mod generate;
+mod inspect;
+mod model_args;
+mod report;
+mod synth;
+mod verify;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Portable inference for diffusion language models, on any GPU through Vulkan, Metal or DX12.
+#[derive(Parser)]
+#[command(name = "remask", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answer a prompt by filling in a canvas of masked tokens
+    Generate(generate::Args),
+    /// List the adapters of this machine, with the features and limits that matter
+    Devices(devices::Args),
+    /// Show a model's architecture, size and tensors
+    Inspect(inspect::Args),
+    /// Check that a device computes right, against golden cases of reference implementations
+    Verify(verify::Args),
+    /// Write a model with smaller weights
+    Quantize(convert::Args),
+    /// Write a model of a given shape with random weights, for benchmarks and load tests
+    Synth(synth::Args),
+}
+
+/// What a command ends with: a message for the user, or nothing where it has said everything itself.
+enum Failure {
+    Message(String),
+    Reported,
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(e: E) -> Self {
+        Self::Message(e.to_string())
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+fn main() -> ExitCode {
+    quiet_drivers();
+    let filter = EnvFilter::try_from_env("REMASK_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let outcome = match Cli::parse().command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Devices(args) => devices::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Quantize(args) => convert::run(&args),
+        Command::Synth(args) => synth::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Reported) => ExitCode::FAILURE,
+        Err(Failure::Message(message)) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Mesa's device-selection layer asks for a desktop and prints an error where there is none. We choose
+/// adapters ourselves, so on a machine without a desktop it is switched off.
+fn quiet_drivers() {
+    if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: the first thing that main does, before any other thread exists.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}

@@ -1,0 +1,238 @@
+//! `remask generate`.
+
+use std::io::{IsTerminal, Read};
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use remask_core::chat::Message;
+use remask_core::{Acceptance, Backend, DecodeOptions, Generation, Model, Order, StepReport, generate};
+use serde_json::json;
+
+use crate::bundled::BUNDLED;
+use crate::model_args::{DeviceArgs, explain, open_model};
+use crate::watch::Screen;
+use crate::{Failure, Outcome};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The prompt; read from standard input where absent or "-"
+    prompt: Option<String>,
+    /// Model folder, .safetensors file or name of a bundled model
+    #[arg(long, default_value = BUNDLED[0].name)]
+    model: String,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Masked tokens to fill in after the prompt
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    max_tokens: usize,
+    /// Steps over all blocks; one a token by default. Steps that do not divide over the blocks go to
+    /// the earlier ones, fewer than one a block are raised
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Tokens decided together before the next ones are looked at; the last block may be shorter
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    block_length: usize,
+    /// Add Gumbel noise times this to the logits; 0 takes the likeliest token
+    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    temperature: f32,
+    /// Seed of every random choice
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Commit every token at least this probable (and always the best one) in place of a fixed number a step
+    #[arg(long, value_name = "P", conflicts_with = "remasking")]
+    threshold: Option<f32>,
+    /// Which tokens of a step are committed first
+    #[arg(long, value_enum, default_value = "low-confidence")]
+    remasking: Remasking,
+    /// Classifier-free guidance strength; doubles the work
+    #[arg(long, default_value_t = 0.0, value_name = "S")]
+    cfg_scale: f32,
+    /// Go on to the last block even where the answer has ended
+    #[arg(long)]
+    no_early_stop: bool,
+    /// Continue the prompt as plain text, without the chat template
+    #[arg(long)]
+    raw: bool,
+    /// Give the prompt as token ids, comma separated, for models without a tokenizer
+    #[arg(long, value_delimiter = ',', value_name = "IDS", conflicts_with_all = ["prompt", "raw"])]
+    prompt_ids: Option<Vec<u32>>,
+    /// Print one JSON object with the text, what it cost and where it ran
+    #[arg(long)]
+    json: bool,
+    /// Watch the canvas being unmasked
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
+}
+
+/// Orders under a fixed quota a step.
+#[derive(Clone, Copy, ValueEnum)]
+enum Remasking {
+    /// Likeliest first
+    LowConfidence,
+    /// A fresh random order each step
+    Random,
+}
+
+impl Args {
+    fn options(&self) -> DecodeOptions {
+        let order = match self.remasking {
+            Remasking::LowConfidence => Order::LowConfidence,
+            Remasking::Random => Order::Random,
+        };
+        DecodeOptions {
+            max_tokens: self.max_tokens,
+            steps: self.steps.unwrap_or(self.max_tokens),
+            block_length: self.block_length,
+            acceptance: self.threshold.map_or(Acceptance::Quota(order), Acceptance::Threshold),
+            temperature: self.temperature,
+            seed: self.seed,
+            cfg_scale: self.cfg_scale,
+            early_stop: !self.no_early_stop,
+        }
+    }
+
+    fn prompt_ids(&self, model: &Model) -> Result<Vec<u32>, Failure> {
+        if let Some(ids) = &self.prompt_ids {
+            return Ok(ids.clone());
+        }
+        let text = match self.prompt.as_deref() {
+            Some(text) if text != "-" => text.to_owned(),
+            None if std::io::stdin().is_terminal() => {
+                return Err(Failure::Message("no prompt: give one, or pipe it to standard input".into()));
+            }
+            _ => {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text)?;
+                text
+            }
+        };
+        if self.raw {
+            return Ok(model.encode_raw(&text)?);
+        }
+        Ok(model.encode_chat(&[Message { role: "user".into(), content: text }])?)
+    }
+}
+
+/// Milliseconds that a generation took.
+struct Times {
+    load: f64,
+    first_pass: f64,
+    total: f64,
+}
+
+pub fn run(args: &Args) -> Outcome {
+    let started = Instant::now();
+    let model = open_model(&args.model)?;
+    let prompt = args.prompt_ids(&model)?;
+    let options = args.options();
+    let mut backend = args.device.load(&model)?;
+    let load = milliseconds(started);
+
+    let loaded = Instant::now();
+    let mut first_pass = None;
+    let mut view = View::new(args, &model, &options)?;
+    let mut watch = |report: &StepReport| {
+        first_pass.get_or_insert_with(|| milliseconds(loaded));
+        view.step(&model, report)
+    };
+    let run = generate(&mut backend, &model.architecture, &model.vocabulary, &prompt, &options, &mut watch);
+    let result = pollster::block_on(run);
+    let total = milliseconds(loaded);
+    view.finish();
+    let done = result.map_err(|e| explain(e, &model))?;
+    for note in &done.notes {
+        eprintln!("note: {note}");
+    }
+    let times = Times { load, first_pass: first_pass.unwrap_or(total), total };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&as_json(args, &model, &options, &done, &times, &backend)?)?);
+    } else {
+        println!("{}", text_of(args, &model, &done)?);
+    }
+    Ok(())
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+/// The answer as text; ids where the model has no tokenizer. An answer to a chat is trimmed.
+fn text_of(args: &Args, model: &Model, done: &Generation) -> Result<String, Failure> {
+    let ids = done.completion(&model.vocabulary.stop);
+    let Some(tokenizer) = &model.tokenizer else {
+        return Ok(ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","));
+    };
+    let text = tokenizer.decode(ids, true)?;
+    Ok(if args.raw { text } else { text.trim().to_owned() })
+}
+
+fn as_json(
+    args: &Args,
+    model: &Model,
+    options: &DecodeOptions,
+    done: &Generation,
+    times: &Times,
+    backend: &dyn Backend,
+) -> Result<serde_json::Value, Failure> {
+    let ids = done.completion(&model.vocabulary.stop);
+    let info = backend.info();
+    Ok(json!({
+        "model": args.model,
+        "text": text_of(args, model, done)?,
+        "token_ids": ids,
+        "prompt_tokens": done.prompt_tokens,
+        "completion_tokens": ids.len(),
+        "finish_reason": done.finish,
+        "forward_passes": done.forward_passes,
+        "rows_computed": done.rows_computed,
+        "rows_selected": done.rows_selected,
+        "milliseconds": { "load": times.load, "first_pass": times.first_pass, "total": times.total },
+        "backend": info.backend,
+        "adapter": info.adapter,
+        "weights": info.weights,
+        "options": options,
+        "notes": done.notes,
+    }))
+}
+
+/// What is shown while tokens are being decided.
+enum View {
+    Screen(Screen),
+    Bar(ProgressBar),
+}
+
+impl View {
+    fn new(args: &Args, model: &Model, options: &DecodeOptions) -> Result<Self, Failure> {
+        if args.watch {
+            if std::io::stdout().is_terminal() {
+                return Ok(Self::Screen(Screen::open(model.tokenizer.is_some())?));
+            }
+            eprintln!("note: --watch needs a terminal; printing the text only");
+        }
+        let bar = ProgressBar::new(options.max_tokens as u64);
+        if let Ok(style) = ProgressStyle::with_template("decoding {bar:30} {pos}/{len} tokens, {msg}") {
+            bar.set_style(style);
+        }
+        Ok(Self::Bar(bar))
+    }
+
+    fn step(&mut self, model: &Model, report: &StepReport) -> ControlFlow<()> {
+        match self {
+            Self::Screen(screen) => screen.draw(model, report),
+            Self::Bar(bar) => {
+                bar.set_message(format!("{} passes", report.step + 1));
+                bar.inc(report.committed.len() as u64);
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    fn finish(self) {
+        match self {
+            Self::Screen(screen) => screen.close(),
+            Self::Bar(bar) => bar.finish_and_clear(),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! `remask synth`: a checkpoint of a given shape with random weights, where only the shape matters.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use half::f16;
+use remask_core::checkpoint::INDEX_FILE;
+use remask_core::families::parse_config;
+use remask_core::model::layer_matrices;
+use remask_core::random::{Purpose, step_key, threefry};
+use remask_core::{DType, Error};
+use safetensors::View;
+use serde_json::json;
+
+use crate::Outcome;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Folder to write; made where it does not exist
+    output: PathBuf,
+    /// Shape of the model
+    #[arg(long, value_enum, default_value = "llada-8b")]
+    shape: Shape,
+    /// Blocks, where fewer than the shape's are wanted
+    #[arg(long)]
+    layers: Option<usize>,
+    /// Bytes of one shard at most, roughly
+    #[arg(long, default_value_t = 5_000_000_000)]
+    shard_bytes: usize,
+    /// Seed of the weights
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// Shapes that can be made.
+#[derive(Clone, Copy, ValueEnum)]
+enum Shape {
+    /// LLaDA-8B: 32 layers, hidden 4096, MLP 12288, vocabulary 126464
+    #[value(name = "llada-8b")]
+    Llada8b,
+    /// A model of a few hundred kilobytes
+    Tiny,
+}
+
+impl Shape {
+    fn config(self, layers: Option<usize>) -> serde_json::Value {
+        let (hidden, default_layers, heads, mlp, vocabulary, mask, eos) = match self {
+            Self::Llada8b => (4096, 32, 32, 12288, 126_464, 126_336, 126_081),
+            Self::Tiny => (64, 2, 4, 128, 256, 255, 254),
+        };
+        json!({
+            "architectures": ["LLaDAModelLM"], "model_type": "llada",
+            "d_model": hidden, "n_layers": layers.unwrap_or(default_layers), "n_heads": heads, "n_kv_heads": heads,
+            "mlp_hidden_size": mlp, "vocab_size": vocabulary, "embedding_size": vocabulary,
+            "max_sequence_length": 4096, "rope": true, "rope_theta": 500_000.0, "rms_norm_eps": 1e-5,
+            "layer_norm_type": "rms", "block_type": "llama", "activation_type": "silu", "weight_tying": false,
+            "mask_token_id": mask, "eos_token_id": eos, "pad_token_id": eos,
+        })
+    }
+}
+
+/// A tensor of f16 values that are made when it is written.
+struct Random<'a> {
+    shape: Vec<usize>,
+    /// Value of every 16 random bits; one entry for constant tensors.
+    values: &'a [f16],
+    seed: u64,
+}
+
+impl View for &Random<'_> {
+    fn dtype(&self) -> DType {
+        DType::F16
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let mut out: Vec<u8> = Vec::with_capacity(self.data_len() + 8);
+        // xorshift64*: these weights need to be varied and quick, not good.
+        let mut state = self.seed | 1;
+        while out.len() < self.data_len() {
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            let bits = state.wrapping_mul(0x2545_F491_4F6C_DD1D);
+            for i in 0..4 {
+                let value = self.values[(bits >> (16 * i)) as u16 as usize % self.values.len()];
+                out.extend_from_slice(&value.to_le_bytes());
+            }
+        }
+        out.truncate(self.data_len());
+        Cow::Owned(out)
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * 2
+    }
+}
+
+pub fn run(args: &Args) -> Outcome {
+    let config = args.shape.config(args.layers);
+    let text = serde_json::to_string_pretty(&config)?;
+    let (family, a) = parse_config("config.json", &text)?;
+    let names = (family.tensors)(&a);
+
+    // Uniform in +-0.035 has the standard deviation 0.02 of common initialisations.
+    let uniform: Vec<_> = (0..=u16::MAX).map(|i| f16::from_f32((f32::from(i) / 32767.5 - 1.0) * 0.035)).collect();
+    let one = [f16::ONE];
+    let mut shapes = vec![(names.embedding.as_str(), vec![a.embedding_rows, a.hidden])];
+    for layer in &names.layers {
+        shapes.extend(layer_matrices(&a, layer).map(|(name, rows, cols)| (name, vec![rows, cols])));
+        shapes.extend([&layer.attention_norm, &layer.mlp_norm].map(|n| (n.as_str(), vec![a.hidden])));
+    }
+    shapes.push((&names.final_norm, vec![a.hidden]));
+    shapes.extend(names.head.iter().map(|h| (h.as_str(), vec![a.embedding_rows, a.hidden])));
+
+    let mut shards: Vec<Vec<(&str, Random)>> = vec![Vec::new()];
+    let (mut filled, mut total) = (0, 0);
+    for (index, (name, shape)) in shapes.into_iter().enumerate() {
+        let [low, high] = threefry(step_key(args.seed, index as u32, Purpose::Sample), [0, 0]);
+        let seed = u64::from(high) << 32 | u64::from(low);
+        let values = if shape.len() == 1 { &one[..] } else { &uniform };
+        let tensor = Random { shape, values, seed };
+        let bytes = (&tensor).data_len();
+        if filled > 0 && filled + bytes > args.shard_bytes {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        filled += bytes;
+        total += bytes;
+        if let Some(last) = shards.last_mut() {
+            last.push((name, tensor));
+        }
+    }
+
+    std::fs::create_dir_all(&args.output).map_err(Error::io("make the folder", &args.output))?;
+    let write = |name: &str, text: String| {
+        let path = args.output.join(name);
+        std::fs::write(&path, text).map_err(Error::io("write", path))
+    };
+    write("config.json", text)?;
+    let mut weight_map = BTreeMap::new();
+    for (i, shard) in shards.iter().enumerate() {
+        let file = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
+        safetensors::serialize_to_file(shard.iter().map(|(n, t)| (*n, t)), None, &args.output.join(&file))?;
+        weight_map.extend(shard.iter().map(|(name, _)| ((*name).to_owned(), file.clone())));
+    }
+    let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
+    write(INDEX_FILE, serde_json::to_string_pretty(&index)?)?;
+    println!("{}: {} parameters, {total} bytes in {} shards", args.output.display(), a.parameters(), shards.len());
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! `--watch`: the canvas in the terminal while it is being unmasked.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::ControlFlow;
+
+use ratatui::backend::CrosstermBackend;
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span, Text};
+use ratatui::widgets::{Paragraph, Wrap};
+use ratatui::{Terminal, TerminalOptions, Viewport};
+use remask_core::{Cell, Model, StepReport};
+
+/// Lines of the terminal that the canvas takes.
+const HEIGHT: u16 = 14;
+
+/// A part of the terminal, below what was printed before.
+pub struct Screen {
+    terminal: Terminal<CrosstermBackend<io::Stdout>>,
+    has_text: bool,
+}
+
+impl Screen {
+    /// Takes the next lines of the terminal.
+    pub fn open(has_text: bool) -> io::Result<Self> {
+        let backend = CrosstermBackend::new(io::stdout());
+        let terminal = Terminal::with_options(backend, TerminalOptions { viewport: Viewport::Inline(HEIGHT) })?;
+        Ok(Self { terminal, has_text })
+    }
+
+    /// Shows the canvas after a step. Ends the generation where the terminal is gone.
+    pub fn draw(&mut self, model: &Model, report: &StepReport) -> ControlFlow<()> {
+        let text = self.render(model, report);
+        let drawn = self.terminal.draw(|frame| {
+            frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: false }), frame.area());
+        });
+        if drawn.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+
+    fn render<'a>(&self, model: &Model, report: &StepReport) -> Text<'a> {
+        let canvas = report.canvas;
+        let proposals: HashMap<_, _> = report.candidates.iter().map(|s| (s.position, s.candidate)).collect();
+        let mut lines = Vec::new();
+        let mut spans = Vec::new();
+        for (position, cell) in canvas.cells().iter().enumerate() {
+            let (text, style) = match cell {
+                Cell::Given => (self.token(model, canvas.tokens()[position]), Style::new().add_modifier(Modifier::DIM)),
+                Cell::Decided { probability, step } => {
+                    let mut style = Style::new().fg(confidence_color(*probability));
+                    if *step == report.step {
+                        style = style.add_modifier(Modifier::BOLD | Modifier::UNDERLINED);
+                    }
+                    (self.token(model, canvas.tokens()[position]), style)
+                }
+                // What the model would put there now, if it has been asked.
+                Cell::Hole => match proposals.get(&position) {
+                    Some(candidate) => (
+                        self.token(model, candidate.token),
+                        Style::new().fg(Color::DarkGray).add_modifier(Modifier::ITALIC),
+                    ),
+                    None => ("\u{2591}".to_owned(), Style::new().fg(Color::DarkGray)),
+                },
+            };
+            for (i, piece) in text.split('\n').enumerate() {
+                if i > 0 {
+                    lines.push(Line::from(std::mem::take(&mut spans)));
+                }
+                spans.push(Span::styled(piece.to_owned(), style));
+            }
+        }
+        lines.push(Line::from(spans));
+        let status = format!(
+            "pass {}  block {}..{}  {} of {} tokens decided",
+            report.step + 1,
+            report.block.start,
+            report.block.end,
+            canvas.cells().iter().filter(|c| matches!(c, Cell::Decided { .. })).count(),
+            canvas.cells().iter().filter(|c| !matches!(c, Cell::Given)).count(),
+        );
+        lines.insert(0, Line::styled(status, Style::new().add_modifier(Modifier::REVERSED)));
+        Text::from(lines)
+    }
+
+    fn token(&self, model: &Model, id: u32) -> String {
+        if model.vocabulary.stop.contains(&id) {
+            return "\u{00B7}".to_owned();
+        }
+        match &model.tokenizer {
+            Some(tokenizer) if self.has_text => tokenizer.decode(&[id], false).unwrap_or_default(),
+            _ => format!("{id} "),
+        }
+    }
+
+    /// Gives the terminal back below the last canvas.
+    pub fn close(mut self) {
+        let below = self.terminal.get_frame().area().bottom().saturating_sub(1);
+        // A terminal that refuses is gone, and so is whoever watched it.
+        let _ = self.terminal.set_cursor_position((0, below));
+        let _ = self.terminal.show_cursor();
+        println!();
+    }
+}
+
+/// Green where the model was sure, through yellow to red where it was not.
+fn confidence_color(probability: f32) -> Color {
+    match probability {
+        p if p >= 0.9 => Color::Green,
+        p if p >= 0.7 => Color::LightGreen,
+        p if p >= 0.5 => Color::Yellow,
+        p if p >= 0.3 => Color::LightRed,
+        _ => Color::Red,
+    }
+}
