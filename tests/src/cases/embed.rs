@@ -1,0 +1,47 @@
+//! Token embedding.
+
+use remask_wgpu::kernels::{RowRecord, WEIGHT_FORMATS, embed};
+use remask_wgpu::weights::DeviceMatrix;
+
+use crate::data::{checkpoint_of, stored, uniform};
+use crate::harness::{Harness, sizes};
+use crate::tolerance::Tolerance;
+
+/// Runs every weight format, whole and in two parts.
+pub fn run(h: &mut Harness) {
+    let (ids, cols) = (37, 96);
+    let table = uniform(1, ids * cols, 1.0);
+    let checkpoint = checkpoint_of(&table, ids, cols);
+    let rows: Vec<_> = [0, 36, 5, 5, 17].map(|token| RowRecord { token, ..RowRecord::default() }).to_vec();
+    for format in WEIGHT_FORMATS {
+        let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [ids, cols], Some(format));
+        let matrix = pollster::block_on(matrix).unwrap_or_else(|e| panic!("embed {format}: {e}"));
+        let weights = &matrix.parts[0].buffer;
+        let (device_rows, out) = (h.upload(&rows), h.poisoned(rows.len() * cols));
+        let params = embed::Params { cols4: cols as u32 / 4, first: 0, part_rows: ids as u32, scale: 2.0 };
+        let tensors = [weights, &device_rows, &out];
+        h.run(sizes(rows.len(), 1, 1), &[(embed::spec(format), &tensors[..], params, embed::grid(rows.len() as u32))]);
+        let stored = stored(&table, ids, cols, format);
+        let reference: Vec<_> =
+            rows.iter().flat_map(|r| stored[r.token as usize * cols..][..cols].iter().map(|v| v * 2.0)).collect();
+        Tolerance::F32.check(&format!("embed {format}"), &h.download(&out, rows.len() * cols), &reference);
+    }
+    parts(h);
+}
+
+/// A part that does not hold a row's token must leave the row alone.
+fn parts(h: &mut Harness) {
+    let cols = 8;
+    let (low, high) = (uniform(1, 3 * cols, 1.0), uniform(2, 2 * cols, 1.0));
+    let rows: Vec<_> = [4, 2, 3].map(|token| RowRecord { token, ..RowRecord::default() }).to_vec();
+    let (device_low, device_high) = (h.upload(&low), h.upload(&high));
+    let (device_rows, out) = (h.upload(&rows), h.poisoned(rows.len() * cols));
+    let params = |first, part_rows| embed::Params { cols4: cols as u32 / 4, first, part_rows, scale: 1.0 };
+    let spec = embed::spec(remask_core::checkpoint::WeightFormat::F32);
+    let grid = embed::grid(rows.len() as u32);
+    let (first, second) = ([&device_low, &device_rows, &out], [&device_high, &device_rows, &out]);
+    h.run(sizes(rows.len(), 1, 1), &[(spec.clone(), &first[..], params(0, 3), grid), (spec, &second[..], params(3, 2), grid)]);
+    let row = |token: u32| if token < 3 { &low[token as usize * cols..][..cols] } else { &high[(token as usize - 3) * cols..][..cols] };
+    let reference: Vec<_> = rows.iter().flat_map(|r| row(r.token).iter().map(|v| f64::from(*v))).collect();
+    Tolerance::F32.check("embed in parts", &h.download(&out, rows.len() * cols), &reference);
+}

@@ -1,0 +1,100 @@
+//! Linear layers.
+
+use remask_core::checkpoint::WeightFormat;
+use remask_wgpu::kernels::{WEIGHT_FORMATS, gemm};
+use remask_wgpu::weights::DeviceMatrix;
+
+use crate::data::{checkpoint_of, stored, uniform, widen};
+use crate::harness::{Harness, sizes};
+use crate::tolerance::Tolerance;
+
+/// A product `[rows, cols] x [out, cols]^T`.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// Rows of x.
+    pub rows: usize,
+    /// Inner dimension.
+    pub cols: usize,
+    /// Rows of the weights.
+    pub out: usize,
+    /// Magnitude of x.
+    pub scale: f32,
+    /// Adds to what is there.
+    pub residual: bool,
+    /// Runs over the selected rows, with the pass computing more.
+    pub over_selected: bool,
+}
+
+const fn case(rows: usize, cols: usize, out: usize) -> Case {
+    Case { rows, cols, out, scale: 1.0, residual: false, over_selected: false }
+}
+
+/// Tile edges and one past them, single rows and columns, inner dimensions that end inside a stage.
+pub const CASES: &[Case] = &[
+    case(1, 32, 1),
+    case(1, 512, 65),
+    case(16, 64, 64),
+    case(17, 96, 63),
+    case(33, 160, 130),
+    case(64, 32, 128),
+    case(65, 1344, 70),
+    case(130, 512, 192),
+    Case { scale: 1e4, ..case(20, 256, 40) },
+    Case { residual: true, ..case(37, 96, 75) },
+    Case { over_selected: true, ..case(19, 64, 66) },
+];
+
+/// Runs every case in every weight format.
+pub fn run(h: &mut Harness) {
+    for case in CASES {
+        for format in WEIGHT_FORMATS.into_iter().filter(|f| f.fits(case.cols)) {
+            check(h, case, format);
+        }
+    }
+    // Inner dimensions that only some formats can hold.
+    check(h, &case(5, 20, 33), WeightFormat::F32);
+    check(h, &case(50, 44, 33), WeightFormat::Bf16);
+}
+
+fn check(h: &mut Harness, c: &Case, format: WeightFormat) {
+    let (x, w) = (uniform(1, c.rows * c.cols, c.scale), uniform(2, c.out * c.cols, 0.5));
+    let before = uniform(3, c.rows * c.out, 1.0);
+    let checkpoint = checkpoint_of(&w, c.out, c.cols);
+    let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [c.out, c.cols], Some(format));
+    let matrix = pollster::block_on(matrix).unwrap_or_else(|e| panic!("{c:?}: {e}"));
+    let device_x = h.upload(&x);
+    let out = if c.residual { h.upload(&before) } else { h.poisoned(c.rows * c.out) };
+    let dispatches: Vec<_> = matrix
+        .parts
+        .iter()
+        .map(|part| {
+            let params = gemm::Params {
+                cols4: matrix.cols / 4,
+                part_rows: part.rows,
+                first: part.first,
+                out_stride: matrix.rows,
+                over_selected: u32::from(c.over_selected),
+                padding: [0; 3],
+            };
+            let buffers = [&part.buffer, &device_x, &out];
+            (gemm::spec(format, c.rows as u32, c.residual), buffers, params, gemm::grid(c.rows as u32, part.rows))
+        })
+        .collect();
+    let dispatches: Vec<_> = dispatches.iter().map(|(s, b, p, g)| (s.clone(), &b[..], *p, *g)).collect();
+    let pass = if c.over_selected { sizes(c.rows * 3, c.rows, 1) } else { sizes(c.rows, 1, 1) };
+    h.run(pass, &dispatches);
+    let computed: Vec<f32> = h.download(&out, c.rows * c.out);
+    let mut reference = product(&widen(&x), &stored(&w, c.out, c.cols, format), c.rows, c.cols, c.out);
+    if c.residual {
+        reference.iter_mut().zip(&before).for_each(|(r, b)| *r += f64::from(*b));
+    }
+    Tolerance::F32.check(&format!("gemm {c:?} {format}"), &computed, &reference);
+}
+
+/// `x * w^T` in float64.
+#[must_use]
+pub fn product(x: &[f64], w: &[f64], rows: usize, cols: usize, out: usize) -> Vec<f64> {
+    let row = |r: usize| &x[r * cols..(r + 1) * cols];
+    let element = |i: usize| row(i / out).iter().zip(&w[i % out * cols..]).map(|(a, b)| a * b).sum();
+    (0..rows * out).map(element).collect()
+}

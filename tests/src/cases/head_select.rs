@@ -1,0 +1,160 @@
+//! The fused head and masked confidence selection, with its reduction.
+
+use remask_core::TokenSet;
+use remask_core::checkpoint::WeightFormat;
+use remask_core::random::{Key, gumbel, threefry};
+use remask_wgpu::kernels::select_reduce::{CandidateRecord, NOT_FINITE};
+use remask_wgpu::kernels::{SelectRecord, WEIGHT_FORMATS, head_select, select_reduce};
+use remask_wgpu::weights::DeviceMatrix;
+
+use super::gemm::product;
+use crate::data::{checkpoint_of, stored, uniform, widen};
+use crate::harness::{Harness, sizes};
+
+#[derive(Debug, Clone)]
+struct Case {
+    rows: usize,
+    cols: usize,
+    ids: usize,
+    scale: f32,
+    temperature: f32,
+    /// Every n-th id is suppressed; 0 suppresses none.
+    suppress_every: usize,
+}
+
+fn cases() -> Vec<Case> {
+    let case = |rows, cols, ids| Case { rows, cols, ids, scale: 1.0, temperature: 0.0, suppress_every: 0 };
+    vec![
+        case(1, 32, 2),
+        case(1, 64, 65),
+        case(17, 96, 211),
+        case(33, 64, 8192),
+        case(3, 32, 20_001),
+        Case { suppress_every: 3, ..case(20, 64, 256) },
+        // Logits of hundreds: exp overflows without the running maximum.
+        Case { scale: 300.0, ..case(5, 64, 500) },
+        Case { temperature: 1.0, suppress_every: 7, ..case(18, 64, 1000) },
+        Case { temperature: 0.3, ..case(2, 128, 4096) },
+    ]
+}
+
+/// Runs every case, ties, and rows that are not finite.
+pub fn run(h: &mut Harness) {
+    for case in &cases() {
+        for format in WEIGHT_FORMATS.into_iter().filter(|f| f.fits(case.cols)) {
+            check(h, case, format);
+        }
+    }
+    ties(h);
+    not_finite(h);
+}
+
+/// Runs head_select and select_reduce over one matrix.
+fn select(h: &mut Harness, x: &[f32], w: &[f32], ids: usize, select: &[SelectRecord], suppressed: &TokenSet, format: WeightFormat) -> Vec<CandidateRecord> {
+    let cols = w.len() / ids;
+    let checkpoint = checkpoint_of(w, ids, cols);
+    let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [ids, cols], Some(format));
+    let matrix = pollster::block_on(matrix).unwrap_or_else(|e| panic!("head {ids}x{cols}: {e}"));
+    let rows = select.len() as u32;
+    let strips = head_select::strips(ids as u32);
+    let (device_x, device_select, bits) = (h.upload(x), h.upload(select), h.upload(suppressed.words()));
+    let (partials, out) = (h.poisoned((strips * rows * 8) as usize), h.poisoned(select.len() * 4));
+    let head = head_select::Params {
+        cols4: cols as u32 / 4,
+        part_rows: ids as u32,
+        first: 0,
+        first_strip: 0,
+        strip_tiles: head_select::strip_tiles(ids as u32),
+        padding: [0; 3],
+    };
+    let tensors = [&matrix.parts[0].buffer, &device_x, &partials, &device_select, &bits];
+    let pass = sizes(1, select.len(), 1);
+    h.run(pass, &[(head_select::spec(format, rows), &tensors[..], head, head_select::grid(rows, ids as u32))]);
+    let reduce = select_reduce::Params { strips, padding: [0; 3] };
+    h.run(pass, &[(select_reduce::spec(), &[&partials, &out][..], reduce, select_reduce::grid(rows))]);
+    h.download(&out, select.len())
+}
+
+fn check(h: &mut Harness, c: &Case, format: WeightFormat) {
+    let (x, w) = (uniform(1, c.rows * c.cols, c.scale), uniform(2, c.ids * c.cols, 0.5));
+    let mut suppressed = TokenSet::new(c.ids);
+    if c.suppress_every > 0 {
+        (0..c.ids).step_by(c.suppress_every).for_each(|id| suppressed.insert(id as u32));
+    }
+    let record = |row: usize| SelectRecord {
+        row: row as u32,
+        guide: row as u32,
+        temperature: c.temperature,
+        key: [7, 11],
+        position: 100 + row as u32,
+        ..SelectRecord::default()
+    };
+    let records: Vec<_> = (0..c.rows).map(record).collect();
+    let found = select(h, &x, &w, c.ids, &records, &suppressed, format);
+    let logits = product(&widen(&x), &stored(&w, c.ids, c.cols, format), c.rows, c.cols, c.ids);
+    for (row, candidate) in found.iter().enumerate() {
+        let name = format!("head_select {c:?} {format} row {row}");
+        let logits = &logits[row * c.ids..(row + 1) * c.ids];
+        compare(&name, candidate, logits, &records[row], &suppressed);
+    }
+}
+
+/// Compares a candidate with what float64 makes of the same logits.
+fn compare(name: &str, candidate: &CandidateRecord, logits: &[f64], select: &SelectRecord, suppressed: &TokenSet) {
+    let live: Vec<_> = (0..logits.len() as u32).filter(|id| !suppressed.contains(*id)).collect();
+    let noise = |id: u32| f64::from(gumbel(threefry(Key(select.key), [select.position, id])));
+    let temperature = f64::from(select.temperature);
+    let score = |id: u32| logits[id as usize] + if temperature > 0.0 { temperature * noise(id) } else { 0.0 };
+    let best = live.iter().copied().fold(live[0], |b, id| if score(id) > score(b) { id } else { b });
+    // float32 sums may swap two ids whose scores agree to the last digits.
+    let slack = 1e-5 * logits.iter().fold(1f64, |m, l| m.max(l.abs()));
+    let token = candidate.token;
+    assert!(live.contains(&token), "{name}: token {token} is suppressed or does not exist");
+    assert!(score(best) - score(token) <= slack, "{name}: token {token} scores {}, {best} scores {}", score(token), score(best));
+
+    let mut sorted: Vec<_> = live.iter().map(|id| logits[*id as usize]).collect();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    let sum: f64 = sorted.iter().map(|l| (l - sorted[0]).exp()).sum();
+    let share = |l: f64| (l - sorted[0]).exp() / sum;
+    let entropy: f64 = -sorted.iter().map(|l| share(*l)).filter(|p| *p > 0.0).map(|p| p * p.ln()).sum::<f64>();
+    let margin = share(sorted[0]) - sorted.get(1).map_or(0.0, |l| share(*l));
+    let near = |what: &str, computed: f32, expected: f64, tolerance: f64| {
+        let d = (f64::from(computed) - expected).abs();
+        assert!(d <= tolerance, "{name}: {what} {computed}, expected {expected}");
+    };
+    near("probability", candidate.probability, share(logits[token as usize]), 2e-5 + slack);
+    near("entropy", candidate.entropy, entropy, 1e-4 + 10.0 * slack);
+    near("margin", candidate.margin, margin, 2e-5 + 2.0 * slack);
+}
+
+/// Equal logits go to the lowest id, across lanes, tiles and strips.
+fn ties(h: &mut Harness) {
+    let (ids, cols) = (20_000, 32);
+    let tied = [70, 71, 200, 9000, 19_999];
+    let mut w = uniform(1, ids * cols, 0.01);
+    for id in tied {
+        w[id * cols..(id + 1) * cols].fill(0.5);
+    }
+    let mut suppressed = TokenSet::new(ids);
+    let record = SelectRecord::default();
+    for expected in tied {
+        let found = select(h, &[1.0; 32], &w, ids, &[record], &suppressed, WeightFormat::F32);
+        assert_eq!(found[0].token as usize, expected, "tie");
+        assert!(expected == 19_999 || found[0].margin.abs() < 1e-6, "a tie has no margin: {}", found[0].margin);
+        suppressed.insert(expected as u32);
+    }
+}
+
+/// A NaN or infinite logit marks its row, and only its row.
+fn not_finite(h: &mut Harness) {
+    let (ids, cols) = (300, 32);
+    let w = uniform(1, ids * cols, 0.5);
+    for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = uniform(2, 3 * cols, 1.0);
+        x[cols + 5] = poison;
+        let records = [0u32, 1, 2].map(|row| SelectRecord { row, guide: row, ..SelectRecord::default() });
+        let found = select(h, &x, &w, ids, &records, &TokenSet::new(ids), WeightFormat::F32);
+        let marked: Vec<_> = found.iter().map(|c| c.token == NOT_FINITE).collect();
+        assert_eq!(marked, [false, true, false], "{poison}");
+    }
+}

@@ -1,0 +1,36 @@
+//! Every kernel's case table, on every adapter of the machine.
+
+use remask_testkit::cases::TABLES;
+use remask_testkit::harness::Harness;
+use remask_wgpu::adapters;
+use remask_wgpu::wgsl::SHADERS;
+
+fn on_every_adapter(shader: &str) {
+    let adapters = pollster::block_on(adapters());
+    assert!(!adapters.is_empty(), "no adapter, nothing was tested: install mesa-vulkan-drivers and libvulkan1");
+    let (_, run) = TABLES.iter().find(|(name, _)| *name == shader).expect("a case table");
+    for adapter in &adapters {
+        println!("{shader} on {}", adapter.get_info().name);
+        run(&mut Harness::open(adapter));
+    }
+}
+
+macro_rules! tables {
+    ($($name:ident),*) => { $(
+        #[test]
+        fn $name() {
+            on_every_adapter(stringify!($name));
+        }
+    )* };
+}
+
+tables!(attention, embed, gemm, head_select, rms_norm, rotary, swiglu);
+
+/// A kernel without a case table is an untested kernel. select_reduce is tested through head_select.
+#[test]
+fn every_kernel_has_a_table() {
+    let kernels = SHADERS.iter().filter(|(_, source)| source.contains("@compute")).map(|(name, _)| *name);
+    for kernel in kernels.filter(|k| *k != "select_reduce") {
+        assert!(TABLES.iter().any(|(name, _)| *name == kernel), "{kernel} has no case table");
+    }
+}
