@@ -5,8 +5,9 @@
 // qkv   [pass rows, q_stride] f32, binding 2 (rotated queries first)
 // keys, values [slots, kv_stride] f32, bindings 3 and 4    out [pass rows, heads * HEAD_DIM], binding 5
 // A tile is up to TILE_ROWS consecutive rows of one store and the union of their key ranges; each row
-// masks that down to its own range. Eight lanes share a row: each scores TILE_KEYS / 8 keys and keeps
-// every eighth element of the output. Query head h reads K/V head h / group. Workgroup (tile, head).
+// masks that down to its own range. Eight lanes share ROWS_EACH rows: each scores every eighth key of
+// the tile and keeps every eighth element of the output. Query head h reads K/V head h / group.
+// Workgroup (tile, head).
 
 struct Params {
     q_stride: u32,
@@ -32,15 +33,21 @@ struct Tile {
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
 
 const LANES: u32 = 8u;
-const THREADS: u32 = TILE_ROWS * LANES;
+const ROW_GROUPS: u32 = TILE_ROWS / ROWS_EACH;
+const THREADS: u32 = ROW_GROUPS * LANES;
 const PITCH: u32 = HEAD_DIM + 1u;
+// Keys that a lane scores, and elements of the output that it keeps.
+const KEYS_EACH: u32 = TILE_KEYS / LANES;
 const OWN: u32 = (HEAD_DIM + LANES - 1u) / LANES;
 const NEVER: f32 = -1e30;
 
 var<workgroup> tile_q: array<f32, TILE_ROWS * PITCH>;
 // Keys of the tile, then its values.
 var<workgroup> tile_kv: array<f32, TILE_KEYS * PITCH>;
-var<workgroup> scores: array<f32, TILE_ROWS * TILE_KEYS>;
+// exp(score - running maximum).
+var<workgroup> shares: array<f32, TILE_ROWS * TILE_KEYS>;
+// Largest score, and at the end the sum of shares, of each row and lane.
+var<workgroup> by_lane: array<f32, TILE_ROWS * LANES>;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -51,12 +58,8 @@ fn main(
     let tile = tiles[group.x];
     let head = group.y;
     let kv_head = head / params.group;
-    let local_row = thread / LANES;
     let lane = thread % LANES;
-    let live = local_row < tile.count;
-    let row = tile.first + min(local_row, tile.count - 1u);
-    let key_start = rows[row].key_start;
-    let key_end = rows[row].key_end;
+    let row_group = thread / LANES;
 
     for (var i = thread; i < TILE_ROWS * HEAD_DIM; i += THREADS) {
         let r = i / HEAD_DIM;
@@ -64,55 +67,104 @@ fn main(
         tile_q[r * PITCH + i % HEAD_DIM] = qkv[source * params.q_stride + head * HEAD_DIM + i % HEAD_DIM] * params.scale;
     }
 
-    var best = NEVER;
-    var sum = 0.0;
-    var output: array<f32, OWN>;
+    var key_start: array<u32, ROWS_EACH>;
+    var key_end: array<u32, ROWS_EACH>;
+    var best: array<f32, ROWS_EACH>;
+    var sum: array<f32, ROWS_EACH>;
+    var output: array<array<f32, OWN>, ROWS_EACH>;
+    for (var i = 0u; i < ROWS_EACH; i++) {
+        let row = rows[tile.first + min(row_group + ROW_GROUPS * i, tile.count - 1u)];
+        key_start[i] = row.key_start;
+        key_end[i] = row.key_end;
+        best[i] = NEVER;
+    }
+
     for (var base = tile.key_start; base < tile.key_end; base += TILE_KEYS) {
         for (var i = thread; i < TILE_KEYS * HEAD_DIM; i += THREADS) {
             let slot = min(base + i / HEAD_DIM, tile.key_end - 1u);
             tile_kv[(i / HEAD_DIM) * PITCH + i % HEAD_DIM] = keys[slot * params.kv_stride + kv_head * HEAD_DIM + i % HEAD_DIM];
         }
         workgroupBarrier();
-        for (var j = lane; j < TILE_KEYS; j += LANES) {
-            var s = 0.0;
-            for (var d = 0u; d < HEAD_DIM; d++) {
-                s += tile_q[local_row * PITCH + d] * tile_kv[j * PITCH + d];
+
+        var scores: array<array<f32, KEYS_EACH>, ROWS_EACH>;
+        for (var d = 0u; d < HEAD_DIM; d++) {
+            var k: array<f32, KEYS_EACH>;
+            for (var j = 0u; j < KEYS_EACH; j++) {
+                k[j] = tile_kv[(lane + LANES * j) * PITCH + d];
             }
-            let slot = base + j;
-            scores[local_row * TILE_KEYS + j] = select(NEVER, s, slot >= key_start && slot < key_end);
+            for (var i = 0u; i < ROWS_EACH; i++) {
+                let q = tile_q[(row_group + ROW_GROUPS * i) * PITCH + d];
+                for (var j = 0u; j < KEYS_EACH; j++) {
+                    scores[i][j] += q * k[j];
+                }
+            }
+        }
+        for (var i = 0u; i < ROWS_EACH; i++) {
+            var peak = NEVER;
+            for (var j = 0u; j < KEYS_EACH; j++) {
+                let slot = base + lane + LANES * j;
+                scores[i][j] = select(NEVER, scores[i][j], slot >= key_start[i] && slot < key_end[i]);
+                peak = max(peak, scores[i][j]);
+            }
+            by_lane[(row_group + ROW_GROUPS * i) * LANES + lane] = peak;
         }
         workgroupBarrier();
+
         for (var i = thread; i < TILE_KEYS * HEAD_DIM; i += THREADS) {
             let slot = min(base + i / HEAD_DIM, tile.key_end - 1u);
             tile_kv[(i / HEAD_DIM) * PITCH + i % HEAD_DIM] = values[slot * params.kv_stride + kv_head * HEAD_DIM + i % HEAD_DIM];
         }
-        var peak = best;
-        for (var j = 0u; j < TILE_KEYS; j++) {
-            peak = max(peak, scores[local_row * TILE_KEYS + j]);
-        }
-        let shrink = exp(best - peak);
-        best = peak;
-        sum *= shrink;
-        for (var o = 0u; o < OWN; o++) {
-            output[o] *= shrink;
+        for (var i = 0u; i < ROWS_EACH; i++) {
+            let local_row = row_group + ROW_GROUPS * i;
+            var peak = best[i];
+            for (var l = 0u; l < LANES; l++) {
+                peak = max(peak, by_lane[local_row * LANES + l]);
+            }
+            let shrink = exp(best[i] - peak);
+            best[i] = peak;
+            sum[i] *= shrink;
+            for (var o = 0u; o < OWN; o++) {
+                output[i][o] *= shrink;
+            }
+            for (var j = 0u; j < KEYS_EACH; j++) {
+                let share = select(0.0, exp(scores[i][j] - peak), scores[i][j] > NEVER);
+                sum[i] += share;
+                shares[local_row * TILE_KEYS + lane + LANES * j] = share;
+            }
         }
         workgroupBarrier();
+
         for (var j = 0u; j < TILE_KEYS; j++) {
-            let s = scores[local_row * TILE_KEYS + j];
-            let p = select(0.0, exp(s - best), s > NEVER);
-            sum += p;
+            var v: array<f32, OWN>;
             for (var o = 0u; o < OWN; o++) {
-                let d = lane + LANES * o;
-                output[o] += p * tile_kv[j * PITCH + min(d, HEAD_DIM - 1u)];
+                v[o] = tile_kv[j * PITCH + min(lane + LANES * o, HEAD_DIM - 1u)];
+            }
+            for (var i = 0u; i < ROWS_EACH; i++) {
+                let share = shares[(row_group + ROW_GROUPS * i) * TILE_KEYS + j];
+                for (var o = 0u; o < OWN; o++) {
+                    output[i][o] += share * v[o];
+                }
             }
         }
         workgroupBarrier();
     }
-    if live {
-        for (var o = 0u; o < OWN; o++) {
-            let d = lane + LANES * o;
-            if d < HEAD_DIM {
-                out[(row * groups.y + head) * HEAD_DIM + d] = output[o] / sum;
+
+    for (var i = 0u; i < ROWS_EACH; i++) {
+        by_lane[(row_group + ROW_GROUPS * i) * LANES + lane] = sum[i];
+    }
+    workgroupBarrier();
+    for (var i = 0u; i < ROWS_EACH; i++) {
+        let local_row = row_group + ROW_GROUPS * i;
+        if local_row < tile.count {
+            var total = 0.0;
+            for (var l = 0u; l < LANES; l++) {
+                total += by_lane[local_row * LANES + l];
+            }
+            for (var o = 0u; o < OWN; o++) {
+                let d = lane + LANES * o;
+                if d < HEAD_DIM {
+                    out[((tile.first + local_row) * groups.y + head) * HEAD_DIM + d] = output[i][o] / total;
+                }
             }
         }
     }

@@ -22,16 +22,16 @@ struct Params {
 
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let m = select(pass_info.rows, pass_info.selected, params.over_selected == 1u);
     let m0 = group.y * TILE_M;
     let n0 = group.x * TILE_N;
     var acc = tile_product(m0, m, n0, lane);
     for (var i = 0u; i < TM; i++) {
-        let row = m0 + lane / 16u + 16u * i;
-        for (var j = 0u; j < 4u; j++) {
-            let col = n0 + lane % 16u + 16u * j;
+        let row = m0 + lane / LANES_N + LANES_M * i;
+        for (var j = 0u; j < TN; j++) {
+            let col = n0 + lane % LANES_N + LANES_N * j;
             if row < m && col < params.part_rows {
                 let at = row * params.out_stride + params.first + col;
 #if RESIDUAL

@@ -1,12 +1,14 @@
-// The inner loop of a tiled matrix product x * weights^T for a 256-invocation workgroup: a tile of
-// TILE_M = 16 * TM rows of x by 64 rows of the weights, 16 columns a stage.
+// The inner loop of a tiled matrix product x * weights^T: a tile of TILE_M rows of x by TILE_N rows of
+// the weights a workgroup, 16 columns a stage.
 //
-// x [m, cols] f32, binding 1. Invocation (tx, ty) holds rows ty + 16 i and columns tx + 16 j.
-// Tiles are padded from 4 to 5 vectors a row so that the 16 columns of a subgroup fall on
-// different banks. Rows past m and weights past part_rows count as zero.
+// x [m, cols] f32, binding 1. A workgroup is LANES_M x LANES_N invocations; invocation (tx, ty) holds the
+// products of rows ty + LANES_M i (i < TM) and columns tx + LANES_N j (j < TN). Tiles are padded from 4
+// to 5 vectors a row so that neighbouring columns fall on different banks. Rows past m and weights past
+// part_rows count as zero.
 
-const TILE_M: u32 = 16u * TM;
-const TILE_N: u32 = 64u;
+const TILE_M: u32 = LANES_M * TM;
+const TILE_N: u32 = LANES_N * TN;
+const THREADS: u32 = LANES_M * LANES_N;
 const PITCH: u32 = 5u;
 
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
@@ -14,38 +16,43 @@ const PITCH: u32 = 5u;
 var<workgroup> tile_x: array<vec4<f32>, TILE_M * PITCH>;
 var<workgroup> tile_w: array<vec4<f32>, TILE_N * PITCH>;
 
-alias Accumulator = array<vec4<f32>, TM>;
+alias Accumulator = array<array<f32, TN>, TM>;
 
 // Every invocation of the workgroup must call it.
 fn tile_product(m0: u32, m: u32, n0: u32, lane: u32) -> Accumulator {
     var acc: Accumulator;
-    let tx = lane % 16u;
-    let ty = lane / 16u;
-    let load_row = lane / 4u;
-    let load_col = lane % 4u;
+    let tx = lane % LANES_N;
+    let ty = lane / LANES_N;
     for (var k = 0u; k < params.cols4; k += 4u) {
-        let col = k + load_col;
-        if load_row < TILE_M {
+        for (var i = lane; i < TILE_M * 4u; i += THREADS) {
+            let row = m0 + i / 4u;
+            let col = k + i % 4u;
             var v = vec4<f32>(0.0);
-            if m0 + load_row < m && col < params.cols4 {
-                v = x[(m0 + load_row) * params.cols4 + col];
+            if row < m && col < params.cols4 {
+                v = x[row * params.cols4 + col];
             }
-            tile_x[load_row * PITCH + load_col] = v;
+            tile_x[(i / 4u) * PITCH + i % 4u] = v;
         }
-        var w = vec4<f32>(0.0);
-        if n0 + load_row < params.part_rows && col < params.cols4 {
-            w = weight4(n0 + load_row, col, params.cols4, params.part_rows);
+        for (var i = lane; i < TILE_N * 4u; i += THREADS) {
+            let row = n0 + i / 4u;
+            let col = k + i % 4u;
+            var v = vec4<f32>(0.0);
+            if row < params.part_rows && col < params.cols4 {
+                v = weight4(row, col, params.cols4, params.part_rows);
+            }
+            tile_w[(i / 4u) * PITCH + i % 4u] = v;
         }
-        tile_w[load_row * PITCH + load_col] = w;
         workgroupBarrier();
         for (var c = 0u; c < 4u; c++) {
-            let w0 = tile_w[tx * PITCH + c];
-            let w1 = tile_w[(tx + 16u) * PITCH + c];
-            let w2 = tile_w[(tx + 32u) * PITCH + c];
-            let w3 = tile_w[(tx + 48u) * PITCH + c];
+            var w: array<vec4<f32>, TN>;
+            for (var j = 0u; j < TN; j++) {
+                w[j] = tile_w[(tx + LANES_N * j) * PITCH + c];
+            }
             for (var i = 0u; i < TM; i++) {
-                let v = tile_x[(ty + 16u * i) * PITCH + c];
-                acc[i] += vec4<f32>(dot(v, w0), dot(v, w1), dot(v, w2), dot(v, w3));
+                let v = tile_x[(ty + LANES_M * i) * PITCH + c];
+                for (var j = 0u; j < TN; j++) {
+                    acc[i][j] += dot(v, w[j]);
+                }
             }
         }
         workgroupBarrier();

@@ -3,7 +3,7 @@
 // weights [part_rows, cols], binding 0     x [selected, cols] f32, binding 1
 // partials [strips, selected] Selection, binding 2
 // selected [selected], binding 3           suppressed [ceil(ids / 32)] bits, binding 4
-// A workgroup takes TILE_M rows and a strip of strip_tiles tiles of 64 ids, and writes one partial
+// A workgroup takes TILE_M rows and a strip of strip_tiles tiles of TILE_N ids, and writes one partial
 // selection a row; select_reduce merges the strips. Workgroup (strip, m tile).
 
 struct Params {
@@ -27,13 +27,13 @@ struct Params {
 @group(0) @binding(3) var<storage, read> selected: array<Select>;
 @group(0) @binding(4) var<storage, read> suppressed: array<u32>;
 
-var<workgroup> exchange: array<Selection, 128>;
+var<workgroup> exchange: array<Selection, THREADS / 2u>;
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let m0 = group.y * TILE_M;
-    let tx = lane % 16u;
-    let ty = lane / 16u;
+    let tx = lane % LANES_N;
+    let ty = lane / LANES_N;
     var kept: array<Selection, TM>;
     for (var i = 0u; i < TM; i++) {
         kept[i] = empty_selection();
@@ -42,10 +42,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let n0 = (group.x * params.strip_tiles + t) * TILE_N;
         var acc = tile_product(m0, pass_info.selected, n0, lane);
         for (var i = 0u; i < TM; i++) {
-            let row = min(m0 + ty + 16u * i, pass_info.selected - 1u);
+            let row = min(m0 + ty + LANES_M * i, pass_info.selected - 1u);
             let temperature = selected[row].temperature;
-            for (var j = 0u; j < 4u; j++) {
-                let local = n0 + tx + 16u * j;
+            for (var j = 0u; j < TN; j++) {
+                let local = n0 + tx + LANES_N * j;
                 let token = params.first + local;
                 if local < params.part_rows && ((suppressed[token >> 5u] >> (token & 31u)) & 1u) == 0u {
                     let logit = acc[i][j];
@@ -60,19 +60,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
     }
-    // The 16 invocations of a row halve four times.
+    // The invocations of a row halve until one is left.
     for (var i = 0u; i < TM; i++) {
-        for (var width = 8u; width > 0u; width >>= 1u) {
+        for (var width = LANES_N / 2u; width > 0u; width >>= 1u) {
             if tx >= width && tx < 2u * width {
-                exchange[ty * 8u + tx - width] = kept[i];
+                exchange[ty * (LANES_N / 2u) + tx - width] = kept[i];
             }
             workgroupBarrier();
             if tx < width {
-                kept[i] = merge(kept[i], exchange[ty * 8u + tx]);
+                kept[i] = merge(kept[i], exchange[ty * (LANES_N / 2u) + tx]);
             }
             workgroupBarrier();
         }
-        let row = m0 + ty + 16u * i;
+        let row = m0 + ty + LANES_M * i;
         if tx == 0u && row < pass_info.selected {
             partials[(params.first_strip + group.x) * pass_info.selected + row] = kept[i];
         }

@@ -231,7 +231,8 @@ impl WgpuBackend {
             };
             let buffers = [&act.tiles, &act.rows, &act.qkv, keys, values, &act.attended];
             let grid = attention::grid(sizes.tiles, heads);
-            r.dispatch(attention::spec(head_dim), &buffers, &params, grid).await?;
+            let spec = attention::spec(r.gpu.profile.is_software(), head_dim);
+            r.dispatch(spec, &buffers, &params, grid).await?;
             linear(&mut r, &layer.attention_out, &act.attended, &act.hidden, sizes.rows, Onto::Residual).await?;
 
             let buffers = [&act.hidden, &layer.mlp_norm, &act.normed_mlp];
@@ -252,6 +253,7 @@ impl WgpuBackend {
             }
             Answer::Candidates => {
                 let head = w.head();
+                let tile = gemm::Tile::choose(r.gpu.profile.is_software(), sizes.selected);
                 let mut first_strip = 0;
                 for part in &head.parts {
                     let params = head_select::Params {
@@ -263,8 +265,8 @@ impl WgpuBackend {
                         padding: [0; 3],
                     };
                     let buffers = [&part.buffer, &act.gathered, &act.partials, &act.select, &self.suppressed];
-                    let grid = head_select::grid(sizes.selected, part.rows);
-                    r.dispatch(head_select::spec(head.format, sizes.selected), &buffers, &params, grid).await?;
+                    let grid = head_select::grid(tile, sizes.selected, part.rows);
+                    r.dispatch(head_select::spec(head.format, tile), &buffers, &params, grid).await?;
                     first_strip += head_select::strips(part.rows);
                 }
                 let params = select_reduce::Params { strips: first_strip, padding: [0; 3] };
@@ -352,6 +354,8 @@ async fn linear(
     rows: u32,
     onto: Onto,
 ) -> Result<(), BackendError> {
+    let tile = gemm::Tile::choose(r.gpu.profile.is_software(), rows);
+    let spec = gemm::spec(matrix.format, tile, onto == Onto::Residual);
     for part in &matrix.parts {
         let params = gemm::Params {
             cols4: matrix.cols / 4,
@@ -361,8 +365,8 @@ async fn linear(
             over_selected: u32::from(onto == Onto::Selected),
             padding: [0; 3],
         };
-        let spec = gemm::spec(matrix.format, rows, onto == Onto::Residual);
-        r.dispatch(spec, &[&part.buffer, x, out], &params, gemm::grid(rows, part.rows)).await?;
+        let grid = gemm::grid(tile, rows, part.rows);
+        r.dispatch(spec.clone(), &[&part.buffer, x, out], &params, grid).await?;
     }
     Ok(())
 }

@@ -39,11 +39,13 @@ fn cases() -> Vec<Case> {
 /// Runs every case.
 pub fn run(h: &mut Harness) {
     for case in &cases() {
-        check(h, case);
+        for software in [false, true] {
+            check(h, case, software);
+        }
     }
 }
 
-fn check(h: &mut Harness, c: &Case) {
+fn check(h: &mut Harness, c: &Case, software: bool) {
     let (stride, width) = ((c.heads + 2 * c.kv_heads) * c.head_dim, c.kv_heads * c.head_dim);
     let qkv = uniform(1, c.rows.len() * stride, c.scale);
     let (keys, values) = (uniform(2, SLOTS * width, c.scale), uniform(3, SLOTS * width, 1.0));
@@ -66,7 +68,7 @@ fn check(h: &mut Harness, c: &Case) {
     let out = h.poisoned(c.rows.len() * c.heads * c.head_dim);
     let tensors = [&device[0], &device[1], &device[2], &device[3], &device[4], &out];
     let grid = attention::grid(tiles.len() as u32, c.heads as u32);
-    h.run(sizes(rows.len(), 1, tiles.len()), &[(attention::spec(c.head_dim as u32), &tensors[..], params, grid)]);
+    h.run(sizes(rows.len(), 1, tiles.len()), &[(attention::spec(software, c.head_dim as u32), &tensors[..], params, grid)]);
 
     let (q, k, v) = (widen(&qkv), widen(&keys), widen(&values));
     let mut reference = Vec::new();

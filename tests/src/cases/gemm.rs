@@ -1,7 +1,8 @@
 //! Linear layers.
 
 use remask_core::checkpoint::WeightFormat;
-use remask_wgpu::kernels::{WEIGHT_FORMATS, gemm};
+use remask_wgpu::kernels::gemm::{self, Tile};
+use remask_wgpu::kernels::WEIGHT_FORMATS;
 use remask_wgpu::weights::DeviceMatrix;
 
 use crate::data::{checkpoint_of, stored, uniform, widen};
@@ -48,15 +49,22 @@ pub const CASES: &[Case] = &[
 pub fn run(h: &mut Harness) {
     for case in CASES {
         for format in WEIGHT_FORMATS.into_iter().filter(|f| f.fits(case.cols)) {
-            check(h, case, format);
+            check_tiles(h, case, format);
         }
     }
     // Inner dimensions that only some formats can hold.
-    check(h, &case(5, 20, 33), WeightFormat::F32);
-    check(h, &case(50, 44, 33), WeightFormat::Bf16);
+    check_tiles(h, &case(5, 20, 33), WeightFormat::F32);
+    check_tiles(h, &case(50, 44, 33), WeightFormat::Bf16);
 }
 
-fn check(h: &mut Harness, c: &Case, format: WeightFormat) {
+/// Every adapter must be able to run the tiles that are chosen for others.
+fn check_tiles(h: &mut Harness, c: &Case, format: WeightFormat) {
+    for software in [false, true] {
+        check(h, c, format, Tile::choose(software, c.rows as u32));
+    }
+}
+
+fn check(h: &mut Harness, c: &Case, format: WeightFormat, tile: Tile) {
     let (x, w) = (uniform(1, c.rows * c.cols, c.scale), uniform(2, c.out * c.cols, 0.5));
     let before = uniform(3, c.rows * c.out, 1.0);
     let checkpoint = checkpoint_of(&w, c.out, c.cols);
@@ -77,7 +85,7 @@ fn check(h: &mut Harness, c: &Case, format: WeightFormat) {
                 padding: [0; 3],
             };
             let buffers = [&part.buffer, &device_x, &out];
-            (gemm::spec(format, c.rows as u32, c.residual), buffers, params, gemm::grid(c.rows as u32, part.rows))
+            (gemm::spec(format, tile, c.residual), buffers, params, gemm::grid(tile, c.rows as u32, part.rows))
         })
         .collect();
     let dispatches: Vec<_> = dispatches.iter().map(|(s, b, p, g)| (s.clone(), &b[..], *p, *g)).collect();
@@ -88,7 +96,7 @@ fn check(h: &mut Harness, c: &Case, format: WeightFormat) {
     if c.residual {
         reference.iter_mut().zip(&before).for_each(|(r, b)| *r += f64::from(*b));
     }
-    Tolerance::F32.check(&format!("gemm {c:?} {format}"), &computed, &reference);
+    Tolerance::F32.check(&format!("gemm {c:?} {format} {tile:?}"), &computed, &reference);
 }
 
 /// `x * w^T` in float64.

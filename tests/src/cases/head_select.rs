@@ -3,6 +3,7 @@
 use remask_core::TokenSet;
 use remask_core::checkpoint::WeightFormat;
 use remask_core::random::{Key, gumbel, threefry};
+use remask_wgpu::kernels::gemm::Tile;
 use remask_wgpu::kernels::select_reduce::{CandidateRecord, NOT_FINITE};
 use remask_wgpu::kernels::{SelectRecord, WEIGHT_FORMATS, head_select, select_reduce};
 use remask_wgpu::weights::DeviceMatrix;
@@ -42,15 +43,26 @@ fn cases() -> Vec<Case> {
 pub fn run(h: &mut Harness) {
     for case in &cases() {
         for format in WEIGHT_FORMATS.into_iter().filter(|f| f.fits(case.cols)) {
-            check(h, case, format);
+            for software in [false, true] {
+                check(h, case, format, Tile::choose(software, case.rows as u32));
+            }
         }
     }
     ties(h);
     not_finite(h);
 }
 
+/// A head `[ids, cols]` as the device is to keep it, and the tile that goes over it.
+struct Head<'a> {
+    w: &'a [f32],
+    ids: usize,
+    format: WeightFormat,
+    tile: Tile,
+}
+
 /// Runs head_select and select_reduce over one matrix.
-fn select(h: &mut Harness, x: &[f32], w: &[f32], ids: usize, select: &[SelectRecord], suppressed: &TokenSet, format: WeightFormat) -> Vec<CandidateRecord> {
+fn select(h: &mut Harness, head: &Head, x: &[f32], select: &[SelectRecord], suppressed: &TokenSet) -> Vec<CandidateRecord> {
+    let Head { w, ids, format, tile } = *head;
     let cols = w.len() / ids;
     let checkpoint = checkpoint_of(w, ids, cols);
     let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [ids, cols], Some(format));
@@ -69,13 +81,13 @@ fn select(h: &mut Harness, x: &[f32], w: &[f32], ids: usize, select: &[SelectRec
     };
     let tensors = [&matrix.parts[0].buffer, &device_x, &partials, &device_select, &bits];
     let pass = sizes(1, select.len(), 1);
-    h.run(pass, &[(head_select::spec(format, rows), &tensors[..], head, head_select::grid(rows, ids as u32))]);
+    h.run(pass, &[(head_select::spec(format, tile), &tensors[..], head, head_select::grid(tile, rows, ids as u32))]);
     let reduce = select_reduce::Params { strips, padding: [0; 3] };
     h.run(pass, &[(select_reduce::spec(), &[&partials, &out][..], reduce, select_reduce::grid(rows))]);
     h.download(&out, select.len())
 }
 
-fn check(h: &mut Harness, c: &Case, format: WeightFormat) {
+fn check(h: &mut Harness, c: &Case, format: WeightFormat, tile: Tile) {
     let (x, w) = (uniform(1, c.rows * c.cols, c.scale), uniform(2, c.ids * c.cols, 0.5));
     let mut suppressed = TokenSet::new(c.ids);
     if c.suppress_every > 0 {
@@ -90,10 +102,11 @@ fn check(h: &mut Harness, c: &Case, format: WeightFormat) {
         ..SelectRecord::default()
     };
     let records: Vec<_> = (0..c.rows).map(record).collect();
-    let found = select(h, &x, &w, c.ids, &records, &suppressed, format);
+    let head = Head { w: &w, ids: c.ids, format, tile };
+    let found = select(h, &head, &x, &records, &suppressed);
     let logits = product(&widen(&x), &stored(&w, c.ids, c.cols, format), c.rows, c.cols, c.ids);
     for (row, candidate) in found.iter().enumerate() {
-        let name = format!("head_select {c:?} {format} row {row}");
+        let name = format!("head_select {c:?} {format} {tile:?} row {row}");
         let logits = &logits[row * c.ids..(row + 1) * c.ids];
         compare(&name, candidate, logits, &records[row], &suppressed);
     }
@@ -138,7 +151,8 @@ fn ties(h: &mut Harness) {
     let mut suppressed = TokenSet::new(ids);
     let record = SelectRecord::default();
     for expected in tied {
-        let found = select(h, &[1.0; 32], &w, ids, &[record], &suppressed, WeightFormat::F32);
+        let head = Head { w: &w, ids, format: WeightFormat::F32, tile: Tile::choose(false, 1) };
+        let found = select(h, &head, &[1.0; 32], &[record], &suppressed);
         assert_eq!(found[0].token as usize, expected, "tie");
         assert!(expected == 19_999 || found[0].margin.abs() < 1e-6, "a tie has no margin: {}", found[0].margin);
         suppressed.insert(expected as u32);
@@ -153,7 +167,8 @@ fn not_finite(h: &mut Harness) {
         let mut x = uniform(2, 3 * cols, 1.0);
         x[cols + 5] = poison;
         let records = [0u32, 1, 2].map(|row| SelectRecord { row, guide: row, ..SelectRecord::default() });
-        let found = select(h, &x, &w, ids, &records, &TokenSet::new(ids), WeightFormat::F32);
+        let head = Head { w: &w, ids, format: WeightFormat::F32, tile: Tile::choose(false, 3) };
+        let found = select(h, &head, &x, &records, &TokenSet::new(ids));
         let marked: Vec<_> = found.iter().map(|c| c.token == NOT_FINITE).collect();
         assert_eq!(marked, [false, true, false], "{poison}");
     }

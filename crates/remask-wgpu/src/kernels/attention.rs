@@ -34,12 +34,17 @@ pub struct TileRecord {
 /// Workgroup memory that every WebGPU device grants.
 const WORKGROUP_BYTES: u32 = 16 * 1024;
 
+/// Bytes that a tile takes: queries, keys or values, shares, and a number a row and lane.
+fn workgroup_bytes(head_dim: u32, rows: u32, keys: u32) -> u32 {
+    ((rows + keys) * (head_dim + 1) + rows * keys + rows * 8) * 4
+}
+
 /// Rows and keys of a tile for heads of `head_dim` elements: the most rows (they share the reading of
 /// keys), then the most keys, that fit in the workgroup memory every device has.
 #[must_use]
 pub fn tile(head_dim: u32) -> (u32, u32) {
-    let bytes = |rows: u32, keys: u32| ((rows + keys) * (head_dim + 1) + rows * keys) * 4;
-    let rows = [16, 8, 4].into_iter().find(|r| bytes(*r, 8) <= WORKGROUP_BYTES).unwrap_or(2);
+    let bytes = |rows, keys| workgroup_bytes(head_dim, rows, keys);
+    let rows = [16, 8].into_iter().find(|r| bytes(*r, 8) <= WORKGROUP_BYTES).unwrap_or(4);
     let keys = [64, 32, 16].into_iter().find(|k| bytes(rows, *k) <= WORKGROUP_BYTES).unwrap_or(8);
     (rows, keys)
 }
@@ -47,14 +52,16 @@ pub fn tile(head_dim: u32) -> (u32, u32) {
 /// The largest head that [`tile`] finds room for.
 pub const MAX_HEAD_DIM: u32 = 256;
 
-/// The kernel for heads of `head_dim` elements.
+/// The kernel for heads of `head_dim` elements. An invocation takes two rows of the tile, on software
+/// adapters four: what it loads from shared memory, the slowest thing they do, is used as often.
 #[must_use]
-pub fn spec(head_dim: u32) -> KernelSpec {
+pub fn spec(software: bool, head_dim: u32) -> KernelSpec {
     let (rows, keys) = tile(head_dim);
     let defines = vec![
         ("HEAD_DIM", Define::Number(head_dim)),
         ("TILE_ROWS", Define::Number(rows)),
         ("TILE_KEYS", Define::Number(keys)),
+        ("ROWS_EACH", Define::Number(if software { 4 } else { 2 })),
     ];
     KernelSpec::portable("attention", defines)
 }
@@ -94,8 +101,8 @@ mod tests {
     fn tiles_fit_everywhere() {
         for head_dim in (2..=MAX_HEAD_DIM).step_by(2) {
             let (rows, keys) = tile(head_dim);
-            assert!(((rows + keys) * (head_dim + 1) + rows * keys) * 4 <= WORKGROUP_BYTES, "{head_dim}");
-            assert!(rows * 8 <= 256 && keys % 8 == 0);
+            assert!(workgroup_bytes(head_dim, rows, keys) <= WORKGROUP_BYTES, "{head_dim}");
+            assert!(rows % 4 == 0 && keys % 8 == 0);
         }
     }
 

@@ -26,21 +26,51 @@ pub struct Params {
 /// Output columns of a workgroup.
 pub const TILE_N: u32 = 64;
 
-/// Rows of a workgroup's tile, in units of 16: as few as the rows need, since rows past the end cost
-/// as much as rows within.
-#[must_use]
-pub fn row_tiles(rows: u32) -> u32 {
-    match rows {
-        0..=16 => 1,
-        17..=32 => 2,
-        _ => 4,
+/// How a workgroup covers its tile: `lanes_m * tm` rows by `lanes_n * tn` = [`TILE_N`] columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tile {
+    /// Invocations along rows.
+    pub lanes_m: u32,
+    /// Invocations along columns.
+    pub lanes_n: u32,
+    /// Rows of an invocation.
+    pub tm: u32,
+    /// Columns of an invocation.
+    pub tn: u32,
+}
+
+impl Tile {
+    /// The tile for `rows` rows of x: as few rows as there are, since rows past the end cost as much as
+    /// rows within.
+    ///
+    /// Software adapters get few invocations with much work each: they switch between invocations at
+    /// every barrier, and load from shared memory one invocation at a time.
+    #[must_use]
+    pub fn choose(software: bool, rows: u32) -> Self {
+        let [lanes_m, lanes_n, tn, most] = if software { [2, 8, 8, 16] } else { [16, 16, 4, 4] };
+        let tm = rows.div_ceil(lanes_m).next_power_of_two().min(most);
+        Self { lanes_m, lanes_n, tm, tn }
+    }
+
+    /// Rows of the tile.
+    #[must_use]
+    pub fn rows(self) -> u32 {
+        self.lanes_m * self.tm
+    }
+
+    /// The values that `shaders/gemm_tile.wgsl` asks for.
+    #[must_use]
+    pub fn defines(self) -> [(&'static str, Define); 4] {
+        [("LANES_M", self.lanes_m), ("LANES_N", self.lanes_n), ("TM", self.tm), ("TN", self.tn)]
+            .map(|(name, value)| (name, Define::Number(value)))
     }
 }
 
-/// The kernel for `rows` rows of x.
+/// The kernel for weights of `format`.
 #[must_use]
-pub fn spec(format: WeightFormat, rows: u32, residual: bool) -> KernelSpec {
-    let mut defines = vec![weight_define(format), ("TM", Define::Number(row_tiles(rows)))];
+pub fn spec(format: WeightFormat, tile: Tile, residual: bool) -> KernelSpec {
+    let mut defines = vec![weight_define(format)];
+    defines.extend(tile.defines());
     if residual {
         defines.push(("RESIDUAL", Define::Flag));
     }
@@ -49,6 +79,6 @@ pub fn spec(format: WeightFormat, rows: u32, residual: bool) -> KernelSpec {
 
 /// Workgroups for `rows` rows of x and `part_rows` rows of the weights.
 #[must_use]
-pub fn grid(rows: u32, part_rows: u32) -> [u32; 3] {
-    [part_rows.div_ceil(TILE_N), rows.div_ceil(16 * row_tiles(rows)), 1]
+pub fn grid(tile: Tile, rows: u32, part_rows: u32) -> [u32; 3] {
+    [part_rows.div_ceil(TILE_N), rows.div_ceil(tile.rows()), 1]
 }

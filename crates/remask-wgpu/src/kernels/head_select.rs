@@ -2,9 +2,9 @@
 
 use remask_core::checkpoint::WeightFormat;
 
-use super::gemm::{TILE_N, row_tiles};
+use super::gemm::{TILE_N, Tile};
 use super::weight_define;
-use crate::wgsl::{Define, KernelSpec};
+use crate::wgsl::KernelSpec;
 
 /// `Params` of the shader.
 #[repr(C)]
@@ -40,15 +40,16 @@ pub fn strips(part_rows: u32) -> u32 {
     part_rows.div_ceil(TILE_N).div_ceil(strip_tiles(part_rows))
 }
 
-/// The kernel for `rows` selected rows.
+/// The kernel for a head of `format`.
 #[must_use]
-pub fn spec(format: WeightFormat, rows: u32) -> KernelSpec {
-    let defines = vec![weight_define(format), ("TM", Define::Number(row_tiles(rows)))];
+pub fn spec(format: WeightFormat, tile: Tile) -> KernelSpec {
+    let mut defines = vec![weight_define(format)];
+    defines.extend(tile.defines());
     KernelSpec::portable("head_select", defines)
 }
 
 /// Workgroups for `rows` selected rows and `part_rows` ids.
 #[must_use]
-pub fn grid(rows: u32, part_rows: u32) -> [u32; 3] {
-    [strips(part_rows), rows.div_ceil(16 * row_tiles(rows)), 1]
+pub fn grid(tile: Tile, rows: u32, part_rows: u32) -> [u32; 3] {
+    [strips(part_rows), rows.div_ceil(tile.rows()), 1]
 }

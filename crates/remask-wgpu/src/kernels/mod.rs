@@ -76,13 +76,13 @@ pub fn all_specs() -> Vec<KernelSpec> {
     let mut specs = vec![select_reduce::spec(), swiglu::spec(), rms_norm::spec(false), rms_norm::spec(true)];
     for format in WEIGHT_FORMATS {
         specs.push(embed::spec(format));
-        for rows in [1, 17, 33] {
-            specs.push(head_select::spec(format, rows));
-            specs.extend([false, true].map(|residual| gemm::spec(format, rows, residual)));
+        for tile in [false, true].into_iter().flat_map(|software| [1, 17, 33, 65].map(|rows| gemm::Tile::choose(software, rows))) {
+            specs.push(head_select::spec(format, tile));
+            specs.extend([false, true].map(|residual| gemm::spec(format, tile, residual)));
         }
     }
     for head_dim in [8, 10, 16, 64, 80, 128, 256] {
-        specs.push(attention::spec(head_dim));
+        specs.extend([false, true].map(|software| attention::spec(software, head_dim)));
         specs.extend([false, true].map(|interleaved| rotary::spec(head_dim, head_dim / 4 * 2, interleaved)));
     }
     specs
