@@ -23,7 +23,8 @@ pub fn widen(values: &[f32]) -> Vec<f64> {
 /// Never: the container is well formed.
 #[must_use]
 pub fn checkpoint_of(values: &[f32], rows: usize, cols: usize) -> Checkpoint {
-    let header = format!(r#"{{"w":{{"dtype":"F32","shape":[{rows},{cols}],"data_offsets":[0,{}]}}}}"#, values.len() * 4);
+    let header =
+        format!(r#"{{"w":{{"dtype":"F32","shape":[{rows},{cols}],"data_offsets":[0,{}]}}}}"#, values.len() * 4);
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend_from_slice(header.as_bytes());
     file.extend_from_slice(bytemuck::cast_slice(values));

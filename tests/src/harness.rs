@@ -51,7 +51,11 @@ impl Harness {
     ///
     /// # Panics
     /// Where a kernel does not compile or the device fails.
-    pub fn run<P: bytemuck::Pod>(&mut self, sizes: PassSizes, dispatches: &[(KernelSpec, &[&wgpu::Buffer], P, [u32; 3])]) {
+    pub fn run<P: bytemuck::Pod>(
+        &mut self,
+        sizes: PassSizes,
+        dispatches: &[(KernelSpec, &[&wgpu::Buffer], P, [u32; 3])],
+    ) {
         let mut groups = BindGroups::new();
         let mut recorder = Recorder::new(&mut self.gpu, &mut self.uniforms, &mut groups);
         for (spec, buffers, params, grid) in dispatches {
@@ -70,7 +74,11 @@ impl Harness {
     /// # Panics
     /// Where the device fails.
     #[must_use]
-    pub fn download<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&self, buffer: &wgpu::Buffer, count: usize) -> Vec<T> {
+    pub fn download<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
+        &self,
+        buffer: &wgpu::Buffer,
+        count: usize,
+    ) -> Vec<T> {
         use wgpu::BufferUsages as U;
         let bytes = (count * size_of::<T>()) as u64;
         let staging = must("staging", pollster::block_on(self.gpu.buffer("staging", bytes, U::MAP_READ | U::COPY_DST)));

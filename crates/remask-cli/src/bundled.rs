@@ -1,5 +1,7 @@
 //! Models that are part of the binary.
 
+use std::path::Path;
+
 use remask_core::{Model, Result};
 
 /// A model built into the program.
@@ -20,6 +22,16 @@ pub const BUNDLED: &[Bundled] = &[Bundled {
 }];
 
 impl Bundled {
+    /// The bundled model called `name`; a file or folder of that name goes before it.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        BUNDLED.iter().find(|b| b.name == name && !Path::new(name).exists())
+    }
+
+    /// The files beside the weights that make up a model folder.
+    pub fn companions(&self) -> [(&'static str, &'static [u8]); 2] {
+        [("config.json", self.config.as_bytes()), ("tokenizer.json", self.tokenizer)]
+    }
+
     /// Opens it; nothing is copied.
     pub fn open(&self) -> Result<Model> {
         Model::embedded(self.name, self.config, self.tokenizer, self.weights)

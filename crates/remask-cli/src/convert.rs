@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::io::{Write, stdout};
 use std::path::PathBuf;
 
 use remask_core::checkpoint::{Encoded, Matrix, SINGLE_FILE, WeightFormat};
@@ -10,6 +11,7 @@ use remask_core::quantize::{BLOCK, scale_name};
 use remask_core::{DType, Error, Model};
 use safetensors::View;
 
+use crate::bundled::Bundled;
 use crate::model_args::open_model;
 use crate::{Failure, Outcome};
 
@@ -25,7 +27,8 @@ pub struct Args {
 }
 
 /// Files beside the weights that make up a model folder.
-const COMPANIONS: &[&str] = &["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "README.md"];
+const COMPANIONS: &[&str] =
+    &["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "README.md"];
 
 /// One tensor of the output, made when it is written.
 enum Output<'a> {
@@ -61,12 +64,8 @@ impl View for Output<'_> {
         }
         match self {
             Self::AsIs { bytes, .. } => Cow::Borrowed(bytes),
-            Self::Values { matrix, format, .. } => {
-                encode(matrix, *format).map(|e| e.values).unwrap_or_default()
-            }
-            Self::Scales { matrix, .. } => encode(matrix, WeightFormat::Q8)
-                .and_then(|e| e.scales)
-                .unwrap_or_default(),
+            Self::Values { matrix, format, .. } => encode(matrix, *format).map(|e| e.values).unwrap_or_default(),
+            Self::Scales { matrix, .. } => encode(matrix, WeightFormat::Q8).and_then(|e| e.scales).unwrap_or_default(),
         }
     }
 
@@ -83,11 +82,15 @@ pub fn run(args: &Args) -> Outcome {
     if file.exists() {
         return Err(Failure::Message(format!("{} exists already; choose another folder", file.display())));
     }
-    let metadata = HashMap::from([
-        ("format".to_owned(), "pt".to_owned()),
-        ("remask.weights".to_owned(), args.to.to_string()),
-    ]);
+    let metadata =
+        HashMap::from([("format".to_owned(), "pt".to_owned()), ("remask.weights".to_owned(), args.to.to_string())]);
     safetensors::serialize_to_file(tensors, Some(metadata), &file)?;
+    if let Some(bundled) = Bundled::find(&args.input) {
+        for (name, bytes) in bundled.companions() {
+            let to = args.output.join(name);
+            std::fs::write(&to, bytes).map_err(Error::io("write", &to))?;
+        }
+    }
     for name in COMPANIONS {
         let from = PathBuf::from(&model.origin).join(name);
         if from.exists() {
@@ -95,7 +98,7 @@ pub fn run(args: &Args) -> Outcome {
         }
     }
     let after = std::fs::metadata(&file).map_err(Error::io("read", &file))?.len();
-    println!("{}: {} -> {after} bytes", file.display(), model.checkpoint.total_bytes());
+    writeln!(stdout(), "{}: {} -> {after} bytes", file.display(), model.checkpoint.total_bytes())?;
     Ok(())
 }
 

@@ -1,17 +1,18 @@
 //! `remask generate`.
 
-use std::io::{IsTerminal, Read};
+use std::io::{IsTerminal, Read, Write, stdout};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use remask_core::chat::Message;
-use remask_core::{Acceptance, Backend, DecodeOptions, Generation, Model, Order, StepReport, generate};
+use remask_core::{Acceptance, Backend, DecodeOptions, Error, Generation, Model, Order, StepReport, generate};
 use serde_json::json;
 
 use crate::bundled::BUNDLED;
 use crate::model_args::{DeviceArgs, explain, open_model};
+use crate::report::tell;
 use crate::watch::Screen;
 use crate::{Failure, Outcome};
 
@@ -25,7 +26,7 @@ pub struct Args {
     #[command(flatten)]
     device: DeviceArgs,
     /// Masked tokens to fill in after the prompt
-    #[arg(long, default_value_t = 128, value_name = "N")]
+    #[arg(long, default_value_t = 64, value_name = "N")]
     max_tokens: usize,
     /// Steps over all blocks; one a token by default. Steps that do not divide over the blocks go to
     /// the earlier ones, fewer than one a block are raised
@@ -104,7 +105,7 @@ impl Args {
             }
             _ => {
                 let mut text = String::new();
-                std::io::stdin().read_to_string(&mut text)?;
+                std::io::stdin().read_to_string(&mut text).map_err(Error::io("read", "standard input"))?;
                 text
             }
         };
@@ -127,6 +128,7 @@ pub fn run(args: &Args) -> Outcome {
     let model = open_model(&args.model)?;
     let prompt = args.prompt_ids(&model)?;
     let options = args.options();
+    options.check(&model.architecture, &prompt)?;
     let mut backend = args.device.load(&model)?;
     let load = milliseconds(started);
 
@@ -143,14 +145,15 @@ pub fn run(args: &Args) -> Outcome {
     view.finish();
     let done = result.map_err(|e| explain(e, &model))?;
     for note in &done.notes {
-        eprintln!("note: {note}");
+        tell("note", note);
     }
     let times = Times { load, first_pass: first_pass.unwrap_or(total), total };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&as_json(args, &model, &options, &done, &times, &backend)?)?);
+    let text = if args.json {
+        serde_json::to_string_pretty(&as_json(args, &model, &options, &done, &times, &backend)?)?
     } else {
-        println!("{}", text_of(args, &model, &done)?);
-    }
+        text_of(args, &model, &done)?
+    };
+    writeln!(stdout(), "{text}")?;
     Ok(())
 }
 
@@ -206,10 +209,10 @@ enum View {
 impl View {
     fn new(args: &Args, model: &Model, options: &DecodeOptions) -> Result<Self, Failure> {
         if args.watch {
-            if std::io::stdout().is_terminal() {
+            if stdout().is_terminal() {
                 return Ok(Self::Screen(Screen::open(model.tokenizer.is_some())?));
             }
-            eprintln!("note: --watch needs a terminal; printing the text only");
+            tell("note", "--watch needs a terminal; printing the text only");
         }
         let bar = ProgressBar::new(options.max_tokens as u64);
         if let Ok(style) = ProgressStyle::with_template("decoding {bar:30} {pos}/{len} tokens, {msg}") {

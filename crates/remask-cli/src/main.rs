@@ -11,6 +11,7 @@ mod synth;
 mod verify;
 mod watch;
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -46,9 +47,13 @@ enum Failure {
     Reported,
 }
 
-impl<E: std::error::Error> From<E> for Failure {
+impl<E: Error + 'static> From<E> for Failure {
     fn from(e: E) -> Self {
-        Self::Message(e.to_string())
+        // Whoever reads our output has seen enough, as `head` does: there is nobody to tell more.
+        match (&e as &dyn Error).downcast_ref::<std::io::Error>() {
+            Some(io) if io.kind() == std::io::ErrorKind::BrokenPipe => Self::Reported,
+            _ => Self::Message(e.to_string()),
+        }
     }
 }
 
@@ -70,7 +75,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Reported) => ExitCode::FAILURE,
         Err(Failure::Message(message)) => {
-            eprintln!("error: {message}");
+            report::tell("error", &message);
             ExitCode::FAILURE
         }
     }

@@ -8,7 +8,7 @@ use remask_core::checkpoint::WeightFormat;
 use remask_core::{BackendError, Error, Model};
 use remask_wgpu::{ADAPTER_VARIABLE, Gpu, LimitChoice, WgpuBackend};
 
-use crate::bundled::BUNDLED;
+use crate::bundled::{BUNDLED, Bundled};
 
 /// Which device, and how weights are kept on it.
 #[derive(Args, Debug, Clone)]
@@ -48,13 +48,13 @@ impl DeviceArgs {
 /// Opens a model folder or file, or a bundled model by name.
 pub fn open_model(name: &str) -> Result<Model, Error> {
     let path = Path::new(name);
-    match BUNDLED.iter().find(|b| b.name == name && !path.exists()) {
+    match Bundled::find(name) {
         Some(bundled) => bundled.open(),
         None => Model::open(path).map_err(|e| match e {
-            Error::Io { action, path, source } if source.kind() == std::io::ErrorKind::NotFound => {
+            Error::Io { action, path: missing, source } if !path.exists() => {
                 let names: Vec<_> = BUNDLED.iter().map(|b| b.name).collect();
                 let hint = format!("{source} (bundled models: {})", names.join(", "));
-                Error::Io { action, path, source: std::io::Error::new(source.kind(), hint) }
+                Error::Io { action, path: missing, source: std::io::Error::new(source.kind(), hint) }
             }
             other => other,
         }),

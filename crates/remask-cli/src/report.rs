@@ -1,4 +1,13 @@
-//! Plain tables for terminals.
+//! What is written for people: plain tables, and lines beside the output.
+
+use std::io::Write;
+
+/// Says something beside the output, as one line on standard error: names from a model's files may hold
+/// line breaks or a terminal's control codes.
+pub fn tell(kind: &str, text: &str) {
+    // Where standard error is gone as well, the exit status has to do.
+    let _ = writeln!(std::io::stderr(), "{kind}: {}", text.replace(char::is_control, " "));
+}
 
 /// Rows of cells in columns as wide as their widest cell; the first row is the head.
 pub fn table(rows: &[Vec<String>]) -> String {

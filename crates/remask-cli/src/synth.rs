@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io::{Write, stdout};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
@@ -151,6 +152,12 @@ pub fn run(args: &Args) -> Outcome {
     }
     let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
     write(INDEX_FILE, serde_json::to_string_pretty(&index)?)?;
-    println!("{}: {} parameters, {total} bytes in {} shards", args.output.display(), a.parameters(), shards.len());
+    writeln!(
+        stdout(),
+        "{}: {} parameters, {total} bytes in {} shards",
+        args.output.display(),
+        a.parameters(),
+        shards.len()
+    )?;
     Ok(())
 }

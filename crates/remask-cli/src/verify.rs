@@ -1,5 +1,6 @@
 //! `remask verify`: does this device compute what the reference implementations computed?
 
+use std::io::{Write, stdout};
 use std::path::PathBuf;
 
 use remask_core::Model;
@@ -51,12 +52,12 @@ pub fn run(args: &Args) -> Outcome {
     for folder in &args.folders {
         let report = check(args, folder)?;
         if !args.json {
-            print(&report);
+            print(&report)?;
         }
         reports.push(report);
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&reports)?);
+        writeln!(stdout(), "{}", serde_json::to_string_pretty(&reports)?)?;
     }
     if reports.iter().all(FolderReport::passes) { Ok(()) } else { Err(Failure::Reported) }
 }
@@ -77,22 +78,30 @@ fn check(args: &Args, folder: &std::path::Path) -> Result<FolderReport, Failure>
     Ok(FolderReport { folder: folder.display().to_string(), backend, logits, logits_pass: logits.passes(), cases })
 }
 
-fn print(report: &FolderReport) {
+fn print(report: &FolderReport) -> std::io::Result<()> {
+    let mut out = stdout();
     let word = |pass: bool| if pass { "ok" } else { "DIFFERS" };
     let info = &report.backend;
-    println!("{}  [{}, {}, {} weights]", report.folder, info.adapter, info.backend, info.weights);
-    println!(
+    writeln!(out, "{}  [{}, {}, {} weights]", report.folder, info.adapter, info.backend, info.weights)?;
+    writeln!(
+        out,
         "  logits: largest error {:.2e} (at most {:.0e}), relative L2 {:.2e} (at most {:.0e}): {}",
         report.logits.max_abs,
         LOGIT_TOLERANCE.0,
         report.logits.relative_l2,
         LOGIT_TOLERANCE.1,
         word(report.logits_pass)
-    );
+    )?;
     let mut rows = vec![["  case (length/block/steps)", "ids", "passes", "reference", ""].map(str::to_owned).to_vec()];
     for case in &report.cases {
         let cells = match &case.result {
-            None => [format!("  {}", case.label), "skipped: not in this build".into(), String::new(), String::new(), String::new()],
+            None => [
+                format!("  {}", case.label),
+                "skipped: not in this build".into(),
+                String::new(),
+                String::new(),
+                String::new(),
+            ],
             Some(r) => [
                 format!("  {}", case.label),
                 r.first_difference.map_or("identical".into(), |p| format!("differ from position {p}")),
@@ -103,8 +112,8 @@ fn print(report: &FolderReport) {
         };
         rows.push(cells.to_vec());
     }
-    print!("{}", table(&rows));
+    write!(out, "{}", table(&rows))?;
     let ran = report.cases.iter().filter(|c| c.result.is_some());
     let (ran, passed) = (ran.clone().count(), ran.filter(|c| c.pass).count());
-    println!("  {passed} of {ran} generations as the reference, {} skipped\n", report.cases.len() - ran);
+    writeln!(out, "  {passed} of {ran} generations as the reference, {} skipped\n", report.cases.len() - ran)
 }

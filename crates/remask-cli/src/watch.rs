@@ -1,7 +1,7 @@
 //! `--watch`: the canvas in the terminal while it is being unmasked.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 
 use ratatui::backend::CrosstermBackend;
@@ -97,7 +97,7 @@ impl Screen {
         // A terminal that refuses is gone, and so is whoever watched it.
         let _ = self.terminal.set_cursor_position((0, below));
         let _ = self.terminal.show_cursor();
-        println!();
+        let _ = writeln!(io::stdout());
     }
 }
 

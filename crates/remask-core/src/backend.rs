@@ -190,7 +190,9 @@ pub enum BackendError {
         why: String,
     },
     /// Device memory ran out.
-    #[error("out of device memory while {action}: {bytes} bytes were asked for; free device memory, shorten the canvas or load smaller weights (--weights q8)")]
+    #[error(
+        "out of device memory while {action}: {bytes} bytes were asked for; free device memory, shorten the canvas or load smaller weights (--weights q8)"
+    )]
     OutOfMemory {
         /// What was being done.
         action: String,
@@ -201,7 +203,9 @@ pub enum BackendError {
     #[error("invalid pass: {0}")]
     InvalidPass(String),
     /// A row's logits hold a NaN or an infinity.
-    #[error("the logits of the row at position {position} are not finite: the weights hold NaN or infinite values, or overflowed on this device")]
+    #[error(
+        "the logits of the row at position {position} are not finite: the weights hold NaN or infinite values, or overflowed on this device"
+    )]
     NotFinite {
         /// Position of the first such row.
         position: u32,

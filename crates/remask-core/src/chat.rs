@@ -51,12 +51,8 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Tokenizer`] where the template does not parse.
     pub fn new(file: &str, source: &str, bos: &str, eos: &str) -> Result<Self> {
-        let template = Self {
-            file: file.to_owned(),
-            source: source.to_owned(),
-            bos: bos.to_owned(),
-            eos: eos.to_owned(),
-        };
+        let template =
+            Self { file: file.to_owned(), source: source.to_owned(), bos: bos.to_owned(), eos: eos.to_owned() };
         environment().template_from_str(source).map_err(|e| template.broken(&e))?;
         Ok(template)
     }
@@ -69,9 +65,10 @@ impl ChatTemplate {
     /// Renders a conversation, with the header of the answer at its end.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] where the template refuses the messages.
+    /// [`Error::Tokenizer`] where the template refuses the messages, or they leave no character to mark
+    /// them with.
     pub fn render(&self, messages: &[Message]) -> Result<MarkedText> {
-        let (open, close) = self.marks(messages);
+        let (open, close) = self.marks(messages)?;
         let marked: Vec<Value> = messages
             .iter()
             .map(|m| context! { role => m.role.clone(), content => mark(&m.content, open, close) })
@@ -92,12 +89,14 @@ impl ChatTemplate {
     }
 
     /// Two noncharacters (Unicode keeps U+FDD0..U+FDEF free for such use) that occur in no message.
-    fn marks(&self, messages: &[Message]) -> (char, char) {
+    fn marks(&self, messages: &[Message]) -> Result<(char, char)> {
         let free = |c: &char| !self.source.contains(*c) && messages.iter().all(|m| !m.content.contains(*c));
         let mut free = ('\u{FDD0}'..='\u{FDEF}').filter(free);
-        // Text that uses up all 32 gets the last two: its marks may then be read wrongly, which can
-        // only make more of it user text.
-        (free.next().unwrap_or('\u{FDEE}'), free.next().unwrap_or('\u{FDEF}'))
+        free.next().zip(free.next()).ok_or_else(|| Error::Tokenizer {
+            file: self.file.clone(),
+            // With marks of its own a message could pass off its text as the template's.
+            problem: "chat template: the messages use up the noncharacters U+FDD0..U+FDEF, remove some".to_owned(),
+        })
     }
 }
 
@@ -147,7 +146,8 @@ fn environment() -> Environment<'static> {
 mod tests {
     use super::*;
 
-    const LLADA: &str = "{{ bos_token }}{% for m in messages %}<h>{{ m['role'] }}</h>\n\n{{ m['content'] | trim }}<e>{% endfor %}";
+    const LLADA: &str =
+        "{{ bos_token }}{% for m in messages %}<h>{{ m['role'] }}</h>\n\n{{ m['content'] | trim }}<e>{% endfor %}";
 
     fn say(content: &str) -> Vec<Message> {
         vec![Message { role: "user".into(), content: content.into() }]

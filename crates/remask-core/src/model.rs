@@ -2,6 +2,8 @@
 //! checked against each other.
 
 use std::borrow::Cow;
+#[cfg(not(target_arch = "wasm32"))]
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -52,12 +54,14 @@ impl Model {
     /// # Errors
     /// [`Error::Io`] for a missing file; otherwise as [`Model::from_files`].
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn open(path: &std::path::Path) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self> {
         if !path.exists() {
             let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file or folder");
             return Err(Error::io("open the model", path)(missing));
         }
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+        // A file named without its folder lies in the current one.
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         let optional = |name: &str| -> Result<Option<Vec<u8>>> {
             let file = folder.join(name);
             if !file.exists() {
@@ -88,7 +92,12 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::from_files`].
-    pub fn embedded(origin: &str, config: &'static str, tokenizer: &'static [u8], weights: &'static [u8]) -> Result<Self> {
+    pub fn embedded(
+        origin: &str,
+        config: &'static str,
+        tokenizer: &'static [u8],
+        weights: &'static [u8],
+    ) -> Result<Self> {
         Self::from_files(ModelFiles {
             origin: origin.to_owned(),
             config: Cow::Borrowed(config),
@@ -149,11 +158,12 @@ impl Model {
     /// # Errors
     /// [`Error::Tokenizer`] where there is no tokenizer or chat template, or the template refuses.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let tokenizer = self.text()?;
         let chat = self.chat.as_ref().ok_or_else(|| Error::Tokenizer {
             file: self.origin.clone(),
             problem: "no chat template; give the prompt as raw text".to_owned(),
         })?;
-        self.text()?.encode(&chat.render(messages)?)
+        tokenizer.encode(&chat.render(messages)?)
     }
 
     /// Ids of plain text to be continued: the start id, where the model has one, and the text.

@@ -15,6 +15,12 @@ pub fn scale_name(tensor: &str) -> String {
     format!("{tensor}.scale")
 }
 
+/// The scale of a block whose largest magnitude is `peak`. Infinite or NaN where int8 cannot hold it.
+#[must_use]
+pub fn scale(peak: f32) -> f16 {
+    f16::from_f32(peak / 127.0)
+}
+
 /// Quantises weights whose count is a multiple of [`BLOCK`]: `(quants, scales)`.
 ///
 /// The scale is rounded to f16 first and the quants are taken against the rounded one, so that its
@@ -25,7 +31,7 @@ pub fn q8(weights: &[f32]) -> (Vec<i8>, Vec<f16>) {
     let mut scales = Vec::with_capacity(weights.len() / BLOCK);
     for block in weights.chunks_exact(BLOCK) {
         let peak = block.iter().fold(0f32, |m, v| m.max(v.abs()));
-        let scale = f16::from_f32(peak / 127.0);
+        let scale = scale(peak);
         let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
         quants.extend(block.iter().map(|v| (v * inverse).round().clamp(-127.0, 127.0) as i8));
         scales.push(scale);
@@ -37,7 +43,11 @@ pub fn q8(weights: &[f32]) -> (Vec<i8>, Vec<f16>) {
 #[must_use]
 pub fn dequantize_q8(quants: &[u8], scales: &[u8]) -> Vec<f32> {
     let scales = scales.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32());
-    quants.chunks_exact(BLOCK).zip(scales).flat_map(|(block, s)| block.iter().map(move |q| f32::from(*q as i8) * s)).collect()
+    quants
+        .chunks_exact(BLOCK)
+        .zip(scales)
+        .flat_map(|(block, s)| block.iter().map(move |q| f32::from(*q as i8) * s))
+        .collect()
 }
 
 #[cfg(test)]

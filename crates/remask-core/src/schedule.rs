@@ -34,7 +34,9 @@ impl BlockPlan {
         let mut notes = Vec::new();
         if !answer.is_multiple_of(block_length) {
             let last = answer % block_length;
-            notes.push(format!("{answer} tokens are no multiple of the block length {block_length}: the last block has {last}"));
+            notes.push(format!(
+                "{answer} tokens are no multiple of the block length {block_length}: the last block has {last}"
+            ));
         }
         let total = steps.max(count);
         if total != steps {

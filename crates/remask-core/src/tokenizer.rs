@@ -36,8 +36,7 @@ impl TextTokenizer {
     /// [`Error::Tokenizer`] where it is not a valid tokenizer.json.
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self> {
         let broken = |problem: String| Error::Tokenizer { file: file.to_owned(), problem };
-        let mut value: Value =
-            serde_json::from_slice(bytes).map_err(|e| broken(format!("not valid JSON: {e}")))?;
+        let mut value: Value = serde_json::from_slice(bytes).map_err(|e| broken(format!("not valid JSON: {e}")))?;
         let mut specials = Vec::new();
         for token in value.get_mut("added_tokens").and_then(Value::as_array_mut).into_iter().flatten() {
             let content = token.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -52,6 +51,13 @@ impl TextTokenizer {
         specials.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.0.cmp(&b.0)));
         let mut inner: Tokenizer =
             serde_json::from_value(value).map_err(|e| broken(format!("not a tokenizer: {e}")))?;
+        // The tokenizers crate gives such a token another id, and says nothing.
+        if let Some((text, id)) =
+            specials.iter().find(|(text, id)| !text.is_empty() && inner.token_to_id(text) != Some(*id))
+        {
+            let found = inner.token_to_id(text).map_or("none".to_owned(), |id| id.to_string());
+            return Err(broken(format!("gives {text} the id {id}, but by its place in the vocabulary it has {found}")));
+        }
         // Segments between special tokens are encoded as plain text, whatever they spell.
         inner.set_encode_special_tokens(true);
         Ok(Self { file: file.to_owned(), inner, specials })

@@ -10,7 +10,9 @@ use remask_core::{Architecture, Backend, BackendError, BackendFuture, Candidate,
 use crate::activations::Activations;
 use crate::gpu::Gpu;
 use crate::kernels::select_reduce::{CandidateRecord, NOT_FINITE};
-use crate::kernels::{RowRecord, SelectRecord, attention, embed, gemm, head_select, rms_norm, rotary, select_reduce, swiglu};
+use crate::kernels::{
+    RowRecord, SelectRecord, attention, embed, gemm, head_select, rms_norm, rotary, select_reduce, swiglu,
+};
 use crate::recording::{BindGroups, Recorder, Recording};
 use crate::stores::Stores;
 use crate::uniforms::{PassSizes, Uniforms};
@@ -103,14 +105,22 @@ impl WgpuBackend {
         let invalid = |problem: String| Err(BackendError::InvalidPass(problem));
         let a = &self.architecture;
         if pass.rows.is_empty() || pass.select.is_empty() {
-            return invalid(format!("{} rows and {} selected; both must be at least 1", pass.rows.len(), pass.select.len()));
+            return invalid(format!(
+                "{} rows and {} selected; both must be at least 1",
+                pass.rows.len(),
+                pass.select.len()
+            ));
         }
         let most = self.gpu.profile.limits.workgroups as usize;
         if pass.rows.len() > most || pass.select.len() > most {
             return invalid(format!("{} rows; the device takes at most {most} in one pass", pass.rows.len()));
         }
         if pass.suppressed.rows() != a.embedding_rows {
-            return invalid(format!("suppressed ids are over {} rows, the head has {}", pass.suppressed.rows(), a.embedding_rows));
+            return invalid(format!(
+                "suppressed ids are over {} rows, the head has {}",
+                pass.suppressed.rows(),
+                a.embedding_rows
+            ));
         }
         let mut written = HashSet::with_capacity(pass.rows.len());
         let mut rows = Vec::with_capacity(pass.rows.len());
@@ -184,7 +194,8 @@ impl WgpuBackend {
         for _ in 0..self.architecture.layers {
             arena.push([self.gpu.storage("keys", bytes).await?, self.gpu.storage("values", bytes).await?]);
         }
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("grow") });
+        let mut encoder =
+            self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("grow") });
         for (old, new) in self.arena.iter().flatten().zip(arena.iter().flatten()) {
             encoder.copy_buffer_to_buffer(old, 0, new, 0, old.size());
         }
@@ -314,7 +325,8 @@ impl WgpuBackend {
         self.gpu.queue.write_buffer(&act.select, 0, bytemuck::cast_slice(&translated.select));
         self.gpu.queue.write_buffer(&act.tiles, 0, bytemuck::cast_slice(&translated.tiles));
         self.uniforms.set_pass(&self.gpu, sizes);
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("pass") });
+        let mut encoder =
+            self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("pass") });
         if let Some(recording) = self.recordings.get(&(sizes, answer)) {
             recording.encode(&mut encoder, &self.uniforms);
         }
@@ -384,7 +396,10 @@ fn check_supported(gpu: &Gpu, a: &Architecture) -> Result<(), BackendError> {
         (a.mlp.kind != MlpKind::SwiGlu, "an MLP other than SwiGLU"),
         (a.biases != Biases::default(), "biases"),
         (a.shifted_logits, "shifted logits"),
-        (head_dim % 2 != 0 || head_dim > attention::MAX_HEAD_DIM as usize, "an odd head dimension or one above 256"),
+        (
+            !head_dim.is_multiple_of(2) || head_dim > attention::MAX_HEAD_DIM as usize,
+            "an odd head dimension or one above 256",
+        ),
     ];
     match missing.iter().find(|(is, _)| *is) {
         None => Ok(()),
@@ -412,7 +427,9 @@ impl Backend for WgpuBackend {
     fn create_store(&mut self, capacity: u32) -> Result<StoreId, BackendError> {
         let most = self.architecture.max_positions;
         if capacity == 0 || capacity as usize > most {
-            return Err(BackendError::InvalidPass(format!("a store of {capacity} slots; the model has {most} positions")));
+            return Err(BackendError::InvalidPass(format!(
+                "a store of {capacity} slots; the model has {most} positions"
+            )));
         }
         let store = self.stores.create(capacity);
         let bytes = u64::from(self.stores.extent()) * slot_bytes(&self.architecture);

@@ -119,7 +119,12 @@ impl Gpu {
     ///
     /// # Errors
     /// [`BackendError::OutOfMemory`].
-    pub async fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, BackendError> {
+    pub async fn buffer(
+        &self,
+        label: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer, BackendError> {
         let size = bytes.max(16).next_multiple_of(16);
         let memory = || BackendError::OutOfMemory { action: format!("making the buffer {label}"), bytes: size };
         if size > self.profile.limits.buffer {
@@ -255,7 +260,9 @@ impl Gpu {
         }
         match faults.error.take() {
             None => Ok(()),
-            Some((true, problem)) => Err(BackendError::OutOfMemory { action: format!("computing ({problem})"), bytes: 0 }),
+            Some((true, problem)) => {
+                Err(BackendError::OutOfMemory { action: format!("computing ({problem})"), bytes: 0 })
+            }
             Some((false, problem)) => Err(BackendError::Device { operation: "compute".to_owned(), problem }),
         }
     }

@@ -131,11 +131,8 @@ impl std::fmt::Display for AdapterProfile {
             Some((min, max)) => writeln!(f, "  subgroups         {min} to {max}")?,
             None => writeln!(f, "  subgroups         no")?,
         }
-        let shapes: Vec<_> = self
-            .matrix_shapes
-            .iter()
-            .map(|s| format!("{}x{}x{} {}->{}", s.m, s.n, s.k, s.input, s.output))
-            .collect();
+        let shapes: Vec<_> =
+            self.matrix_shapes.iter().map(|s| format!("{}x{}x{} {}->{}", s.m, s.n, s.k, s.input, s.output)).collect();
         writeln!(f, "  matrix units      {}", if shapes.is_empty() { "no".to_owned() } else { shapes.join(", ") })?;
         writeln!(f, "  timestamps        {}", yes(self.timestamps))?;
         writeln!(f, "  pipeline cache    {}", yes(self.pipeline_cache))?;

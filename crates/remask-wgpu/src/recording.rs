@@ -94,7 +94,8 @@ impl<'a> Recorder<'a> {
 impl Recording {
     /// Encodes every dispatch into one compute pass.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, uniforms: &Uniforms) {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("pass"), timestamp_writes: None });
+        let mut pass =
+            encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("pass"), timestamp_writes: None });
         let mut last: Option<&Arc<Kernel>> = None;
         for d in &self.dispatches {
             if !last.is_some_and(|k| Arc::ptr_eq(k, &d.kernel)) {

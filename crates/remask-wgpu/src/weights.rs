@@ -151,6 +151,8 @@ impl Loader<'_> {
     async fn matrix(&mut self, tensors: &[(&str, usize, usize)]) -> Result<DeviceMatrix, BackendError> {
         let open = |&(name, rows, cols): &(&str, usize, usize)| Matrix::open(self.checkpoint, name, rows, cols);
         let sources = tensors.iter().map(open).collect::<Result<Vec<_>, _>>().map_err(weights_error)?;
+        // The disk reads ahead while the first rows are on their way.
+        sources.iter().for_each(|s| self.checkpoint.will_need(s.name()));
         let (first, cols) = (&sources[0], sources[0].cols);
         if !cols.is_multiple_of(4) {
             return Err(BackendError::Unsupported {

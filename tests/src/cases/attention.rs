@@ -28,7 +28,13 @@ fn cases() -> Vec<Case> {
         case("grouped heads, odd dimension", 6, 2, 10, all(21, 65)),
         case("causal", 2, 1, 64, (0..40).map(|i| (0, 0, i + 1)).collect()),
         case("window", 2, 2, 80, (0..50).map(|i: u32| (0, i.saturating_sub(7), i + 1)).collect()),
-        case("blocks of two stores, interleaved", 2, 2, 32, (0..24).map(|i| (i / 5 % 2, i / 5 % 2 * 100, i / 5 % 2 * 100 + 50)).collect()),
+        case(
+            "blocks of two stores, interleaved",
+            2,
+            2,
+            32,
+            (0..24).map(|i| (i / 5 % 2, i / 5 % 2 * 100, i / 5 % 2 * 100 + 50)).collect(),
+        ),
         case("few rows, many keys", 2, 2, 128, all(3, 200)),
         case("large heads", 1, 1, 256, all(9, 33)),
         // Scores of thousands: without a running maximum exp overflows.
@@ -68,7 +74,10 @@ fn check(h: &mut Harness, c: &Case, software: bool) {
     let out = h.poisoned(c.rows.len() * c.heads * c.head_dim);
     let tensors = [&device[0], &device[1], &device[2], &device[3], &device[4], &out];
     let grid = attention::grid(tiles.len() as u32, c.heads as u32);
-    h.run(sizes(rows.len(), 1, tiles.len()), &[(attention::spec(software, c.head_dim as u32), &tensors[..], params, grid)]);
+    h.run(
+        sizes(rows.len(), 1, tiles.len()),
+        &[(attention::spec(software, c.head_dim as u32), &tensors[..], params, grid)],
+    );
 
     let (q, k, v) = (widen(&qkv), widen(&keys), widen(&values));
     let mut reference = Vec::new();

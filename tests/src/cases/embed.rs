@@ -40,8 +40,13 @@ fn parts(h: &mut Harness) {
     let spec = embed::spec(remask_core::checkpoint::WeightFormat::F32);
     let grid = embed::grid(rows.len() as u32);
     let (first, second) = ([&device_low, &device_rows, &out], [&device_high, &device_rows, &out]);
-    h.run(sizes(rows.len(), 1, 1), &[(spec.clone(), &first[..], params(0, 3), grid), (spec, &second[..], params(3, 2), grid)]);
-    let row = |token: u32| if token < 3 { &low[token as usize * cols..][..cols] } else { &high[(token as usize - 3) * cols..][..cols] };
+    h.run(
+        sizes(rows.len(), 1, 1),
+        &[(spec.clone(), &first[..], params(0, 3), grid), (spec, &second[..], params(3, 2), grid)],
+    );
+    let row = |token: u32| {
+        if token < 3 { &low[token as usize * cols..][..cols] } else { &high[(token as usize - 3) * cols..][..cols] }
+    };
     let reference: Vec<_> = rows.iter().flat_map(|r| row(r.token).iter().map(|v| f64::from(*v))).collect();
     Tolerance::F32.check("embed in parts", &h.download(&out, rows.len() * cols), &reference);
 }

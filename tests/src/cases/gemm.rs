@@ -1,8 +1,8 @@
 //! Linear layers.
 
 use remask_core::checkpoint::WeightFormat;
-use remask_wgpu::kernels::gemm::{self, Tile};
 use remask_wgpu::kernels::WEIGHT_FORMATS;
+use remask_wgpu::kernels::gemm::{self, Tile};
 use remask_wgpu::weights::DeviceMatrix;
 
 use crate::data::{checkpoint_of, stored, uniform, widen};

@@ -61,7 +61,13 @@ struct Head<'a> {
 }
 
 /// Runs head_select and select_reduce over one matrix.
-fn select(h: &mut Harness, head: &Head, x: &[f32], select: &[SelectRecord], suppressed: &TokenSet) -> Vec<CandidateRecord> {
+fn select(
+    h: &mut Harness,
+    head: &Head,
+    x: &[f32],
+    select: &[SelectRecord],
+    suppressed: &TokenSet,
+) -> Vec<CandidateRecord> {
     let Head { w, ids, format, tile } = *head;
     let cols = w.len() / ids;
     let checkpoint = checkpoint_of(w, ids, cols);
@@ -123,7 +129,12 @@ fn compare(name: &str, candidate: &CandidateRecord, logits: &[f64], select: &Sel
     let slack = 1e-5 * logits.iter().fold(1f64, |m, l| m.max(l.abs()));
     let token = candidate.token;
     assert!(live.contains(&token), "{name}: token {token} is suppressed or does not exist");
-    assert!(score(best) - score(token) <= slack, "{name}: token {token} scores {}, {best} scores {}", score(token), score(best));
+    assert!(
+        score(best) - score(token) <= slack,
+        "{name}: token {token} scores {}, {best} scores {}",
+        score(token),
+        score(best)
+    );
 
     let mut sorted: Vec<_> = live.iter().map(|id| logits[*id as usize]).collect();
     sorted.sort_by(|a, b| b.total_cmp(a));

@@ -22,6 +22,10 @@ pub fn run(h: &mut Harness) {
             (0..*cols).map(move |c| row[c] / (1.0 + (-row[c]).exp()) * row[cols + c]).collect::<Vec<_>>()
         };
         let reference: Vec<_> = (0..*rows).flat_map(row).collect();
-        Tolerance::F32_TRANSCENDENTAL.check(&format!("swiglu {rows}x{cols}"), &h.download(&out, rows * cols), &reference);
+        Tolerance::F32_TRANSCENDENTAL.check(
+            &format!("swiglu {rows}x{cols}"),
+            &h.download(&out, rows * cols),
+            &reference,
+        );
     }
 }

@@ -129,7 +129,7 @@ impl<'a> Matrix<'a> {
     }
 
     fn slice(&self, rows: &Range<usize>) -> &'a [u8] {
-        let per_row = self.view.bytes.len() / self.rows;
+        let per_row = self.view.bytes.len() / self.rows.max(1);
         &self.view.bytes[rows.start * per_row..rows.end * per_row]
     }
 
@@ -141,25 +141,27 @@ impl<'a> Matrix<'a> {
     /// `rows` of this matrix in `format`, without a copy where the checkpoint holds that format.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a weight is outside f16's range: bf16 or f32 can hold it.
+    /// [`Error::Tensor`] where `format` cannot hold a weight: bf16 and f32 hold them all.
     pub fn encode(&self, rows: Range<usize>, format: WeightFormat) -> Result<Encoded<'a>> {
         if format == self.format {
             let scales = (format == WeightFormat::Q8).then(|| Cow::Borrowed(self.scale_slice(&rows)));
             return Ok(Encoded { values: Cow::Borrowed(self.slice(&rows)), scales });
         }
         let values = self.to_f32(rows);
+        // f16 keeps NaN and infinities, for whoever looks at the logits; int8 would hide a NaN as 0.
+        let lost = |v: &&f32| match format {
+            WeightFormat::F32 | WeightFormat::Bf16 => false,
+            WeightFormat::F16 => v.is_finite() && !f16::from_f32(**v).is_finite(),
+            WeightFormat::Q8 => !quantize::scale(v.abs()).is_finite(),
+        };
+        if let Some(v) = values.iter().find(lost) {
+            let problem = format!("weight {v} cannot be kept as {format}; load with bf16 or f32 weights instead");
+            return Err(Error::tensor(self.view.file, self.view.name, problem));
+        }
         let (values, scales) = match format {
             WeightFormat::F32 => (bytemuck::cast_slice(&values).to_vec(), None),
-            WeightFormat::Bf16 => {
-                (values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(), None)
-            }
-            WeightFormat::F16 => {
-                if let Some(v) = values.iter().find(|v| v.is_finite() && !f16::from_f32(**v).is_finite()) {
-                    let problem = format!("weight {v} is outside f16's range; load with bf16 or f32 weights instead");
-                    return Err(Error::tensor(self.view.file, self.view.name, problem));
-                }
-                (values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(), None)
-            }
+            WeightFormat::Bf16 => (values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(), None),
+            WeightFormat::F16 => (values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(), None),
             WeightFormat::Q8 => {
                 let (quants, scales) = quantize::q8(&values);
                 (bytemuck::cast_slice(&quants).to_vec(), Some(Cow::Owned(bytemuck::cast_slice(&scales).to_vec())))

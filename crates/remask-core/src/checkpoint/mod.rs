@@ -3,10 +3,12 @@
 mod matrix;
 mod storage;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use safetensors::tensor::{Metadata, SafeTensorError, SafeTensors};
+use safetensors::tensor::TensorInfo;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 
@@ -94,7 +96,9 @@ impl Checkpoint {
             let file = path.join(&shard);
             let shown = file.display().to_string();
             checkpoint.add(&shown, Bytes::map(&file)?)?;
-            if let Some(missing) = names.iter().find(|n| !checkpoint.tensors.contains_key(*n)) {
+            let here = checkpoint.files.len() - 1;
+            let elsewhere = |n: &&String| checkpoint.tensors.get(*n).is_none_or(|t| t.file != here);
+            if let Some(missing) = names.iter().find(elsewhere) {
                 return Err(Error::tensor(&shown, missing, format!("named by {INDEX_FILE} but not in this shard")));
             }
         }
@@ -103,30 +107,17 @@ impl Checkpoint {
 
     fn add(&mut self, name: &str, bytes: Bytes) -> Result<()> {
         let broken = |problem| Error::Checkpoint { file: name.to_owned(), problem };
-        let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(explain(&bytes, e)))?;
-        let data_start = 8 + header;
+        let header = read_header(&bytes).map_err(broken)?;
         let file = self.files.len();
-        for (tensor, info) in metadata.tensors() {
-            let (begin, end) = info.data_offsets;
-            let entry = Entry {
-                file,
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-                bytes: data_start + begin..data_start + end,
-            };
+        for (tensor, TensorInfo { dtype, shape, data_offsets: (begin, end) }) in header.tensors {
+            let entry = Entry { file, dtype, shape, bytes: header.data_start + begin..header.data_start + end };
             if self.tensors.insert(tensor.clone(), entry).is_some() {
                 return Err(broken(format!("tensor {tensor} was already given by another shard")));
             }
         }
-        self.read_own_metadata(&metadata);
+        self.metadata.extend(header.metadata);
         self.files.push(File { name: name.to_owned(), bytes });
         Ok(())
-    }
-
-    fn read_own_metadata(&mut self, metadata: &Metadata) {
-        if let Some(pairs) = metadata.metadata() {
-            self.metadata.extend(pairs.iter().map(|(k, v)| (k.clone(), v.clone())));
-        }
     }
 
     /// Free-form pairs of the files' `__metadata__`.
@@ -201,6 +192,7 @@ impl Checkpoint {
 }
 
 /// Shards in order of name, with the tensors that the index promises in each.
+#[cfg(not(target_arch = "wasm32"))]
 fn read_index(file: &str, text: &str) -> Result<BTreeMap<String, Vec<String>>> {
     #[derive(serde::Deserialize)]
     struct Index {
@@ -211,7 +203,7 @@ fn read_index(file: &str, text: &str) -> Result<BTreeMap<String, Vec<String>>> {
     let mut shards = BTreeMap::<String, Vec<String>>::new();
     for (tensor, shard) in index.weight_map {
         // A shard is a file beside the index; anything that could lead elsewhere is refused.
-        if shard.is_empty() || shard.contains(['/', '\\']) || shard == ".." {
+        if matches!(shard.as_str(), "" | "." | "..") || shard.contains(['/', '\\', ':']) {
             return Err(broken(format!("shard name {shard:?} must be a plain file name")));
         }
         shards.entry(shard).or_default().push(tensor);
@@ -222,30 +214,61 @@ fn read_index(file: &str, text: &str) -> Result<BTreeMap<String, Vec<String>>> {
     Ok(shards)
 }
 
-/// The container's failure in words that give the numbers and say what to do.
-fn explain(bytes: &[u8], error: SafeTensorError) -> String {
+/// Bytes of the longest header that the safetensors format allows.
+const HEADER_LIMIT: u64 = 100_000_000;
+
+/// A container's header: its free-form pairs, and its tensors in the order of their bytes.
+struct Header {
+    data_start: usize,
+    metadata: HashMap<String, String>,
+    tensors: Vec<(String, TensorInfo)>,
+}
+
+/// Reads a header and checks that its tensors cover the data exactly, as the format demands. The
+/// safetensors crate checks the same, but names no tensor.
+fn read_header(bytes: &[u8]) -> Result<Header, String> {
     let size = bytes.len();
-    let header = bytes.first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
-    match error {
-        SafeTensorError::HeaderTooSmall => {
-            format!("{size} bytes is too short for a safetensors file; download it again")
-        }
-        SafeTensorError::HeaderTooLarge => {
-            format!("the header claims {header} bytes, more than a safetensors header may have; not a safetensors file?")
-        }
-        SafeTensorError::InvalidHeaderLength => {
-            format!("the header claims {header} bytes but the file has {size}; truncated, or not a safetensors file")
-        }
-        SafeTensorError::MetadataIncompleteBuffer => {
-            format!("the tensors do not cover the file's {size} bytes exactly; truncated or overwritten, download it again")
-        }
-        SafeTensorError::InvalidOffset(tensor) => {
-            format!("tensor {tensor}: its offsets overlap another tensor, leave a gap or run backwards")
-        }
-        SafeTensorError::TensorInvalidInfo => {
-            "a tensor's shape and element type do not fit its offsets".to_owned()
-        }
-        SafeTensorError::ValidationOverflow => "a tensor's shape overflows".to_owned(),
-        other => format!("not a valid safetensors header: {other}"),
+    let length = bytes.first_chunk().map(|b| u64::from_le_bytes(*b));
+    let length =
+        length.ok_or_else(|| format!("{size} bytes is too short for a safetensors file; download it again"))?;
+    if length > HEADER_LIMIT {
+        return Err(format!("the header claims {length} bytes, more than {HEADER_LIMIT}; not a safetensors file?"));
     }
+    let data_start = 8 + length as usize;
+    let text = bytes.get(8..data_start).ok_or_else(|| {
+        format!("the header claims {length} bytes but the file has {size}; truncated, or not a safetensors file")
+    })?;
+    let mut entries: BTreeMap<String, Value> =
+        serde_json::from_slice(text).map_err(|e| format!("the header is not valid JSON: {e}"))?;
+    let metadata = entries.remove("__metadata__").unwrap_or_default();
+    let metadata: Option<_> = serde_json::from_value(metadata).map_err(|e| format!("__metadata__: {e}"))?;
+    let parse = |(name, entry)| match serde_json::from_value::<TensorInfo>(entry) {
+        Ok(info) => Ok((name, info)),
+        Err(e) => Err(format!("tensor {name}: {e}")),
+    };
+    let mut tensors = entries.into_iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
+
+    let (data, mut covered) = (size - data_start, 0);
+    for (name, TensorInfo { dtype, shape, data_offsets: (begin, end) }) in &tensors {
+        let broken = |problem: String| Err(format!("tensor {name}: its offsets {begin}..{end} {problem}"));
+        match begin.cmp(&covered) {
+            _ if end < begin => return broken("run backwards".to_owned()),
+            _ if *end > data => {
+                return broken(format!("exceed the file's {data} bytes of data; truncated, download it again"));
+            }
+            Ordering::Less => return broken("overlap another tensor's".to_owned()),
+            Ordering::Greater => return broken(format!("leave a gap after byte {covered}")),
+            Ordering::Equal => covered = *end,
+        }
+        let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+        let bits = elements.and_then(|n| n.checked_mul(dtype.bitsize()));
+        if bits != (end - begin).checked_mul(8) {
+            return broken(format!("give {} bytes to shape {shape:?} of {dtype}", end - begin));
+        }
+    }
+    if covered != data {
+        return Err(format!("the tensors cover {covered} of {data} bytes of data; overwritten, download it again"));
+    }
+    Ok(Header { data_start, metadata: metadata.unwrap_or_default(), tensors })
 }

@@ -57,9 +57,7 @@ impl Bytes {
         #[cfg(unix)]
         if let Self::Mapped(map) = self {
             // SAFETY: the map is file-backed and read-only, so dropped pages come back unchanged.
-            let _ = unsafe {
-                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
-            };
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
         }
         #[cfg(not(unix))]
         let _ = range;

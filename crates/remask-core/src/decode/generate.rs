@@ -50,8 +50,18 @@ impl Default for DecodeOptions {
 }
 
 impl DecodeOptions {
-    fn check(&self, prompt: usize, max_positions: usize) -> Result<()> {
+    /// Whether a model of `architecture` can decode `prompt` with these settings. [`generate`] checks it
+    /// too; callers that load a large model first would rather know before.
+    ///
+    /// # Errors
+    /// [`Error::Request`] with the setting that cannot be.
+    pub fn check(&self, architecture: &Architecture, prompt: &[u32]) -> Result<()> {
         let refuse = |problem: String| Err(Error::Request(problem));
+        let (rows, max_positions) = (architecture.embedding_rows, architecture.max_positions);
+        if let Some(id) = prompt.iter().find(|id| **id as usize >= rows) {
+            return refuse(format!("prompt id {id} is outside the model's {rows} embeddings"));
+        }
+        let prompt = prompt.len();
         if self.max_tokens == 0 {
             return refuse("max tokens is 0: there is nothing to fill in".to_owned());
         }
@@ -184,11 +194,7 @@ pub async fn generate(
     options: &DecodeOptions,
     watch: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
 ) -> Result<Generation> {
-    options.check(prompt.len(), architecture.max_positions)?;
-    if let Some(id) = prompt.iter().find(|id| **id as usize >= architecture.embedding_rows) {
-        let rows = architecture.embedding_rows;
-        return Err(Error::Request(format!("prompt id {id} is outside the model's {rows} embeddings")));
-    }
+    options.check(architecture, prompt)?;
     let plan = BlockPlan::new(prompt.len(), options.max_tokens, options.block_length, options.steps);
     let canvas = Canvas::new(prompt, options.max_tokens, vocabulary.mask);
     let length = canvas.len() as u32;
@@ -338,8 +344,7 @@ impl Run<'_> {
             .iter()
             .zip(candidates)
             .map(|(position, candidate)| {
-                let score =
-                    if random { unit(threefry(key, [*position as u32, 0])) } else { candidate.probability };
+                let score = if random { unit(threefry(key, [*position as u32, 0])) } else { candidate.probability };
                 Scored { position: *position, candidate: *candidate, score }
             })
             .collect()

@@ -4,6 +4,15 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
+/// A value as JSON on one line, cut where it is long.
+pub(super) fn excerpt(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
 /// The keys of one config.json.
 pub struct Keys<'a> {
     file: &'a str,
@@ -36,7 +45,7 @@ impl<'a> Keys<'a> {
     }
 
     fn mistyped(&self, key: &str, kind: &str, found: &Value) -> Error {
-        Error::config(self.file, key, format!("expected {kind}, found {found}"))
+        Error::config(self.file, key, format!("expected {kind}, found {}", excerpt(found)))
     }
 
     /// A whole number, `None` where absent or null.
@@ -105,7 +114,7 @@ impl<'a> Keys<'a> {
     pub fn accept_text(&self, name: &str, accepted: &[&str]) -> Result<()> {
         match self.text(name)? {
             Some(found) if !accepted.contains(&found) => Err(Error::Unsupported {
-                what: format!("{}: {name} = \"{found}\"", self.file),
+                what: format!("{}: {name} = {}", self.file, excerpt(&Value::from(found))),
                 why: format!("supported here: {}", accepted.join(", ")),
             }),
             _ => Ok(()),

@@ -9,7 +9,7 @@ mod llada;
 
 use serde_json::Value;
 
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, TokenIds};
 use crate::error::{Error, Result};
 
 pub use keys::Keys;
@@ -75,21 +75,20 @@ pub struct LayerNames {
 /// another; [`Error::UnknownArchitecture`]; [`Error::Unsupported`] for settings that would change
 /// the result and are not implemented.
 pub fn parse_config(file: &str, text: &str) -> Result<(&'static Family, Architecture)> {
-    let value: Value = serde_json::from_str(text)
-        .map_err(|e| Error::config(file, "(file)", format!("not valid JSON: {e}")))?;
+    let value: Value =
+        serde_json::from_str(text).map_err(|e| Error::config(file, "(file)", format!("not valid JSON: {e}")))?;
     if !value.is_object() {
         return Err(Error::config(file, "(file)", "expected a JSON object of settings"));
     }
     let name = value.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str).ok_or_else(|| {
         Error::config(file, "architectures", "missing; expected a list with one name, such as [\"LLaDAModelLM\"]")
     })?;
-    let family = FAMILIES.iter().find(|f| f.architectures.contains(&name)).ok_or_else(|| {
-        Error::UnknownArchitecture {
+    let family =
+        FAMILIES.iter().find(|f| f.architectures.contains(&name)).ok_or_else(|| Error::UnknownArchitecture {
             file: file.to_owned(),
-            found: name.to_owned(),
+            found: keys::excerpt(&Value::from(name)),
             known: FAMILIES.iter().flat_map(|f| f.architectures).copied().collect::<Vec<_>>().join(", "),
-        }
-    })?;
+        })?;
     let architecture = (family.parse)(&Keys::new(file, &value))?;
     check(file, &architecture)?;
     Ok((family, architecture))
@@ -120,11 +119,11 @@ fn check(file: &str, a: &Architecture) -> Result<()> {
     if a.layers > 4096 {
         return Err(Error::config(file, "layers", format!("{} layers; at most 4096 are accepted", a.layers)));
     }
-    if at.heads % at.kv_heads != 0 {
+    if !at.heads.is_multiple_of(at.kv_heads) {
         let problem = format!("{} query heads cannot be shared by {} key/value heads", at.heads, at.kv_heads);
         return Err(Error::config(file, "key/value heads", problem));
     }
-    if a.rotary.dims > at.head_dim || a.rotary.dims % 2 != 0 {
+    if a.rotary.dims > at.head_dim || !a.rotary.dims.is_multiple_of(2) {
         let problem = format!("{} rotated elements in a head of {}; must be even and fit", a.rotary.dims, at.head_dim);
         return Err(Error::config(file, "rotary", problem));
     }
@@ -138,11 +137,15 @@ fn check(file: &str, a: &Architecture) -> Result<()> {
         let problem = format!("{} rows cannot hold a vocabulary of {}", a.embedding_rows, a.vocab_size);
         return Err(Error::config(file, "embedding_size", problem));
     }
-    let ids = a.tokens.mask.iter().chain(&a.tokens.eos).chain(&a.tokens.bos).chain(&a.tokens.pad);
-    for id in ids {
-        if *id as usize >= a.embedding_rows {
-            let problem = format!("id {id} is outside the {} embedding rows", a.embedding_rows);
-            return Err(Error::config(file, "special token id", problem));
+    let TokenIds { mask, eos, bos, pad } = &a.tokens;
+    for (key, ids) in [
+        ("mask_token_id", mask.as_slice()),
+        ("eos_token_id", eos),
+        ("bos_token_id", bos.as_slice()),
+        ("pad_token_id", pad.as_slice()),
+    ] {
+        if let Some(id) = ids.iter().find(|id| **id as usize >= a.embedding_rows) {
+            return Err(Error::config(file, key, format!("{id} is outside the {} embedding rows", a.embedding_rows)));
         }
     }
     Ok(())

@@ -76,7 +76,10 @@ pub fn all_specs() -> Vec<KernelSpec> {
     let mut specs = vec![select_reduce::spec(), swiglu::spec(), rms_norm::spec(false), rms_norm::spec(true)];
     for format in WEIGHT_FORMATS {
         specs.push(embed::spec(format));
-        for tile in [false, true].into_iter().flat_map(|software| [1, 17, 33, 65].map(|rows| gemm::Tile::choose(software, rows))) {
+        for tile in [false, true]
+            .into_iter()
+            .flat_map(|software| [1, 17, 33, 65].map(|rows| gemm::Tile::choose(software, rows)))
+        {
             specs.push(head_select::spec(format, tile));
             specs.extend([false, true].map(|residual| gemm::spec(format, tile, residual)));
         }

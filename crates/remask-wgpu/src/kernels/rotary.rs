@@ -39,8 +39,7 @@ pub fn table(rotary: &Rotary, positions: usize) -> Vec<[f32; 2]> {
     let turns = rotary.dims / 2;
     let angle = |p: usize, i: usize| p as f64 * rotary.theta.powf(-2.0 * i as f64 / rotary.dims as f64);
     let turn = |(sin, cos): (f64, f64)| [cos as f32, sin as f32];
-    let mut table: Vec<_> =
-        (0..positions).flat_map(|p| (0..turns).map(move |i| turn(angle(p, i).sin_cos()))).collect();
+    let mut table: Vec<_> = (0..positions).flat_map(|p| (0..turns).map(move |i| turn(angle(p, i).sin_cos()))).collect();
     if table.is_empty() {
         table.push([1.0, 0.0]);
     }

@@ -1,0 +1,144 @@
+//! What the commands do when all is well, and how `verify` says that it is not.
+
+use std::fs::File;
+
+use serde_json::{Value, json};
+
+use super::{Scratch, WEIGHT, generate, golden, json_of, refused, remask, run, works};
+
+#[test]
+fn devices_are_listed() {
+    assert!(works(remask(&["devices"])).out.starts_with("0: "));
+    let devices = json_of(remask(&["devices", "--json"]));
+    assert!(devices[0]["name"].is_string() && devices[0]["limits"].is_object(), "{devices}");
+}
+
+/// One tensor of what `inspect --json` shows.
+fn tensor<'a>(shown: &'a Value, name: &str) -> &'a Value {
+    shown["tensors"].as_array().unwrap().iter().find(|t| t["name"] == name).unwrap()
+}
+
+#[test]
+fn inspect_shows_a_model() {
+    let shown = json_of(remask(&["inspect", &golden("llada-mha"), "--json"]));
+    assert_eq!((&shown["architecture"]["hidden"], &shown["tokenizer"]), (&json!(64), &json!(false)));
+    assert_eq!(*tensor(&shown, WEIGHT), json!({"name": WEIGHT, "dtype": "F32", "shape": [160, 64], "bytes": 40960}));
+    let text = works(remask(&["inspect", "tales-33m"])).out;
+    assert!(text.contains("LLaDAModelLM") && text.contains("model.transformer.wte.weight.scale"), "{text}");
+}
+
+#[test]
+fn verify_tells_right_from_wrong() {
+    let copies = ["llada-mha", "llada-gqa-tied"].map(Scratch::of);
+    // One short case is enough here; the goldens as a whole have tests of their own.
+    for copy in &copies {
+        copy.edit_json("golden.json", |golden| golden["cases"].as_array_mut().unwrap().truncate(1));
+    }
+    let [other, copy] = &copies;
+    let reports = json_of(remask(&["verify", other.path(), copy.path(), "--json"]));
+    for report in reports.as_array().unwrap() {
+        assert_eq!((&report["logits_pass"], &report["cases"][0]["pass"]), (&json!(true), &json!(true)));
+    }
+    assert!(works(remask(&["verify", copy.path()])).out.contains("1 of 1 generations as the reference"));
+
+    copy.edit_json("golden.json", |golden| golden["cases"][0]["expect"][7] = json!(0));
+    let ran = run(remask(&["verify", copy.path()]));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""), "{}", ran.out);
+    assert!(ran.out.contains("differ from position 7") && ran.out.contains("0 of 1"), "{}", ran.out);
+
+    copy.take(other.path(), "golden.safetensors");
+    refused("another's logits", &run(remask(&["verify", copy.path()])), &["logits are 211 wide"]);
+    copy.edit("golden.json", Vec::clear);
+    refused("no cases", &run(remask(&["verify", copy.path()])), &["golden.json"]);
+    copy.remove("golden.json");
+    refused("no file", &run(remask(&["verify", copy.path()])), &["cannot read", "golden.json"]);
+}
+
+#[test]
+fn generate_reports_what_it_did() {
+    let model = golden("llada-mha");
+    let done = json_of(generate(&model, "--prompt-ids 1,2,3 --no-early-stop --json"));
+    let ids: Vec<u64> = serde_json::from_value(done["token_ids"].clone()).unwrap();
+    // Without a tokenizer the ids are the text.
+    assert_eq!(done["text"], json!(ids.iter().map(u64::to_string).collect::<Vec<_>>().join(",")));
+    assert_eq!((&done["prompt_tokens"], &done["completion_tokens"]), (&json!(3), &json!(ids.len())));
+    // Eight passes over eleven positions, asking about 8, 7, ... 1 of them.
+    let counts = ["forward_passes", "rows_computed", "rows_selected"].map(|key| done[key].as_u64().unwrap());
+    assert_eq!(counts, [8, 88, 36]);
+    assert!(["stop", "length"].map(Value::from).contains(&done["finish_reason"]), "{done}");
+    assert!(done["milliseconds"]["total"].as_f64().unwrap() >= done["milliseconds"]["first_pass"].as_f64().unwrap());
+    assert_eq!((&done["weights"], &done["options"]["steps"], &done["notes"]), (&json!("f32"), &json!(8), &json!([])));
+    assert!(done["adapter"].is_string() && done["backend"].is_string() && done["model"] == json!(model));
+}
+
+#[test]
+fn steps_that_do_not_divide_are_noted() {
+    let model = golden("llada-mha");
+    for (steps, note) in [("3", "note: 3 steps over 2 blocks"), ("1", "note: 1 steps for 2 blocks: raised to 2")] {
+        let ran = works(generate(&model, &format!("--prompt-ids 1 --block-length 4 --steps {steps}")));
+        assert!(ran.err.starts_with(note) && ran.err.lines().count() == 1, "{}", ran.err);
+    }
+}
+
+#[test]
+fn the_bundled_model_answers_in_plain_text() {
+    let prompt = "What is the capital of France?";
+    let ran = works(remask(&[
+        "generate",
+        prompt,
+        "--max-tokens",
+        "8",
+        "--block-length",
+        "8",
+        "--threshold",
+        "0.9",
+        "--watch",
+    ]));
+    assert!(ran.out.starts_with("The capital of France is"), "{}", ran.out);
+    assert_eq!(ran.err, "note: --watch needs a terminal; printing the text only\n");
+    assert!(!ran.out.trim_end().contains(char::is_control), "{:?}", ran.out);
+}
+
+#[test]
+fn a_prompt_may_come_from_standard_input() {
+    let copy = Scratch::of("llada-mha");
+    let vocab: Value = (0..211).map(|i| (format!("w{i}"), json!(i))).collect();
+    let tokenizer = json!({
+        "version": "1.0", "pre_tokenizer": {"type": "Whitespace"},
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w0"},
+    });
+    std::fs::write(copy.file("tokenizer.json"), tokenizer.to_string()).unwrap();
+    std::fs::write(copy.file("prompt"), "w1 w2 w3").unwrap();
+    let mut command = generate(copy.path(), "--raw --json");
+    command.stdin(File::open(copy.file("prompt")).unwrap());
+    let done = json_of(command);
+    assert_eq!(done["prompt_tokens"], 3);
+    assert!(done["text"].as_str().unwrap().starts_with('w'), "{done}");
+}
+
+#[test]
+fn a_synthetic_model_generates_the_same_text_for_the_same_seed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    works(remask(&["synth", path, "--shape", "tiny", "--shard-bytes", "20000"]));
+    assert!(json_of(remask(&["inspect", path, "--json"]))["files"].as_array().unwrap().len() > 2);
+    let text = |seed| works(generate(path, &format!("--prompt-ids 1,2,3 --temperature 1 --seed {seed}"))).out;
+    let first = text(7);
+    assert_eq!(first, text(7));
+    assert_ne!(first, text(8));
+}
+
+#[test]
+fn a_quantized_model_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = |name: &str| folder.path().join(name).display().to_string();
+    works(remask(&["quantize", &golden("llada-mha"), &out("q8")]));
+    works(generate(&out("q8"), "--prompt-ids 1,2,3"));
+    let shown = json_of(remask(&["inspect", &out("q8"), "--json"]));
+    assert_eq!(tensor(&shown, WEIGHT)["dtype"], "I8");
+    let again = run(remask(&["quantize", &golden("llada-mha"), &out("q8")]));
+    refused("again", &again, &["model.safetensors exists already"]);
+    // A bundled model becomes a whole folder too, with its config and tokenizer.
+    works(remask(&["quantize", "tales-33m", &out("tales")]));
+    assert_eq!(json_of(remask(&["inspect", &out("tales"), "--json"]))["tokenizer"], json!(true));
+}

@@ -1,0 +1,36 @@
+# Everyday commands. `just` alone lists them.
+
+set positional-arguments
+
+_list:
+    @just --list
+
+# Build the command line, optimised: target/release/remask
+build:
+    cargo build --release
+
+# Run the command line, optimised: just run generate "Once upon a time" --raw
+run *args:
+    scripts/run.sh "$@"
+
+# Run every test, or those that the arguments choose: just test -p remask-core
+test *args:
+    scripts/test.sh "$@"
+
+# Check format, lints and documentation
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+
+# Check that the crates a browser runs compile for wasm32
+wasm:
+    scripts/wasm-check.sh
+
+# Check this machine's adapter against the reference implementations: just verify --adapter llvmpipe
+verify *args:
+    scripts/run.sh verify tests/golden/*/ "$@"
+
+# Everything that must pass before a change is merged
+ci:
+    .ci/run

@@ -1,0 +1,59 @@
+# Sourced by the scripts beside it and by .ci/run: what they need from the system.
+# shellcheck shell=bash disable=SC2034
+
+# A Vulkan loader, and a driver that computes on the CPU.
+VULKAN_PACKAGES=(libvulkan1 mesa-vulkan-drivers)
+# A Rust toolchain with the standard library's source, from which it can be compiled for wasm32.
+WASM_PACKAGES=(rustc-web cargo-web rust-web-src)
+
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# Those of the named Debian packages that are not installed, one a line.
+missing_packages() {
+    local package
+    for package in "$@"; do
+        [[ $(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || printf '%s\n' "$package"
+    done
+}
+
+# need_packages WHY PACKAGE...: installs what is missing as root, and says what to run otherwise.
+need_packages() {
+    local why=$1 missing
+    shift
+    command -v apt-get >/dev/null ||
+        die "$why; this script knows only Debian's packages for it ($*), please install your system's"
+    mapfile -t missing < <(missing_packages "$@")
+    ((${#missing[@]})) || return 0
+    ((EUID == 0)) || die "$why; run: sudo apt-get update && sudo apt-get install -y ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    # Standard output belongs to the program that is run afterwards.
+    apt-get update -q >&2
+    apt-get install -q -y --no-install-recommends "${missing[@]}" >&2
+}
+
+# Whether a Vulkan loader and at least one driver are there. Metal and DX12 come with their systems.
+has_gpu_api() {
+    [[ $(uname -s) == Linux ]] || return 0
+    [[ $(PATH=$PATH:/sbin ldconfig -p) == *libvulkan.so.1* ]] || return 1
+    [[ -n ${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-} ]] ||
+        compgen -G '/usr/share/vulkan/icd.d/*.json' >/dev/null ||
+        compgen -G '/usr/local/share/vulkan/icd.d/*.json' >/dev/null ||
+        compgen -G '/etc/vulkan/icd.d/*.json' >/dev/null
+}
+
+# Installs cargo-nextest where it is missing; compiling it takes some minutes.
+need_nextest() {
+    cargo nextest --version >/dev/null 2>&1 && return
+    echo 'cargo-nextest is missing: cargo install cargo-nextest --locked'
+    cargo install cargo-nextest --locked
+}
+
+# Whether the active toolchain has the standard library for wasm32.
+has_wasm_target() {
+    local libdir
+    libdir=$(rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null) &&
+        compgen -G "$libdir/libstd-*.rlib" >/dev/null
+}
