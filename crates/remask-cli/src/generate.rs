@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use remask_core::chat::Message;
-use remask_core::{Acceptance, Backend, DecodeOptions, Error, Generation, Model, Order, StepReport, generate};
+use remask_core::{Acceptance, Backend, Cache, DecodeOptions, Error, Generation, Model, Order, StepReport, generate};
 use serde_json::json;
 
 use crate::bundled::BUNDLED;
@@ -50,6 +50,21 @@ pub struct Args {
     /// Classifier-free guidance strength; doubles the work
     #[arg(long, default_value_t = 0.0, value_name = "S")]
     cfg_scale: f32,
+    /// Reuse keys and values of earlier passes for what is not computed again
+    #[arg(long, value_enum, default_value = "none")]
+    cache: CacheKind,
+    /// Delayed cache: compute all positions every this many steps of a block
+    #[arg(long, default_value_t = 8, value_name = "STEPS")]
+    cache_refresh: u32,
+    /// Vicinity cache: positions before the block that are computed with it
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    prefix_look: usize,
+    /// Vicinity cache: positions behind the block that are computed with it
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    after_look: usize,
+    /// Vicinity cache: passes at the start that compute all positions
+    #[arg(long, default_value_t = 4, value_name = "PASSES")]
+    warm_up: u32,
     /// Go on to the last block even where the answer has ended
     #[arg(long)]
     no_early_stop: bool,
@@ -76,7 +91,34 @@ enum Remasking {
     Random,
 }
 
+/// What passes may reuse.
+#[derive(Clone, Copy, ValueEnum)]
+enum CacheKind {
+    /// Nothing: the reference sampler
+    None,
+    /// Everything before the block
+    Prefix,
+    /// Everything but the block
+    Dual,
+    /// What was decided before the last pass
+    Delayed,
+    /// Everything but the block and its neighbourhood
+    Vicinity,
+}
+
 impl Args {
+    fn cache(&self) -> Cache {
+        match self.cache {
+            CacheKind::None => Cache::None,
+            CacheKind::Prefix => Cache::Prefix,
+            CacheKind::Dual => Cache::Dual,
+            CacheKind::Delayed => Cache::Delayed { refresh: self.cache_refresh },
+            CacheKind::Vicinity => {
+                Cache::Vicinity { before: self.prefix_look, after: self.after_look, warm_up: self.warm_up }
+            }
+        }
+    }
+
     fn options(&self) -> DecodeOptions {
         let order = match self.remasking {
             Remasking::LowConfidence => Order::LowConfidence,
@@ -90,6 +132,7 @@ impl Args {
             temperature: self.temperature,
             seed: self.seed,
             cfg_scale: self.cfg_scale,
+            cache: self.cache(),
             early_stop: !self.no_early_stop,
         }
     }

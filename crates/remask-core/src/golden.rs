@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, Keys, Pass, Row, Select};
 use crate::checkpoint::{Bytes, Checkpoint, DType};
-use crate::decode::{Acceptance, DecodeOptions, Order, StepReport, generate};
+use crate::decode::{Acceptance, Cache, DecodeOptions, Order, StepReport, generate};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::random::Key;
@@ -114,7 +114,9 @@ impl Case {
     /// What the case runs, in a few words.
     #[must_use]
     pub fn label(&self) -> String {
-        let mut label = self.cache_name().map_or_else(|| "plain".to_owned(), |c| format!("{c} cache"));
+        let cache = self.cache.as_deref().filter(|c| *c != "full");
+        let algorithm = self.algorithm.as_deref().filter(|a| *a != "llada");
+        let mut label = algorithm.or(cache).unwrap_or("plain").to_owned();
         label += &format!(" {}/{}/{}", self.gen_length, self.block_length, self.steps);
         if let Some(t) = self.threshold {
             label += &format!(" threshold {t}");
@@ -125,22 +127,26 @@ impl Case {
         label
     }
 
-    /// "prefix" or "dual" for cases with a cache.
-    fn cache_name(&self) -> Option<&'static str> {
-        let named = |word: &str| [&self.algorithm, &self.cache].into_iter().flatten().any(|t| t.contains(word));
-        ["prefix", "dual"].into_iter().find(|word| named(word))
+    /// The case's cache, whichever key names it; `None` for a name that this build does not know.
+    fn cache(&self) -> Option<Cache> {
+        match (self.algorithm.as_deref(), self.cache.as_deref()) {
+            (None | Some("llada"), None | Some("full")) => Some(Cache::None),
+            (Some("fast-dllm prefix cache"), None) | (None, Some("prefix")) => Some(Cache::Prefix),
+            (Some("fast-dllm dual cache"), None) | (None, Some("dual")) => Some(Cache::Dual),
+            _ => None,
+        }
     }
 
     /// Decoder settings of the case; `None` where it asks for what this build does not have.
     #[must_use]
     pub fn options(&self) -> Option<DecodeOptions> {
-        let known = self.algorithm.as_deref().is_none_or(|a| a == "llada") && self.cache_name().is_none();
-        known.then(|| DecodeOptions {
+        Some(DecodeOptions {
             max_tokens: self.gen_length,
             steps: self.steps,
             block_length: self.block_length,
             acceptance: self.threshold.map_or(Acceptance::Quota(Order::LowConfidence), Acceptance::Threshold),
             cfg_scale: self.cfg_scale,
+            cache: self.cache()?,
             ..DecodeOptions::default()
         })
     }

@@ -12,7 +12,7 @@ use remask_core::backend::BackendInfo;
 use remask_core::families::parse_config;
 use remask_core::random::{Key, threefry, unit};
 use remask_core::{
-    Acceptance, Architecture, Backend, BackendError, BackendFuture, Candidate, Cell, DecodeOptions, Error,
+    Acceptance, Architecture, Backend, BackendError, BackendFuture, Cache, Candidate, Cell, DecodeOptions, Error,
     FinishReason, Generation, Order, Pass, Select, StepReport, StoreId, Vocabulary, generate,
 };
 
@@ -136,10 +136,31 @@ fn options() -> impl Strategy<Value = DecodeOptions> {
     ];
     let sizes = (1usize..40, 1usize..60, 1usize..50);
     let draws = (prop_oneof![Just(0.0f32), Just(1.0)], prop_oneof![Just(0.0f32), Just(1.5)], any::<u64>());
-    (sizes, acceptance, draws, any::<bool>()).prop_map(
-        |(sizes, acceptance, (temperature, cfg_scale, seed), early_stop)| {
+    let cache = prop_oneof![
+        Just(Cache::None),
+        Just(Cache::Prefix),
+        Just(Cache::Dual),
+        (0u32..9).prop_map(|refresh| Cache::Delayed { refresh }),
+        (0usize..30, 0usize..30, 0u32..9).prop_map(|(before, after, warm_up)| Cache::Vicinity {
+            before,
+            after,
+            warm_up
+        }),
+    ];
+    (sizes, acceptance, cache, draws, any::<bool>()).prop_map(
+        |(sizes, acceptance, cache, (temperature, cfg_scale, seed), early_stop)| {
             let (max_tokens, steps, block_length) = sizes;
-            DecodeOptions { max_tokens, steps, block_length, acceptance, temperature, seed, cfg_scale, early_stop }
+            DecodeOptions {
+                max_tokens,
+                steps,
+                block_length,
+                acceptance,
+                temperature,
+                seed,
+                cfg_scale,
+                cache,
+                early_stop,
+            }
         },
     )
 }

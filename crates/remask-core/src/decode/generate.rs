@@ -1,10 +1,11 @@
 //! The decoding loop of masked diffusion models: semi-autoregressive blocks, one pass a step.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use serde::Serialize;
 
 use super::accept::{Acceptance, Order, Scored, accept};
+use super::cache::{Cache, Progress};
 use crate::architecture::Architecture;
 use crate::backend::{Backend, Candidate, Guide, Keys, Pass, Row, Select, StoreId, TokenSet};
 use crate::canvas::Canvas;
@@ -29,6 +30,8 @@ pub struct DecodeOptions {
     pub seed: u64,
     /// Classifier-free guidance strength; 0 is off. Doubles the rows of every pass.
     pub cfg_scale: f32,
+    /// What a pass reuses from the passes before it.
+    pub cache: Cache,
     /// Stop after a block that holds an end-of-sequence id; what follows is left undecided.
     pub early_stop: bool,
 }
@@ -44,6 +47,7 @@ impl Default for DecodeOptions {
             temperature: 0.0,
             seed: 0,
             cfg_scale: 0.0,
+            cache: Cache::None,
             early_stop: false,
         }
     }
@@ -128,7 +132,7 @@ pub struct StepReport<'a> {
     /// Canvas after the step.
     pub canvas: &'a Canvas,
     /// Positions of the block at work.
-    pub block: std::ops::Range<usize>,
+    pub block: Range<usize>,
     /// What was committed, best first.
     pub committed: &'a [Scored],
     /// Every candidate of the step, for provisional text.
@@ -263,7 +267,7 @@ impl Run<'_> {
         Ok(self.output)
     }
 
-    fn has_stop(&self, range: std::ops::Range<usize>) -> bool {
+    fn has_stop(&self, range: Range<usize>) -> bool {
         self.output.canvas.tokens()[range].iter().any(|id| self.vocabulary.stop.contains(id))
     }
 
@@ -279,7 +283,7 @@ impl Run<'_> {
             if holes.is_empty() {
                 break;
             }
-            let candidates = self.step(backend, &holes).await?;
+            let candidates = self.step(backend, &block.positions, step as u32, &holes).await?;
             let pass = self.output.forward_passes - 1;
             let scored = self.score(&holes, &candidates, pass);
             let committed = accept(self.options.acceptance, scored.clone(), quota(begun, block.steps, step).max(1));
@@ -300,31 +304,41 @@ impl Run<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// One pass over every position, answering the candidates at `holes`.
-    async fn step(&mut self, backend: &mut dyn Backend, holes: &[usize]) -> Result<Vec<Candidate>> {
+    /// One pass over the positions that the cache does not hold, answering the candidates at `holes`.
+    async fn step(
+        &mut self,
+        backend: &mut dyn Backend,
+        block: &Range<usize>,
+        step: u32,
+        holes: &[usize],
+    ) -> Result<Vec<Candidate>> {
         let canvas = &self.output.canvas;
         let length = canvas.len();
-        let mut rows = Vec::with_capacity(length * self.stores.len());
+        let progress = Progress { canvas, block, step, pass: self.output.forward_passes };
+        let positions = self.options.cache.positions(&progress);
+        let mut rows = Vec::with_capacity(positions.len() * self.stores.len());
         for (twin, store) in self.stores.iter().enumerate() {
-            for (position, token) in canvas.tokens().iter().enumerate() {
+            for &position in &positions {
                 // The unconditional twin sees the mask in place of everything that was given.
                 let hidden = twin == 1 && position < self.output.prompt_tokens;
                 let keys = self.architecture.visible(position, length);
                 rows.push(Row {
                     store: *store,
                     position: position as u32,
-                    token: if hidden { self.vocabulary.mask } else { *token },
+                    token: if hidden { self.vocabulary.mask } else { canvas.tokens()[position] },
                     keys: Keys { start: keys.start as u32, end: keys.end as u32 },
                 });
             }
         }
         let key = step_key(self.options.seed, self.output.forward_passes, Purpose::Sample);
-        let guide = |p: usize| Guide { row: (length + p) as u32, scale: self.options.cfg_scale };
-        let select: Vec<_> = holes
-            .iter()
-            .map(|p| Select {
-                row: *p as u32,
-                guide: (self.stores.len() == 2).then(|| guide(*p)),
+        let guided = self.stores.len() == 2;
+        let guide = |row: usize| Guide { row: (positions.len() + row) as u32, scale: self.options.cfg_scale };
+        // Every hole of the block is among the positions, both in order.
+        let select: Vec<_> = (0..positions.len())
+            .filter(|row| holes.binary_search(&positions[*row]).is_ok())
+            .map(|row| Select {
+                row: row as u32,
+                guide: guided.then(|| guide(row)),
                 temperature: self.options.temperature,
                 key,
             })

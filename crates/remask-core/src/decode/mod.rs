@@ -1,7 +1,9 @@
 //! Decoders: which rows to compute, and which candidates to commit.
 
 mod accept;
+mod cache;
 mod generate;
 
 pub use accept::{Acceptance, Order, Scored, accept};
+pub use cache::{Cache, Progress};
 pub use generate::{DecodeOptions, FinishReason, Generation, StepReport, Vocabulary, generate};
