@@ -24,19 +24,28 @@ pub fn scale(peak: f32) -> f16 {
 /// Quantises weights whose count is a multiple of [`BLOCK`]: `(quants, scales)`.
 ///
 /// The scale is rounded to f16 first and the quants are taken against the rounded one, so that its
-/// rounding is not added to theirs.
+/// rounding is not added to theirs. A block that int8 cannot hold (NaN, infinite or too large weights)
+/// gets a scale that is not finite.
 #[must_use]
 pub fn q8(weights: &[f32]) -> (Vec<i8>, Vec<f16>) {
     let mut quants = Vec::with_capacity(weights.len());
     let mut scales = Vec::with_capacity(weights.len() / BLOCK);
     for block in weights.chunks_exact(BLOCK) {
-        let peak = block.iter().fold(0f32, |m, v| m.max(v.abs()));
-        let scale = scale(peak);
+        // max passes over NaN; zero times a NaN or an infinity does not.
+        let (peak, poison) = block.iter().fold((0f32, 0f32), |(m, p), v| (m.max(v.abs()), p + v * 0.0));
+        let scale = scale(peak + poison);
         let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
-        quants.extend(block.iter().map(|v| (v * inverse).round().clamp(-127.0, 127.0) as i8));
+        quants.extend(block.iter().map(|v| nearest((v * inverse).clamp(-127.0, 127.0))));
         scales.push(scale);
     }
     (quants, scales)
+}
+
+/// Nearest integer of |v| <= 127, ties to even: adding 1.5 * 2^23 leaves it in the lowest bits. `round`
+/// is a function call on processors that are asked for nothing newer than SSE2, and this runs once a weight.
+fn nearest(v: f32) -> i8 {
+    const SHIFT: f32 = 12_582_912.0;
+    (v + SHIFT).to_bits() as i8
 }
 
 /// Weights of `quants` (int8) and `scales` (f16, little-endian), one scale a [`BLOCK`] quants.
@@ -65,6 +74,24 @@ mod tests {
                 // The scale's own rounding to f16 can clip the peak by 127 * 2^-11 of a step.
                 prop_assert!((w - b).abs() <= step * (0.5 + 127.0 / 2048.0) + 1e-6, "{w} -> {b}, step {step}");
             }
+        }
+    }
+
+    #[test]
+    fn nearest_rounds() {
+        for (v, q) in [(0.0, 0), (0.4, 0), (-0.6, -1), (1.5, 2), (2.5, 2), (-126.7, -127), (127.0, 127), (-127.0, -127)]
+        {
+            assert_eq!(nearest(v), q, "{v}");
+        }
+    }
+
+    #[test]
+    fn what_int8_cannot_hold_shows_in_the_scale() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e9] {
+            let mut weights = [1.0; 2 * BLOCK];
+            weights[BLOCK + 3] = bad;
+            let (_, scales) = q8(&weights);
+            assert!(scales[0].is_finite() && !scales[1].is_finite(), "{bad}");
         }
     }
 

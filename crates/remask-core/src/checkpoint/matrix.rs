@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use serde::Serialize;
 
@@ -148,22 +149,28 @@ impl<'a> Matrix<'a> {
             return Ok(Encoded { values: Cow::Borrowed(self.slice(&rows)), scales });
         }
         let values = self.to_f32(rows);
-        // f16 keeps NaN and infinities, for whoever looks at the logits; int8 would hide a NaN as 0.
-        let lost = |v: &&f32| match format {
-            WeightFormat::F32 | WeightFormat::Bf16 => false,
-            WeightFormat::F16 => v.is_finite() && !f16::from_f32(**v).is_finite(),
-            WeightFormat::Q8 => !quantize::scale(v.abs()).is_finite(),
-        };
-        if let Some(v) = values.iter().find(lost) {
+        let refused = |v: Option<&f32>| {
+            let v = v.copied().unwrap_or(f32::NAN);
             let problem = format!("weight {v} cannot be kept as {format}; load with bf16 or f32 weights instead");
-            return Err(Error::tensor(self.view.file, self.view.name, problem));
-        }
+            Error::tensor(self.view.file, self.view.name, problem)
+        };
         let (values, scales) = match format {
             WeightFormat::F32 => (bytemuck::cast_slice(&values).to_vec(), None),
             WeightFormat::Bf16 => (values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(), None),
-            WeightFormat::F16 => (values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(), None),
+            WeightFormat::F16 => {
+                // NaN and infinities stay what they are, for whoever looks at the logits.
+                let lost = |v: &&f32| v.is_finite() && !f16::from_f32(**v).is_finite();
+                if let Some(v) = values.iter().find(lost) {
+                    return Err(refused(Some(v)));
+                }
+                (values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(), None)
+            }
             WeightFormat::Q8 => {
                 let (quants, scales) = quantize::q8(&values);
+                if let Some(block) = scales.iter().position(|s| !s.is_finite()) {
+                    let lost = |v: &&f32| !quantize::scale(v.abs()).is_finite();
+                    return Err(refused(values[block * BLOCK..].iter().find(lost)));
+                }
                 (bytemuck::cast_slice(&quants).to_vec(), Some(Cow::Owned(bytemuck::cast_slice(&scales).to_vec())))
             }
         };
@@ -186,7 +193,11 @@ fn floats(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     let halves = || bytes.as_chunks::<2>().0.iter();
     match dtype {
         DType::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        DType::F16 => halves().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+        // Where the bytes lie well, a whole slice at a time, with the processor's own conversion.
+        DType::F16 => match bytemuck::try_cast_slice::<u8, f16>(bytes) {
+            Ok(values) if cfg!(target_endian = "little") => values.to_f32_vec(),
+            _ => halves().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+        },
         DType::BF16 => halves().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
         _ => Vec::new(),
     }
