@@ -24,7 +24,10 @@ pub use architecture::Architecture;
 pub use backend::{Backend, BackendError, BackendFuture, Candidate, Guide, Keys, Pass, Row, Select, StoreId, TokenSet};
 pub use canvas::{Canvas, Cell};
 pub use checkpoint::{Checkpoint, DType};
-pub use decode::{Acceptance, Cache, DecodeOptions, FinishReason, Generation, Order, StepReport, Vocabulary, generate};
+pub use decode::{
+    Acceptance, Cache, DecodeOptions, FinishReason, Generation, MorConfig, MorStats, Order, StepReport, Vocabulary,
+    generate,
+};
 pub use error::{Error, Result};
 pub use model::Model;
 pub use tokenizer::TextTokenizer;

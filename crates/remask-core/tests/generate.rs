@@ -9,11 +9,12 @@ use std::ops::{ControlFlow, Range};
 
 use proptest::prelude::*;
 use remask_core::backend::BackendInfo;
+use remask_core::decode::Strategy as Difficulty;
 use remask_core::families::parse_config;
 use remask_core::random::{Key, threefry, unit};
 use remask_core::{
     Acceptance, Architecture, Backend, BackendError, BackendFuture, Cache, Candidate, Cell, DecodeOptions, Error,
-    FinishReason, Generation, Order, Pass, Select, StepReport, StoreId, Vocabulary, generate,
+    FinishReason, Generation, MorConfig, Order, Pass, Select, StepReport, StoreId, Vocabulary, generate,
 };
 
 const HEAD: u32 = 40;
@@ -147,8 +148,24 @@ fn options() -> impl Strategy<Value = DecodeOptions> {
             warm_up
         }),
     ];
-    (sizes, acceptance, cache, draws, any::<bool>()).prop_map(
-        |(sizes, acceptance, cache, (temperature, cfg_scale, seed), early_stop)| {
+    let strategy = prop_oneof![
+        Just(Difficulty::Confidence),
+        Just(Difficulty::Entropy),
+        Just(Difficulty::Margin),
+        Just(Difficulty::Gradient),
+        Just(Difficulty::Fixed),
+    ];
+    let mor = (1u32..4, 0u32..4, strategy, proptest::option::of(0.0f32..=1.0)).prop_map(
+        |(min_recursions, more, strategy, skip_threshold)| MorConfig {
+            min_recursions,
+            max_recursions: min_recursions + more,
+            strategy,
+            skip_threshold,
+            ..MorConfig::default()
+        },
+    );
+    (sizes, acceptance, (cache, proptest::option::of(mor)), draws, any::<bool>()).prop_map(
+        |(sizes, acceptance, (cache, mor), (temperature, cfg_scale, seed), early_stop)| {
             let (max_tokens, steps, block_length) = sizes;
             DecodeOptions {
                 max_tokens,
@@ -159,6 +176,7 @@ fn options() -> impl Strategy<Value = DecodeOptions> {
                 seed,
                 cfg_scale,
                 cache,
+                mor,
                 early_stop,
             }
         },
@@ -221,6 +239,14 @@ proptest! {
         let reported = (done.forward_passes, done.rows_computed, done.rows_selected);
         prop_assert_eq!(reported, (backend.passes, backend.rows, backend.selected));
         prop_assert_eq!(auditor.steps, backend.passes);
+        let full = u64::from(done.forward_passes) * (prompt.len() + options.max_tokens) as u64 * u64::from(backend.made);
+        prop_assert_eq!(done.rows_of_full_compute, full);
+        if let Some(mor) = done.mor {
+            prop_assert_eq!(mor.total_tokens_processed, done.rows_computed);
+            prop_assert_eq!(mor.tokens_skipped, full - done.rows_computed);
+            prop_assert_eq!(mor.total_recursions, done.rows_selected);
+            prop_assert_eq!(mor.total_recursions, done.depth.iter().map(|d| u64::from(*d)).sum::<u64>());
+        }
         if let Acceptance::Quota(_) = options.acceptance {
             let blocks = options.max_tokens.div_ceil(options.block_length);
             prop_assert!(done.forward_passes as usize <= options.steps.max(blocks));

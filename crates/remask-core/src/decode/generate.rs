@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::accept::{Acceptance, Order, Scored, accept};
 use super::cache::{Cache, Progress};
+use super::mor::{Mor, MorConfig, MorStats};
 use crate::architecture::Architecture;
 use crate::backend::{Backend, Candidate, Guide, Keys, Pass, Row, Select, StoreId, TokenSet};
 use crate::canvas::Canvas;
@@ -32,6 +33,8 @@ pub struct DecodeOptions {
     pub cfg_scale: f32,
     /// What a pass reuses from the passes before it.
     pub cache: Cache,
+    /// Compute hard tokens more often than easy ones; `None` computes all alike.
+    pub mor: Option<MorConfig>,
     /// Stop after a block that holds an end-of-sequence id; what follows is left undecided.
     pub early_stop: bool,
 }
@@ -48,6 +51,7 @@ impl Default for DecodeOptions {
             seed: 0,
             cfg_scale: 0.0,
             cache: Cache::None,
+            mor: None,
             early_stop: false,
         }
     }
@@ -90,7 +94,7 @@ impl DecodeOptions {
         {
             return refuse(format!("threshold {t} must be between 0 and 1"));
         }
-        Ok(())
+        self.mor.as_ref().map_or(Ok(()), MorConfig::check)
     }
 }
 
@@ -166,6 +170,12 @@ pub struct Generation {
     pub rows_computed: u64,
     /// Rows whose candidates were computed.
     pub rows_selected: u64,
+    /// Rows that full compute would have computed in as many passes.
+    pub rows_of_full_compute: u64,
+    /// Passes in which each position was computed while it was a hole of the block at work.
+    pub depth: Vec<u32>,
+    /// What adaptive depth did, where it was on.
+    pub mor: Option<MorStats>,
     /// Adjustments made to the request, in sentences.
     pub notes: Vec<String>,
 }
@@ -218,6 +228,7 @@ pub async fn generate(
         architecture,
         options,
         stores: &stores,
+        mor: options.mor.map(|config| Mor::new(config, length as usize)),
         output: Generation {
             canvas,
             prompt_tokens: prompt.len(),
@@ -225,6 +236,9 @@ pub async fn generate(
             forward_passes: 0,
             rows_computed: 0,
             rows_selected: 0,
+            rows_of_full_compute: 0,
+            depth: vec![0; length as usize],
+            mor: None,
             notes: plan.notes,
         },
     };
@@ -241,6 +255,7 @@ struct Run<'a> {
     architecture: &'a Architecture,
     options: &'a DecodeOptions,
     stores: &'a [StoreId],
+    mor: Option<Mor>,
     output: Generation,
 }
 
@@ -254,7 +269,7 @@ impl Run<'_> {
         for block in blocks {
             if self.block(backend, block, watch).await?.is_break() {
                 self.output.finish = FinishReason::Aborted;
-                return Ok(self.output);
+                return Ok(self.finish());
             }
             // Everything before the block's end is decided, so a stop id in it is final.
             if self.options.early_stop && self.has_stop(block.positions.clone()) {
@@ -264,7 +279,13 @@ impl Run<'_> {
         if self.has_stop(self.output.prompt_tokens..self.output.canvas.len()) {
             self.output.finish = FinishReason::Stop;
         }
-        Ok(self.output)
+        Ok(self.finish())
+    }
+
+    fn finish(mut self) -> Generation {
+        let decided = self.options.max_tokens - self.output.canvas.holes();
+        self.output.mor = self.mor.map(|mor| mor.stats(decided));
+        self.output
     }
 
     fn has_stop(&self, range: Range<usize>) -> bool {
@@ -278,6 +299,9 @@ impl Run<'_> {
         watch: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         let begun = self.output.canvas.holes_in(block.positions.clone()).count();
+        if let Some(mor) = &mut self.mor {
+            mor.enter_block();
+        }
         for step in 0.. {
             let holes: Vec<_> = self.output.canvas.holes_in(block.positions.clone()).collect();
             if holes.is_empty() {
@@ -285,7 +309,7 @@ impl Run<'_> {
             }
             let candidates = self.step(backend, &block.positions, step as u32, &holes).await?;
             let pass = self.output.forward_passes - 1;
-            let scored = self.score(&holes, &candidates, pass);
+            let scored = self.score(&candidates, pass);
             let committed = accept(self.options.acceptance, scored.clone(), quota(begun, block.steps, step).max(1));
             for s in &committed {
                 self.output.canvas.decide(s.position, s.candidate.token, pass, s.candidate.probability);
@@ -304,18 +328,22 @@ impl Run<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// One pass over the positions that the cache does not hold, answering the candidates at `holes`.
+    /// One pass over the positions that the cache does not hold and that are worth computing again,
+    /// answering the latest candidates at `holes`.
     async fn step(
         &mut self,
         backend: &mut dyn Backend,
         block: &Range<usize>,
         step: u32,
         holes: &[usize],
-    ) -> Result<Vec<Candidate>> {
+    ) -> Result<Vec<(usize, Candidate)>> {
         let canvas = &self.output.canvas;
         let length = canvas.len();
         let progress = Progress { canvas, block, step, pass: self.output.forward_passes };
-        let positions = self.options.cache.positions(&progress);
+        let mut positions = self.options.cache.positions(&progress);
+        if let Some(mor) = &mut self.mor {
+            positions = mor.narrow(&progress, positions);
+        }
         let mut rows = Vec::with_capacity(positions.len() * self.stores.len());
         for (twin, store) in self.stores.iter().enumerate() {
             for &position in &positions {
@@ -333,7 +361,6 @@ impl Run<'_> {
         let key = step_key(self.options.seed, self.output.forward_passes, Purpose::Sample);
         let guided = self.stores.len() == 2;
         let guide = |row: usize| Guide { row: (positions.len() + row) as u32, scale: self.options.cfg_scale };
-        // Every hole of the block is among the positions, both in order.
         let select: Vec<_> = (0..positions.len())
             .filter(|row| holes.binary_search(&positions[*row]).is_ok())
             .map(|row| Select {
@@ -348,15 +375,22 @@ impl Run<'_> {
         self.output.forward_passes += 1;
         self.output.rows_computed += rows.len() as u64;
         self.output.rows_selected += select.len() as u64;
-        Ok(candidates)
+        self.output.rows_of_full_compute += (length * self.stores.len()) as u64;
+        let fresh: Vec<_> =
+            select.iter().zip(candidates).map(|(s, candidate)| (positions[s.row as usize], candidate)).collect();
+        for (position, _) in &fresh {
+            self.output.depth[*position] += 1;
+        }
+        let Some(mor) = &mut self.mor else { return Ok(fresh) };
+        mor.count(rows.len(), length * self.stores.len());
+        Ok(mor.observe(holes, &fresh))
     }
 
-    fn score(&self, holes: &[usize], candidates: &[Candidate], pass: u32) -> Vec<Scored> {
+    fn score(&self, candidates: &[(usize, Candidate)], pass: u32) -> Vec<Scored> {
         let key = step_key(self.options.seed, pass, Purpose::Remask);
         let random = matches!(self.options.acceptance, Acceptance::Quota(Order::Random));
-        holes
+        candidates
             .iter()
-            .zip(candidates)
             .map(|(position, candidate)| {
                 let score = if random { unit(threefry(key, [*position as u32, 0])) } else { candidate.probability };
                 Scored { position: *position, candidate: *candidate, score }

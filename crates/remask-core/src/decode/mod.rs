@@ -3,7 +3,9 @@
 mod accept;
 mod cache;
 mod generate;
+mod mor;
 
 pub use accept::{Acceptance, Order, Scored, accept};
 pub use cache::{Cache, Progress};
 pub use generate::{DecodeOptions, FinishReason, Generation, StepReport, Vocabulary, generate};
+pub use mor::{MorConfig, MorStats, Strategy};
