@@ -4,13 +4,13 @@ use std::io::{IsTerminal, Read, Write, stdout};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use remask_core::chat::Message;
-use remask_core::{Acceptance, Backend, Cache, DecodeOptions, Error, Generation, Model, Order, StepReport, generate};
+use remask_core::{Backend, DecodeOptions, Error, Generation, Model, StepReport, generate};
 use serde_json::json;
 
 use crate::bundled::BUNDLED;
+use crate::decode_args::DecodeArgs;
 use crate::model_args::{DeviceArgs, explain, open_model};
 use crate::report::tell;
 use crate::watch::Screen;
@@ -25,49 +25,8 @@ pub struct Args {
     model: String,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Masked tokens to fill in after the prompt
-    #[arg(long, default_value_t = 64, value_name = "N")]
-    max_tokens: usize,
-    /// Steps over all blocks; one a token by default. Steps that do not divide over the blocks go to
-    /// the earlier ones, fewer than one a block are raised
-    #[arg(long, value_name = "N")]
-    steps: Option<usize>,
-    /// Tokens decided together before the next ones are looked at; the last block may be shorter
-    #[arg(long, default_value_t = 32, value_name = "N")]
-    block_length: usize,
-    /// Add Gumbel noise times this to the logits; 0 takes the likeliest token
-    #[arg(long, default_value_t = 0.0, value_name = "T")]
-    temperature: f32,
-    /// Seed of every random choice
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// Commit every token at least this probable (and always the best one) in place of a fixed number a step
-    #[arg(long, value_name = "P", conflicts_with = "remasking")]
-    threshold: Option<f32>,
-    /// Which tokens of a step are committed first
-    #[arg(long, value_enum, default_value = "low-confidence")]
-    remasking: Remasking,
-    /// Classifier-free guidance strength; doubles the work
-    #[arg(long, default_value_t = 0.0, value_name = "S")]
-    cfg_scale: f32,
-    /// Reuse keys and values of earlier passes for what is not computed again
-    #[arg(long, value_enum, default_value = "none")]
-    cache: CacheKind,
-    /// Delayed cache: compute all positions every this many steps of a block
-    #[arg(long, default_value_t = 8, value_name = "STEPS")]
-    cache_refresh: u32,
-    /// Vicinity cache: positions before the block that are computed with it
-    #[arg(long, default_value_t = 16, value_name = "N")]
-    prefix_look: usize,
-    /// Vicinity cache: positions behind the block that are computed with it
-    #[arg(long, default_value_t = 16, value_name = "N")]
-    after_look: usize,
-    /// Vicinity cache: passes at the start that compute all positions
-    #[arg(long, default_value_t = 4, value_name = "PASSES")]
-    warm_up: u32,
-    /// Go on to the last block even where the answer has ended
-    #[arg(long)]
-    no_early_stop: bool,
+    #[command(flatten)]
+    decode: DecodeArgs,
     /// Continue the prompt as plain text, without the chat template
     #[arg(long)]
     raw: bool,
@@ -82,61 +41,7 @@ pub struct Args {
     watch: bool,
 }
 
-/// Orders under a fixed quota a step.
-#[derive(Clone, Copy, ValueEnum)]
-enum Remasking {
-    /// Likeliest first
-    LowConfidence,
-    /// A fresh random order each step
-    Random,
-}
-
-/// What passes may reuse.
-#[derive(Clone, Copy, ValueEnum)]
-enum CacheKind {
-    /// Nothing: the reference sampler
-    None,
-    /// Everything before the block
-    Prefix,
-    /// Everything but the block
-    Dual,
-    /// What was decided before the last pass
-    Delayed,
-    /// Everything but the block and its neighbourhood
-    Vicinity,
-}
-
 impl Args {
-    fn cache(&self) -> Cache {
-        match self.cache {
-            CacheKind::None => Cache::None,
-            CacheKind::Prefix => Cache::Prefix,
-            CacheKind::Dual => Cache::Dual,
-            CacheKind::Delayed => Cache::Delayed { refresh: self.cache_refresh },
-            CacheKind::Vicinity => {
-                Cache::Vicinity { before: self.prefix_look, after: self.after_look, warm_up: self.warm_up }
-            }
-        }
-    }
-
-    fn options(&self) -> DecodeOptions {
-        let order = match self.remasking {
-            Remasking::LowConfidence => Order::LowConfidence,
-            Remasking::Random => Order::Random,
-        };
-        DecodeOptions {
-            max_tokens: self.max_tokens,
-            steps: self.steps.unwrap_or(self.max_tokens),
-            block_length: self.block_length,
-            acceptance: self.threshold.map_or(Acceptance::Quota(order), Acceptance::Threshold),
-            temperature: self.temperature,
-            seed: self.seed,
-            cfg_scale: self.cfg_scale,
-            cache: self.cache(),
-            early_stop: !self.no_early_stop,
-        }
-    }
-
     fn prompt_ids(&self, model: &Model) -> Result<Vec<u32>, Failure> {
         if let Some(ids) = &self.prompt_ids {
             return Ok(ids.clone());
@@ -170,7 +75,7 @@ pub fn run(args: &Args) -> Outcome {
     let started = Instant::now();
     let model = open_model(&args.model)?;
     let prompt = args.prompt_ids(&model)?;
-    let options = args.options();
+    let options = args.decode.options();
     options.check(&model.architecture, &prompt)?;
     let mut backend = args.device.load(&model)?;
     let load = milliseconds(started);
@@ -234,6 +139,9 @@ fn as_json(
         "forward_passes": done.forward_passes,
         "rows_computed": done.rows_computed,
         "rows_selected": done.rows_selected,
+        "rows_of_full_compute": done.rows_of_full_compute,
+        "depth": &done.depth[done.prompt_tokens..],
+        "mor": done.mor,
         "milliseconds": { "load": times.load, "first_pass": times.first_pass, "total": times.total },
         "backend": info.backend,
         "adapter": info.adapter,

@@ -2,6 +2,7 @@
 
 mod bundled;
 mod convert;
+mod decode_args;
 mod devices;
 mod generate;
 mod inspect;
@@ -61,6 +62,7 @@ type Outcome = Result<(), Failure>;
 
 fn main() -> ExitCode {
     quiet_drivers();
+    adopt_aliases();
     let filter = EnvFilter::try_from_env("REMASK_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     let outcome = match Cli::parse().command {
@@ -87,5 +89,26 @@ fn quiet_drivers() {
     if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
         // SAFETY: the first thing that main does, before any other thread exists.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}
+
+/// Our variables, and the names that earlier systems gave the same settings.
+const ALIASES: [(&str, &str); 7] = [
+    ("REMASK_MOR", "VDIFF_ENABLE_MOR"),
+    ("REMASK_MOR_MIN_RECURSIONS", "VDIFF_MOR_MIN_RECURSIONS"),
+    ("REMASK_MOR_MAX_RECURSIONS", "VDIFF_MOR_MAX_RECURSIONS"),
+    ("REMASK_MOR_STRATEGY", "VDIFF_MOR_STRATEGY"),
+    ("REMASK_MOR_CONFIDENCE_HIGH", "VDIFF_MOR_CONFIDENCE_HIGH"),
+    ("REMASK_MOR_CONFIDENCE_LOW", "VDIFF_MOR_CONFIDENCE_LOW"),
+    ("REMASK_MOR_SKIP_THRESHOLD", "VDIFF_MOR_SKIP_THRESHOLD"),
+];
+
+/// Lets deployments of dfastllm keep their settings; our own names win.
+fn adopt_aliases() {
+    for (ours, alias) in ALIASES {
+        if let (None, Some(value)) = (std::env::var_os(ours), std::env::var_os(alias)) {
+            // SAFETY: called at the start of main, before any other thread exists.
+            unsafe { std::env::set_var(ours, value) };
+        }
     }
 }

@@ -72,6 +72,28 @@ fn generate_reports_what_it_did() {
 }
 
 #[test]
+fn caches_and_recursions_compute_fewer_rows() {
+    let model = golden("llada-mha");
+    let rows = |command| {
+        let done = json_of(command);
+        assert_eq!(done["rows_of_full_compute"], 88, "eight passes over eleven positions");
+        (done["rows_computed"].as_u64().unwrap(), done["mor"].clone())
+    };
+    let settings = "--prompt-ids 1,2,3 --no-early-stop --json";
+    // One pass over everything, seven over the block of eight.
+    assert_eq!(rows(generate(&model, &format!("{settings} --cache dual"))), (11 + 7 * 8, Value::Null));
+    let (by_option, stats) = rows(generate(&model, &format!("{settings} --mor --mor-max-recursions 3")));
+    assert!(by_option < 88 && stats["total_tokens_processed"] == json!(by_option), "{stats}");
+
+    // The names of an earlier system stand for ours, which win.
+    let mut command = generate(&model, settings);
+    command.env("VDIFF_ENABLE_MOR", "1").env("VDIFF_MOR_MAX_RECURSIONS", "9").env("REMASK_MOR_MAX_RECURSIONS", "3");
+    assert_eq!(rows(command), (by_option, stats));
+    let wrong = run(generate(&model, "--prompt-ids 1 --mor --mor-min-recursions 5"));
+    refused("more least than most", &wrong, &["5 to 4 recursions"]);
+}
+
+#[test]
 fn steps_that_do_not_divide_are_noted() {
     let model = golden("llada-mha");
     for (steps, note) in [("3", "note: 3 steps over 2 blocks"), ("1", "note: 1 steps for 2 blocks: raised to 2")] {
