@@ -5,7 +5,8 @@
 //! what full compute would; from its candidates each undecided token of the block gets a depth, more the
 //! harder it is. Pass p of the cycle computes the tokens of depth p and more, and what the pass before
 //! decided, against the stored keys and values of the rest. A token that is not computed keeps its last
-//! candidate and can be committed by it. When no token is deep enough the next cycle begins.
+//! candidate and can be committed by it. Where no token is deep enough, the most doubtful one is computed
+//! alone, so that every pass learns something.
 
 use serde::Serialize;
 
@@ -146,6 +147,8 @@ pub(super) struct Mor {
     pass: u32,
     /// Depth in this cycle, by position.
     depth: Vec<u32>,
+    /// Certainty that the depth came from, by position.
+    certainty: Vec<f32>,
     /// Last candidate, by position.
     latest: Vec<Option<Candidate>>,
     stats: MorStats,
@@ -153,7 +156,14 @@ pub(super) struct Mor {
 
 impl Mor {
     pub(super) fn new(config: MorConfig, length: usize) -> Self {
-        Self { config, pass: 0, depth: vec![0; length], latest: vec![None; length], stats: MorStats::default() }
+        Self {
+            config,
+            pass: 0,
+            depth: vec![0; length],
+            certainty: vec![0.0; length],
+            latest: vec![None; length],
+            stats: MorStats::default(),
+        }
     }
 
     /// A block begins with a cycle of its own: its holes have no candidate yet.
@@ -163,16 +173,22 @@ impl Mor {
 
     /// Of the positions that full compute (or the cache) asks for, those that this pass computes.
     pub(super) fn narrow(&mut self, at: &Progress, full: Vec<usize>) -> Vec<usize> {
-        let deep = |p: usize| at.canvas.is_hole(p) && self.depth[p] > self.pass;
-        if self.pass >= self.config.max_recursions || !at.block.clone().any(deep) {
+        if self.pass >= self.config.max_recursions {
             self.pass = 0;
         }
         if self.pass == 0 {
             return full;
         }
+        let deep = |p: usize| self.depth[p] > self.pass;
+        let holes = || at.canvas.holes_in(at.block.clone());
+        let doubtful = if holes().any(deep) {
+            None
+        } else {
+            holes().min_by(|a, b| self.certainty[*a].total_cmp(&self.certainty[*b]))
+        };
         let wanted = |p: &usize| match at.canvas.cells()[*p] {
             Cell::Given => false,
-            Cell::Hole => at.block.contains(p) && self.depth[*p] > self.pass,
+            Cell::Hole => at.block.contains(p) && (deep(*p) || doubtful == Some(*p)),
             Cell::Decided { step, .. } => step + 1 == at.pass,
         };
         (0..at.canvas.len()).filter(wanted).collect()
@@ -185,6 +201,7 @@ impl Mor {
             self.stats.total_recursions += 1;
             if self.pass == 0 {
                 let certainty = self.config.certainty(candidate, before.as_ref());
+                self.certainty[*position] = certainty;
                 self.depth[*position] = self.config.depth(certainty);
                 let class = match certainty {
                     c if c >= self.config.confidence_high => &mut self.stats.easy_tokens,
@@ -268,7 +285,7 @@ mod tests {
     #[test]
     fn a_cycle_narrows_and_begins_anew() {
         let mut canvas = Canvas::new(&[1], 4, 9);
-        let mut mor = Mor::new(MorConfig { max_recursions: 2, ..MorConfig::default() }, 5);
+        let mut mor = Mor::new(MorConfig { max_recursions: 3, ..MorConfig::default() }, 5);
         let all: Vec<_> = (0..5).collect();
         let narrow = |mor: &mut Mor, canvas: &Canvas, pass| {
             mor.narrow(&Progress { canvas, block: &(1..5), step: pass, pass }, (0..5).collect())
@@ -283,14 +300,18 @@ mod tests {
         let known = mor.observe(&[2, 3, 4], &[(2, candidate(0.8)), (4, candidate(0.6))]);
         let known: Vec<_> = known.iter().map(|(p, c)| (*p, c.probability)).collect();
         assert_eq!(known, [(2, 0.8), (3, 0.97), (4, 0.6)], "position 3 keeps its candidate");
-        canvas.decide(3, 7, 1, 0.97);
-        assert_eq!(narrow(&mut mor, &canvas, 2), all);
+        for (position, step) in [(2, 1), (4, 1)] {
+            canvas.decide(position, 7, step, 0.8);
+        }
+        assert_eq!(narrow(&mut mor, &canvas, 2), [2, 3, 4], "what was decided and the most doubtful one left");
+        assert_eq!(mor.observe(&[3], &[(3, candidate(0.98))]).len(), 1);
+        assert_eq!(narrow(&mut mor, &canvas, 3), all, "the next cycle");
 
         mor.count(5, 5);
         mor.count(3, 5);
         let stats = mor.stats(2);
         assert_eq!((stats.easy_tokens, stats.medium_tokens, stats.hard_tokens), (2, 0, 2));
-        assert_eq!((stats.total_tokens_processed, stats.tokens_skipped, stats.total_recursions), (8, 2, 6));
-        assert_eq!((stats.compute_saved_pct, stats.avg_recursions_per_token), (20.0, 3.0));
+        assert_eq!((stats.total_tokens_processed, stats.tokens_skipped, stats.total_recursions), (8, 2, 7));
+        assert_eq!((stats.compute_saved_pct, stats.avg_recursions_per_token), (20.0, 3.5));
     }
 }
