@@ -27,6 +27,17 @@ pub enum WeightFormat {
 }
 
 impl WeightFormat {
+    /// The format's name, in options and in shaders.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Q8 => "q8",
+        }
+    }
+
     /// Bytes that `rows` x `cols` weights take.
     #[must_use]
     pub fn bytes(self, rows: usize, cols: usize) -> usize {
@@ -51,12 +62,7 @@ impl WeightFormat {
 
 impl std::fmt::Display for WeightFormat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::Q8 => "q8",
-        })
+        f.write_str(self.name())
     }
 }
 

@@ -284,7 +284,7 @@ impl Run<'_> {
 
     fn finish(mut self) -> Generation {
         let decided = self.options.max_tokens - self.output.canvas.holes();
-        self.output.mor = self.mor.map(|mor| mor.stats(decided));
+        self.output.mor = self.mor.map(|mor| mor.stats(&self.output, decided));
         self.output
     }
 
@@ -382,7 +382,6 @@ impl Run<'_> {
             self.output.depth[*position] += 1;
         }
         let Some(mor) = &mut self.mor else { return Ok(fresh) };
-        mor.count(rows.len(), length * self.stores.len());
         Ok(mor.observe(holes, &fresh))
     }
 

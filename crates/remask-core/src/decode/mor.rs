@@ -11,6 +11,7 @@
 use serde::Serialize;
 
 use super::cache::Progress;
+use super::generate::Generation;
 use crate::backend::Candidate;
 use crate::canvas::Cell;
 use crate::error::{Error, Result};
@@ -198,7 +199,6 @@ impl Mor {
     pub(super) fn observe(&mut self, holes: &[usize], fresh: &[(usize, Candidate)]) -> Vec<(usize, Candidate)> {
         for (position, candidate) in fresh {
             let before = self.latest[*position].replace(*candidate);
-            self.stats.total_recursions += 1;
             if self.pass == 0 {
                 let certainty = self.config.certainty(candidate, before.as_ref());
                 self.certainty[*position] = certainty;
@@ -215,19 +215,18 @@ impl Mor {
         holes.iter().filter_map(|p| self.latest[*p].map(|c| (*p, c))).collect()
     }
 
-    /// Counts a pass: the rows it computed, of those that full compute would have.
-    pub(super) fn count(&mut self, computed: usize, full: usize) {
-        self.stats.total_steps += 1;
-        self.stats.total_tokens_processed += computed as u64;
-        self.stats.tokens_skipped += full.saturating_sub(computed) as u64;
-    }
-
-    /// The statistics, for `decided` tokens.
-    pub(super) fn stats(&self, decided: usize) -> MorStats {
-        let (done, skipped) = (self.stats.total_tokens_processed, self.stats.tokens_skipped);
+    /// The statistics of a generation, for `decided` tokens. All but the classes of tokens are what the
+    /// generation itself has counted.
+    pub(super) fn stats(&self, done: &Generation, decided: usize) -> MorStats {
+        let full = done.rows_of_full_compute;
+        let skipped = full.saturating_sub(done.rows_computed);
         MorStats {
-            compute_saved_pct: 100.0 * skipped as f64 / (done + skipped).max(1) as f64,
-            avg_recursions_per_token: self.stats.total_recursions as f64 / decided.max(1) as f64,
+            total_steps: u64::from(done.forward_passes),
+            total_tokens_processed: done.rows_computed,
+            tokens_skipped: skipped,
+            total_recursions: done.rows_selected,
+            compute_saved_pct: 100.0 * skipped as f64 / full.max(1) as f64,
+            avg_recursions_per_token: done.rows_selected as f64 / decided.max(1) as f64,
             ..self.stats
         }
     }
@@ -237,6 +236,7 @@ impl Mor {
 mod tests {
     use super::*;
     use crate::canvas::Canvas;
+    use crate::decode::FinishReason;
 
     fn candidate(probability: f32) -> Candidate {
         Candidate { token: 1, probability, entropy: 1.0, margin: 0.25 }
@@ -307,9 +307,19 @@ mod tests {
         assert_eq!(mor.observe(&[3], &[(3, candidate(0.98))]).len(), 1);
         assert_eq!(narrow(&mut mor, &canvas, 3), all, "the next cycle");
 
-        mor.count(5, 5);
-        mor.count(3, 5);
-        let stats = mor.stats(2);
+        let done = Generation {
+            canvas,
+            prompt_tokens: 1,
+            finish: FinishReason::Length,
+            forward_passes: 2,
+            rows_computed: 8,
+            rows_selected: 7,
+            rows_of_full_compute: 10,
+            depth: Vec::new(),
+            mor: None,
+            notes: Vec::new(),
+        };
+        let stats = mor.stats(&done, 2);
         assert_eq!((stats.easy_tokens, stats.medium_tokens, stats.hard_tokens), (2, 0, 2));
         assert_eq!((stats.total_tokens_processed, stats.tokens_skipped, stats.total_recursions), (8, 2, 7));
         assert_eq!((stats.compute_saved_pct, stats.avg_recursions_per_token), (20.0, 3.5));

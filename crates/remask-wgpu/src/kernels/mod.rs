@@ -57,13 +57,7 @@ pub struct SelectRecord {
 /// `WEIGHT` of `shaders/weights.wgsl`.
 #[must_use]
 pub fn weight_define(format: WeightFormat) -> (&'static str, Define) {
-    let word = match format {
-        WeightFormat::F32 => "f32",
-        WeightFormat::F16 => "f16",
-        WeightFormat::Bf16 => "bf16",
-        WeightFormat::Q8 => "q8",
-    };
-    ("WEIGHT", Define::Word(word))
+    ("WEIGHT", Define::Word(format.name()))
 }
 
 /// Formats that every kernel with weights is specialised for.
