@@ -41,6 +41,21 @@ impl Canvas {
         Self { tokens, cells, mask, holes: answer }
     }
 
+    /// `tokens` with holes at the positions of `holes`, for infilling. Whatever id stands there is
+    /// forgotten; positions outside are ignored.
+    #[must_use]
+    pub fn with_holes(tokens: &[u32], holes: impl IntoIterator<Item = usize>, mask: u32) -> Self {
+        let mut canvas = Self { tokens: tokens.to_vec(), cells: vec![Cell::Given; tokens.len()], mask, holes: 0 };
+        for position in holes {
+            if let Some(cell @ Cell::Given) = canvas.cells.get_mut(position) {
+                *cell = Cell::Hole;
+                canvas.tokens[position] = mask;
+                canvas.holes += 1;
+            }
+        }
+        canvas
+    }
+
     /// Number of positions.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -94,6 +109,17 @@ impl Canvas {
         true
     }
 
+    /// Makes a hole of a decided position again. Returns false, and changes nothing, elsewhere.
+    pub fn remask(&mut self, position: usize) -> bool {
+        if !matches!(self.cells.get(position), Some(Cell::Decided { .. })) {
+            return false;
+        }
+        self.tokens[position] = self.mask;
+        self.cells[position] = Cell::Hole;
+        self.holes += 1;
+        true
+    }
+
     /// The id the model sees in holes.
     #[must_use]
     pub fn mask(&self) -> u32 {
@@ -118,5 +144,15 @@ mod tests {
         assert!(!canvas.decide(1, 6, 1, 0.9));
         assert!(!canvas.decide(0, 6, 1, 0.9) && !canvas.decide(7, 6, 1, 0.9));
         assert_eq!((canvas.tokens(), canvas.holes()), (&[1, 5, 9][..], 1));
+    }
+
+    #[test]
+    fn only_what_was_decided_can_be_remasked() {
+        let mut canvas = Canvas::with_holes(&[1, 2, 3, 4], [1, 3, 3, 9], 9);
+        assert_eq!((canvas.tokens(), canvas.holes()), (&[1, 9, 3, 9][..], 2));
+        assert!(!canvas.remask(0) && !canvas.remask(1) && !canvas.remask(9));
+        canvas.decide(1, 5, 0, 0.5);
+        assert!(canvas.remask(1) && canvas.decide(1, 6, 1, 0.9));
+        assert_eq!((canvas.tokens(), canvas.holes()), (&[1, 6, 3, 9][..], 1));
     }
 }
