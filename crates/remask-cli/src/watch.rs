@@ -51,7 +51,7 @@ impl Screen {
                 Cell::Decided { probability, step } => {
                     let mut style = Style::new().fg(match self.colours {
                         Colours::Confidence => confidence_color(*probability),
-                        Colours::Depth => depth_color(report.depth[position]),
+                        Colours::Depth => depth_color(report.so_far.depth[position]),
                     });
                     if *step == report.step {
                         style = style.add_modifier(Modifier::BOLD | Modifier::UNDERLINED);

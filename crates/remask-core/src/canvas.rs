@@ -41,19 +41,12 @@ impl Canvas {
         Self { tokens, cells, mask, holes: answer }
     }
 
-    /// `tokens` with holes at the positions of `holes`, for infilling. Whatever id stands there is
-    /// forgotten; positions outside are ignored.
+    /// Given tokens, with a hole wherever there is none: for infilling.
     #[must_use]
-    pub fn with_holes(tokens: &[u32], holes: impl IntoIterator<Item = usize>, mask: u32) -> Self {
-        let mut canvas = Self { tokens: tokens.to_vec(), cells: vec![Cell::Given; tokens.len()], mask, holes: 0 };
-        for position in holes {
-            if let Some(cell @ Cell::Given) = canvas.cells.get_mut(position) {
-                *cell = Cell::Hole;
-                canvas.tokens[position] = mask;
-                canvas.holes += 1;
-            }
-        }
-        canvas
+    pub fn with_holes(tokens: &[Option<u32>], mask: u32) -> Self {
+        let cells: Vec<_> = tokens.iter().map(|t| if t.is_some() { Cell::Given } else { Cell::Hole }).collect();
+        let holes = cells.iter().filter(|cell| **cell == Cell::Hole).count();
+        Self { tokens: tokens.iter().map(|t| t.unwrap_or(mask)).collect(), cells, mask, holes }
     }
 
     /// Number of positions.
@@ -148,7 +141,7 @@ mod tests {
 
     #[test]
     fn only_what_was_decided_can_be_remasked() {
-        let mut canvas = Canvas::with_holes(&[1, 2, 3, 4], [1, 3, 3, 9], 9);
+        let mut canvas = Canvas::with_holes(&[Some(1), None, Some(3), None], 9);
         assert_eq!((canvas.tokens(), canvas.holes()), (&[1, 9, 3, 9][..], 2));
         assert!(!canvas.remask(0) && !canvas.remask(1) && !canvas.remask(9));
         canvas.decide(1, 5, 0, 0.5);

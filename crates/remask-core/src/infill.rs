@@ -108,24 +108,22 @@ pub fn lengths(pieces: &[Piece], most: usize) -> Result<Vec<Vec<usize>>> {
 /// # Errors
 /// [`Error::Tokenizer`] where the model has no tokenizer.
 pub fn canvas(model: &Model, pieces: &[Piece], lengths: &[usize]) -> Result<Canvas> {
-    let mut ids = Vec::from_iter(model.architecture.tokens.bos);
-    let mut holes = Vec::new();
+    let mut ids = Vec::from_iter(model.architecture.tokens.bos.map(Some));
     let mut lengths = lengths.iter();
     for (i, piece) in pieces.iter().enumerate() {
         match piece {
             Piece::Text(text) => {
                 let before_hole = matches!(pieces.get(i + 1), Some(Piece::Blank { .. }));
                 let text = if before_hole { text.strip_suffix(' ').unwrap_or(text) } else { text };
-                ids.extend(model.text()?.encode(&MarkedText::from_user(text))?);
+                ids.extend(model.text()?.encode(&MarkedText::from_user(text))?.into_iter().map(Some));
             }
             Piece::Blank { min, .. } => {
                 let length = lengths.next().unwrap_or(min);
-                holes.extend(ids.len()..ids.len() + length);
-                ids.resize(ids.len() + length, model.vocabulary.mask);
+                ids.resize(ids.len() + length, None);
             }
         }
     }
-    Ok(Canvas::with_holes(&ids, holes, model.vocabulary.mask))
+    Ok(Canvas::with_holes(&ids, model.vocabulary.mask))
 }
 
 /// Mean log-probability of the tokens that were filled in, each as it was decided: how well a choice of

@@ -399,15 +399,16 @@ proptest! {
     ) {
         let architecture = architecture();
         let vocabulary = Vocabulary::of(&architecture).unwrap();
-        let canvas = Canvas::with_holes(&tokens, (0..tokens.len()).filter(|p| chosen >> p & 1 == 1), MASK);
+        let with_holes = |(p, token): (usize, &u32)| (chosen >> p & 1 == 0).then_some(*token);
+        let canvas = Canvas::with_holes(&tokens.iter().enumerate().map(with_holes).collect::<Vec<_>>(), MASK);
         let mut auditor = Auditor::new(&canvas);
         let mut backend = Fake { edits: true, ..Fake::new(seed) };
         let mut watch = |report: &StepReport| {
             auditor.step(report);
             ControlFlow::Continue(())
         };
-        let request = Request { canvas: canvas.clone(), options: &options };
-        let done = pollster::block_on(fill(&mut backend, &architecture, &vocabulary, request, &mut watch));
+        let run = fill(&mut backend, &architecture, &vocabulary, canvas.clone(), &options, &mut watch);
+        let done = pollster::block_on(run);
         if canvas.holes() == 0 {
             prop_assert!(done.unwrap_err().to_string().contains("no hole"));
             return Ok(());
@@ -419,6 +420,32 @@ proptest! {
         // Nothing is left open before what was given.
         let given = (0..tokens.len()).rev().find(|p| !canvas.is_hole(*p)).unwrap_or(0);
         prop_assert!(!holes(done.canvas.cells(), 0..given) && (options.early_stop || done.canvas.holes() == 0));
+    }
+}
+
+proptest! {
+    /// A plain generation that was cut off goes on from its canvas and ends as it would have.
+    #[test]
+    fn a_cut_off_generation_goes_on_where_it_stood(
+        seed: u32, prompt in prompt(), options in options(), last in 0u32..20,
+    ) {
+        let options = DecodeOptions { mor: None, adaptive_steps: None, revision: None, cache: Cache::None, ..options };
+        prop_assume!(!matches!(options.acceptance, Acceptance::Credit(_)));
+        let backend = || Fake { steady: true, ..Fake::new(seed) };
+        let whole = run(&mut backend(), &prompt, &options, &mut go_on).unwrap();
+        let mut stop = |report: &StepReport| {
+            if report.step == last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let cut = run(&mut backend(), &prompt, &options, &mut stop).unwrap();
+        if cut.canvas.holes() > 0 && cut.finish == FinishReason::Aborted && cut.canvas != whole.canvas {
+            let architecture = architecture();
+            let vocabulary = Vocabulary::of(&architecture).unwrap();
+            let mut backend = backend();
+            let watch = &mut go_on;
+            let run = fill(&mut backend, &architecture, &vocabulary, cut.canvas, &options, watch);
+            let rest = pollster::block_on(run).unwrap();
+            prop_assert_eq!((rest.canvas, rest.forward_passes), (whole.canvas, whole.forward_passes));
+        }
     }
 }
 

@@ -36,8 +36,10 @@ pub struct StepReport<'a> {
     pub remasked: &'a [usize],
     /// Positions behind the answer's end that were filled with padding.
     pub padded: &'a [usize],
-    /// Passes in which each position was computed as a hole of the block at work, so far.
-    pub depth: &'a [u32],
+    /// Positions that the pass computed, in order.
+    pub computed: &'a [usize],
+    /// Canvas, depths and costs as they stand after the step.
+    pub so_far: &'a Generation,
 }
 
 /// Why a generation ended.
@@ -57,11 +59,11 @@ pub enum FinishReason {
 pub struct Generation {
     /// The canvas as it was left. After an early stop holes remain behind the end of the answer.
     pub canvas: Canvas,
-    /// Positions before the first hole: the prompt, before the answer.
+    /// Positions before the first that was not given: the prompt, before the answer.
     pub prompt_tokens: usize,
     /// Why it ended.
     pub finish: FinishReason,
-    /// Forward passes run.
+    /// Forward passes run, those before a cut included.
     pub forward_passes: u32,
     /// Rows computed over all passes.
     pub rows_computed: u64,
@@ -130,13 +132,19 @@ pub struct Decoding<'a> {
     step: u32,
     /// Holes that the block began with.
     begun: usize,
+    /// Steps of the block that a generation which was cut off has behind it.
+    behind: usize,
+    /// Passes that were run before the cut: their keys and values are gone.
+    passes_before: u32,
     /// Revisions of this block.
     rounds: u32,
     /// Sure passes in a row, for adaptive steps.
     sure: u32,
     /// Position of the decided stop id behind which rows are free.
     end: Option<usize>,
-    /// Positions of the selected rows of the pass that is being computed.
+    /// Positions of the pass that is being computed.
+    computed: Vec<usize>,
+    /// Those of its selected rows.
     asked: Vec<usize>,
     mor: Option<Mor>,
     credits: Credits,
@@ -158,6 +166,9 @@ struct LastStep {
 impl<'a> Decoding<'a> {
     /// Begins to fill the holes of `canvas`, with options that were checked for it. `stores` are those of
     /// the text and, under guidance, of its twin without the given part; each has a slot a position.
+    ///
+    /// What was decided on the canvas before counts: blocks, steps, quotas and random choices go on where it
+    /// stands, so that a plain generation cut off after any step ends as it would have without the cut.
     #[must_use]
     pub fn new(
         architecture: &'a Architecture,
@@ -166,9 +177,14 @@ impl<'a> Decoding<'a> {
         canvas: Canvas,
         stores: Vec<StoreId>,
     ) -> Self {
-        let holes: Vec<_> = canvas.holes_in(0..canvas.len()).collect();
-        let plan = BlockPlan::new(&holes, options.block_length, options.steps);
         let length = canvas.len();
+        let open: Vec<_> = (0..length).filter(|p| canvas.cells()[*p] != Cell::Given).collect();
+        let plan = BlockPlan::new(&open, options.block_length, options.steps);
+        let passes = canvas.cells().iter().filter_map(|cell| match cell {
+            Cell::Decided { step, .. } => Some(step + 1),
+            _ => None,
+        });
+        let passes_before = passes.max().unwrap_or(0);
         let mut decoding = Self {
             architecture,
             vocabulary,
@@ -178,18 +194,21 @@ impl<'a> Decoding<'a> {
             block: 0,
             step: 0,
             begun: 0,
+            behind: 0,
+            passes_before,
             rounds: 0,
             sure: 0,
             end: None,
+            computed: Vec::new(),
             asked: Vec::new(),
             mor: options.mor.map(|config| Mor::new(config, length)),
             credits: Credits::default(),
             last: LastStep::default(),
             output: Generation {
                 canvas,
-                prompt_tokens: holes.first().copied().unwrap_or(length),
+                prompt_tokens: open.first().copied().unwrap_or(length),
                 finish: FinishReason::Length,
-                forward_passes: 0,
+                forward_passes: passes_before,
                 rows_computed: 0,
                 rows_selected: 0,
                 rows_of_full_compute: 0,
@@ -258,6 +277,7 @@ impl<'a> Decoding<'a> {
             })
             .collect();
         self.asked = select.iter().map(|s| positions[s.row as usize]).collect();
+        self.computed = positions;
         self.output.rows_computed += rows.len() as u64;
         self.output.rows_selected += select.len() as u64;
         self.output.rows_of_full_compute += (length * self.stores.len()) as u64;
@@ -293,7 +313,8 @@ impl<'a> Decoding<'a> {
             revised: &self.last.revised,
             remasked: &self.last.remasked,
             padded: &self.last.padded,
-            depth: &self.output.depth,
+            computed: &self.computed,
+            so_far: &self.output,
         }
     }
 
@@ -333,7 +354,7 @@ impl<'a> Decoding<'a> {
             None => fresh,
         };
         self.last.candidates = self.score(&candidates, pass);
-        let quota = quota(self.begun, self.blocks[self.block].steps, self.step as usize).max(1);
+        let quota = quota(self.begun, self.blocks[self.block].steps, self.behind + self.step as usize).max(1);
         let mut committed = self.options.acceptance.accept(self.last.candidates.clone(), quota);
         let accepted = committed.len();
         if self.may_finish() {
@@ -415,7 +436,7 @@ impl<'a> Decoding<'a> {
     fn is_free(&self, position: usize) -> bool {
         self.end.is_some_and(|end| position > end)
             && matches!(self.output.canvas.cells()[position],
-                Cell::Decided { step, .. } if step + 1 < self.output.forward_passes)
+                Cell::Decided { step, .. } if (step + 1).max(self.passes_before) < self.output.forward_passes)
     }
 
     /// Looks at a full block again; false when it is done.
@@ -469,10 +490,16 @@ impl<'a> Decoding<'a> {
 
     /// Begins the next block that has holes.
     fn enter_block(&mut self) {
-        let holes = |canvas: &Canvas, block: &Block| canvas.holes_in(block.positions.clone()).count();
         while let Some(block) = self.blocks.get(self.block) {
-            self.begun = holes(&self.output.canvas, block);
-            if self.begun > 0 {
+            let cells = &self.output.canvas.cells()[block.positions.clone()];
+            let decided = cells.iter().filter(|c| matches!(c, Cell::Decided { .. })).count();
+            if cells.contains(&Cell::Hole) {
+                self.begun = cells.iter().filter(|c| **c != Cell::Given).count();
+                let quotas = (0..block.steps).scan(0, |sum, step| {
+                    *sum += quota(self.begun, block.steps, step).max(1);
+                    Some(*sum)
+                });
+                self.behind = quotas.take_while(|sum| *sum <= decided).count();
                 break;
             }
             self.block += 1;

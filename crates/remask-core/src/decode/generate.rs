@@ -36,10 +36,11 @@ pub async fn generate(
 ) -> Result<Generation> {
     options.check(architecture, prompt)?;
     let canvas = Canvas::new(prompt, options.max_tokens, vocabulary.mask);
-    fill(backend, architecture, vocabulary, Request { canvas, options }, watch).await
+    fill(backend, architecture, vocabulary, canvas, options, watch).await
 }
 
-/// Fills the holes of a canvas, wherever they are.
+/// Fills the holes of a canvas, wherever they are: an answer behind a prompt, blanks in a text, or what a
+/// generation left that was cut off. `options.max_tokens` is not looked at.
 ///
 /// # Errors
 /// As [`generate`].
@@ -47,9 +48,11 @@ pub async fn fill(
     backend: &mut dyn Backend,
     architecture: &Architecture,
     vocabulary: &Vocabulary,
-    request: Request<'_>,
+    canvas: Canvas,
+    options: &DecodeOptions,
     watch: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
 ) -> Result<Generation> {
+    let request = Request { canvas, options };
     let watch = &mut |_: usize, report: &StepReport| watch(report);
     let mut done = fill_all(backend, architecture, vocabulary, vec![request], watch).await?;
     Ok(done.remove(0))
