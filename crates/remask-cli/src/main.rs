@@ -1,5 +1,6 @@
 //! `remask`: the command line of the engine.
 
+mod bench;
 mod bundled;
 mod convert;
 mod decode_args;
@@ -47,6 +48,8 @@ enum Command {
     Quantize(convert::Args),
     /// Write a model of a given shape with random weights, for benchmarks and load tests
     Synth(synth::Args),
+    /// Measure how long passes take on a device
+    Bench(bench::Args),
 }
 
 /// What a command ends with: a message for the user, or nothing where it has said everything itself.
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Quantize(args) => convert::run(&args),
         Command::Synth(args) => synth::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
