@@ -57,3 +57,30 @@ has_wasm_target() {
     libdir=$(rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null) &&
         compgen -G "$libdir/libstd-*.rlib" >/dev/null
 }
+
+# wasm_cargo ARGS...: cargo for wasm32-unknown-unknown. After `rustup target add wasm32-unknown-unknown`
+# this is plain cargo; without that target the system's own Rust (WASM_PACKAGES on Debian) compiles the
+# standard library too.
+wasm_cargo() {
+    local sysroot lld
+    # A folder of its own: two compilers in one would throw away each other's results.
+    local -x CARGO_TARGET_DIR=target/wasm
+    if has_wasm_target; then
+        cargo "$@" --target wasm32-unknown-unknown
+        return
+    fi
+    sysroot=$([[ ! -x /usr/bin/rustc ]] || /usr/bin/rustc --print sysroot)
+    if [[ ! -x /usr/bin/cargo || ! -d $sysroot/lib/rustlib/src/rust/library ]]; then
+        die "no standard library for wasm32; run either
+  rustup target add wasm32-unknown-unknown
+or, on Debian,
+  sudo apt-get install -y ${WASM_PACKAGES[*]}"
+    fi
+    # Debian has no linker for wasm32; a rustup toolchain brings one.
+    for lld in "$(rustc --print sysroot)"/lib/rustlib/*/bin/rust-lld; do
+        [[ ! -x $lld ]] || local -x CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=$lld
+    done
+    # RUSTC_BOOTSTRAP lets a stable compiler take -Z options.
+    RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc \
+        /usr/bin/cargo "$@" --target wasm32-unknown-unknown -Zbuild-std=std,panic_abort
+}

@@ -41,6 +41,14 @@ impl Canvas {
         Self { tokens, cells, mask, holes: answer }
     }
 
+    /// Given tokens, with a hole wherever there is none.
+    #[must_use]
+    pub fn with_holes(tokens: &[Option<u32>], mask: u32) -> Self {
+        let cells: Vec<_> = tokens.iter().map(|t| if t.is_some() { Cell::Given } else { Cell::Hole }).collect();
+        let holes = cells.iter().filter(|cell| **cell == Cell::Hole).count();
+        Self { tokens: tokens.iter().map(|t| t.unwrap_or(mask)).collect(), cells, mask, holes }
+    }
+
     /// Number of positions.
     #[must_use]
     pub fn len(&self) -> usize {

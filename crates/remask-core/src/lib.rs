@@ -26,7 +26,7 @@ pub use canvas::{Canvas, Cell};
 pub use checkpoint::{Checkpoint, DType};
 pub use decode::{
     Acceptance, Cache, DecodeOptions, FinishReason, Generation, MorConfig, MorStats, Order, StepReport, Vocabulary,
-    generate,
+    fill, generate,
 };
 pub use error::{Error, Result};
 pub use model::Model;

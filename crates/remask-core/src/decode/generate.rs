@@ -9,7 +9,7 @@ use super::cache::{Cache, Progress};
 use super::mor::{Mor, MorConfig, MorStats};
 use crate::architecture::Architecture;
 use crate::backend::{Backend, Candidate, Guide, Keys, Pass, Row, Select, StoreId, TokenSet};
-use crate::canvas::Canvas;
+use crate::canvas::{Canvas, Cell};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, step_key, threefry, unit};
 use crate::schedule::{Block, BlockPlan, quota};
@@ -141,6 +141,10 @@ pub struct StepReport<'a> {
     pub committed: &'a [Scored],
     /// Every candidate of the step, for provisional text.
     pub candidates: &'a [Scored],
+    /// Positions that the pass computed, in order.
+    pub computed: &'a [usize],
+    /// Canvas, depths and costs as they stand after the step.
+    pub so_far: &'a Generation,
 }
 
 /// Why a generation ended.
@@ -209,9 +213,39 @@ pub async fn generate(
     watch: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
 ) -> Result<Generation> {
     options.check(architecture, prompt)?;
-    let plan = BlockPlan::new(prompt.len(), options.max_tokens, options.block_length, options.steps);
     let canvas = Canvas::new(prompt, options.max_tokens, vocabulary.mask);
+    fill(backend, architecture, vocabulary, canvas, options, watch).await
+}
+
+/// Decides the holes of `canvas`, wherever they are: an answer behind a prompt, gaps in a given text, or
+/// a generation that was cut off. `options.max_tokens` is not used; blocks are counted from the first
+/// position that was not given.
+///
+/// What was decided before counts: steps, quotas and random choices go on where the canvas stands, so
+/// that a plain generation cut off after any step ends as it would have without the cut.
+///
+/// # Errors
+/// As [`generate`].
+pub async fn fill(
+    backend: &mut dyn Backend,
+    architecture: &Architecture,
+    vocabulary: &Vocabulary,
+    canvas: Canvas,
+    options: &DecodeOptions,
+    watch: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
+) -> Result<Generation> {
+    let open = |cell: &Cell| *cell != Cell::Given;
+    let start = canvas.cells().iter().position(open).unwrap_or(canvas.len());
+    let end = canvas.cells().iter().rposition(open).map_or(start, |last| last + 1);
+    let options = &DecodeOptions { max_tokens: canvas.len() - start, ..options.clone() };
+    options.check(architecture, &canvas.tokens()[..start])?;
+    let plan = BlockPlan::new(start, end - start, options.block_length, options.steps);
     let length = canvas.len() as u32;
+    let passes = canvas.cells().iter().filter_map(|cell| match cell {
+        Cell::Decided { step, .. } => Some(step + 1),
+        _ => None,
+    });
+    let passes = passes.max().unwrap_or(0);
 
     let mut stores = vec![backend.create_store(length)?];
     if options.cfg_scale > 0.0 {
@@ -229,11 +263,12 @@ pub async fn generate(
         options,
         stores: &stores,
         mor: options.mor.map(|config| Mor::new(config, length as usize)),
+        computed: Vec::new(),
         output: Generation {
             canvas,
-            prompt_tokens: prompt.len(),
+            prompt_tokens: start,
             finish: FinishReason::Length,
-            forward_passes: 0,
+            forward_passes: passes,
             rows_computed: 0,
             rows_selected: 0,
             rows_of_full_compute: 0,
@@ -256,6 +291,8 @@ struct Run<'a> {
     options: &'a DecodeOptions,
     stores: &'a [StoreId],
     mor: Option<Mor>,
+    /// Positions of the latest pass.
+    computed: Vec<usize>,
     output: Generation,
 }
 
@@ -283,7 +320,7 @@ impl Run<'_> {
     }
 
     fn finish(mut self) -> Generation {
-        let decided = self.options.max_tokens - self.output.canvas.holes();
+        let decided = self.decided_in(0..self.output.canvas.len());
         self.output.mor = self.mor.map(|mor| mor.stats(&self.output, decided));
         self.output
     }
@@ -292,13 +329,25 @@ impl Run<'_> {
         self.output.canvas.tokens()[range].iter().any(|id| self.vocabulary.stop.contains(id))
     }
 
+    fn decided_in(&self, range: Range<usize>) -> usize {
+        self.output.canvas.cells()[range].iter().filter(|cell| matches!(cell, Cell::Decided { .. })).count()
+    }
+
     async fn block(
         &mut self,
         backend: &mut dyn Backend,
         block: &Block,
         watch: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
-        let begun = self.output.canvas.holes_in(block.positions.clone()).count();
+        let decided = self.decided_in(block.positions.clone());
+        let begun = self.output.canvas.holes_in(block.positions.clone()).count() + decided;
+        // Steps that a generation which was cut off has behind it.
+        let mut quotas = 0;
+        let done = (0..block.steps).take_while(|step| {
+            quotas += quota(begun, block.steps, *step).max(1);
+            quotas <= decided
+        });
+        let done = done.count();
         if let Some(mor) = &mut self.mor {
             mor.enter_block();
         }
@@ -310,7 +359,7 @@ impl Run<'_> {
             let candidates = self.step(backend, &block.positions, step as u32, &holes).await?;
             let pass = self.output.forward_passes - 1;
             let scored = self.score(&candidates, pass);
-            let committed = accept(self.options.acceptance, scored.clone(), quota(begun, block.steps, step).max(1));
+            let committed = accept(self.options.acceptance, scored.clone(), quota(begun, block.steps, done + step).max(1));
             for s in &committed {
                 self.output.canvas.decide(s.position, s.candidate.token, pass, s.candidate.probability);
             }
@@ -320,6 +369,8 @@ impl Run<'_> {
                 block: block.positions.clone(),
                 committed: &committed,
                 candidates: &scored,
+                computed: &self.computed,
+                so_far: &self.output,
             };
             if watch(&report).is_break() {
                 return Ok(ControlFlow::Break(()));
@@ -381,6 +432,7 @@ impl Run<'_> {
         for (position, _) in &fresh {
             self.output.depth[*position] += 1;
         }
+        self.computed = positions;
         let Some(mor) = &mut self.mor else { return Ok(fresh) };
         Ok(mor.observe(holes, &fresh))
     }

@@ -7,5 +7,5 @@ mod mor;
 
 pub use accept::{Acceptance, Order, Scored, accept};
 pub use cache::{Cache, Progress};
-pub use generate::{DecodeOptions, FinishReason, Generation, StepReport, Vocabulary, generate};
+pub use generate::{DecodeOptions, FinishReason, Generation, StepReport, Vocabulary, fill, generate};
 pub use mor::{MorConfig, MorStats, Strategy};
