@@ -84,3 +84,19 @@ or, on Debian,
     RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc \
         /usr/bin/cargo "$@" --target wasm32-unknown-unknown -Zbuild-std=std,panic_abort
 }
+
+# Installs the wasm-bindgen that fits Cargo.lock, where it is missing; compiling it takes some minutes.
+need_wasm_bindgen() {
+    local version
+    version=$(sed -n '/^name = "wasm-bindgen"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
+    [[ $(wasm-bindgen --version 2>/dev/null) != "wasm-bindgen $version" ]] || return 0
+    echo "wasm-bindgen $version is missing: cargo install wasm-bindgen-cli --version $version"
+    cargo install wasm-bindgen-cli --version "$version"
+}
+
+# Installs the npm packages of web/ as its lock file names them, where they are not there yet.
+need_node_modules() {
+    command -v npm >/dev/null || need_packages 'the browser package is built with Node.js 20 or newer' nodejs npm
+    [[ web/node_modules/.package-lock.json -nt web/package-lock.json ]] ||
+        npm ci --prefix web --no-audit --no-fund --loglevel=error
+}

@@ -254,17 +254,14 @@ impl Engine {
             return Err(Error::Request("the request was aborted before its first pass".to_owned()));
         }
         let (done, costs, devices_lost) = self.decode_canvas(canvas, &vocabulary, &options, on_step).await?;
-        let ids = if prompt.has_gaps() { done.canvas.tokens() } else { done.completion(&vocabulary.stop) };
-        let text = match &self.model.tokenizer {
-            Some(tokenizer) => tokenizer.decode(ids, true)?,
-            None => ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
-        };
+        let ids = known_ids(&done, &vocabulary);
+        let text = text_of(&self.model, &ids)?;
         let finished = Finished {
             text: if matches!(prompt, Prompt::Messages(_)) { text.trim().to_owned() } else { text },
-            token_ids: ids.to_vec(),
+            completion_tokens: ids.len(),
+            token_ids: ids,
             canvas_ids: done.canvas.tokens().to_vec(),
             prompt_tokens: done.prompt_tokens,
-            completion_tokens: ids.len(),
             finish_reason: done.finish,
             forward_passes: done.forward_passes,
             rows_computed: costs.rows_computed,
@@ -293,7 +290,8 @@ impl Engine {
             let (model, pieces) = (&self.model, &mut self.pieces);
             let mut watch = |report: &StepReport| {
                 stands = (report.canvas.clone(), before.with(report.so_far));
-                match goes_on(on_step, &step_object(model, pieces, report, &before)) {
+                let text = text_of(model, &known_ids(report.so_far, vocabulary)).unwrap_or_default();
+                match goes_on(on_step, &step_object(model, pieces, report, &before, &text)) {
                     true => ControlFlow::Continue(()),
                     false => ControlFlow::Break(()),
                 }
@@ -331,6 +329,24 @@ impl Engine {
             }
             _ => Err(error),
         }
+    }
+}
+
+/// Ids of the answer up to its end or first hole. Where nothing may end the answer, which is how gaps are
+/// filled, everything that is not a hole.
+fn known_ids(run: &Generation, vocabulary: &Vocabulary) -> Vec<u32> {
+    if !vocabulary.stop.is_empty() {
+        return run.completion(&vocabulary.stop).to_vec();
+    }
+    let known = |(position, id): (usize, &u32)| (!run.canvas.is_hole(position)).then_some(*id);
+    run.canvas.tokens().iter().enumerate().filter_map(known).collect()
+}
+
+/// Text of ids, special tokens left out; their numbers where the model has no tokenizer.
+fn text_of(model: &Model, ids: &[u32]) -> Result<String, Error> {
+    match &model.tokenizer {
+        Some(tokenizer) => tokenizer.decode(ids, true),
+        None => Ok(ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
     }
 }
 

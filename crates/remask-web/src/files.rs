@@ -9,6 +9,9 @@ use wasm_bindgen::prelude::*;
 
 use crate::fault::thrown;
 
+/// What the names of checkpoint files end with.
+const WEIGHTS: &str = ".safetensors";
+
 /// The files of a model, by name.
 #[wasm_bindgen]
 #[derive(Default)]
@@ -25,24 +28,29 @@ impl Files {
         Self::default()
     }
 
-    /// Begins a file, or begins it again, with room for `bytes`.
+    /// Begins a file, or begins it again, with room for `bytes`; `hash` where its hash will be asked for.
     ///
     /// # Errors
     /// Where the tab's memory does not hold it.
-    pub fn begin(&mut self, name: &str, bytes: f64) -> Result<(), JsValue> {
+    pub fn begin(&mut self, name: &str, bytes: f64, hash: bool) -> Result<(), JsValue> {
         let mut file = Vec::new();
         file.try_reserve_exact(bytes as usize).map_err(|_| {
             thrown(BackendError::OutOfMemory { action: format!("reading {name} into the tab"), bytes: bytes as u64 })
         })?;
         self.files.insert(name.to_owned(), file);
-        self.hashes.insert(name.to_owned(), Sha256::new());
+        self.hashes.remove(name);
+        if hash {
+            self.hashes.insert(name.to_owned(), Sha256::new());
+        }
         Ok(())
     }
 
     /// Adds bytes to a file that was begun.
     pub fn push(&mut self, name: &str, bytes: &[u8]) {
-        if let (Some(file), Some(hash)) = (self.files.get_mut(name), self.hashes.get_mut(name)) {
+        if let Some(file) = self.files.get_mut(name) {
             file.extend_from_slice(bytes);
+        }
+        if let Some(hash) = self.hashes.get_mut(name) {
             hash.update(bytes);
         }
     }
@@ -55,6 +63,16 @@ impl Files {
             let _ = write!(text, "{byte:02x}");
             text
         }))
+    }
+
+    /// A file as text, where it is one.
+    pub fn text(&self, name: &str) -> Option<String> {
+        self.files.get(name).and_then(|bytes| String::from_utf8(bytes.clone()).ok())
+    }
+
+    /// Bytes of the checkpoint files together.
+    pub fn weight_bytes(&self) -> f64 {
+        self.files.iter().filter(|(name, _)| name.ends_with(WEIGHTS)).map(|(_, bytes)| bytes.len()).sum::<usize>() as f64
     }
 
     /// Drops a file.
@@ -72,7 +90,7 @@ impl Files {
 
     /// Takes every checkpoint file out, by name.
     pub fn take_weights(&mut self) -> Vec<(String, Vec<u8>)> {
-        let names: Vec<_> = self.files.keys().filter(|n| n.ends_with(".safetensors")).cloned().collect();
+        let names: Vec<_> = self.files.keys().filter(|n| n.ends_with(WEIGHTS)).cloned().collect();
         names.into_iter().filter_map(|n| self.files.remove(&n).map(|bytes| (n, bytes))).collect()
     }
 }

@@ -45,15 +45,16 @@ pub fn canvas_object(model: &Model, pieces: &mut Pieces, canvas: &Canvas) -> Obj
     let texts: Array = canvas.tokens().iter().map(|id| JsValue::from(pieces.of(model, *id))).collect();
     let states: Vec<_> = canvas.cells().iter().map(state).collect();
     object(&[
+        ("pass", 0.into()),
         ("tokens", Uint32Array::from(canvas.tokens()).into()),
         ("texts", texts.into()),
         ("states", Uint8Array::from(&states[..]).into()),
     ])
 }
 
-/// A step: the canvas with what the model would put into its holes, what was decided, and what it cost
-/// so far. Costs of passes before a lost device are in `before`.
-pub fn step_object(model: &Model, pieces: &mut Pieces, report: &StepReport, before: &Costs) -> Object {
+/// A step: the canvas with what the model would put into its holes, what was decided, the text so far and
+/// what it cost. Costs of passes before a lost device are in `before`.
+pub fn step_object(model: &Model, pieces: &mut Pieces, report: &StepReport, before: &Costs, text: &str) -> Object {
     let canvas = report.canvas;
     let mut tokens = canvas.tokens().to_vec();
     let mut probabilities: Vec<_> = canvas
@@ -73,7 +74,7 @@ pub fn step_object(model: &Model, pieces: &mut Pieces, report: &StepReport, befo
     };
     let costs = before.with(report.so_far);
     object(&[
-        ("pass", report.step.into()),
+        ("pass", (report.step + 1).into()),
         ("block", positions(&mut [report.block.start, report.block.end].into_iter())),
         ("tokens", Uint32Array::from(&tokens[..]).into()),
         ("texts", texts.into()),
@@ -82,6 +83,7 @@ pub fn step_object(model: &Model, pieces: &mut Pieces, report: &StepReport, befo
         ("depths", Uint32Array::from(&costs.depth[..]).into()),
         ("decided", positions(&mut report.committed.iter().map(|s| s.position))),
         ("computed", positions(&mut report.computed.iter().copied())),
+        ("text", text.into()),
         ("rowsComputed", (costs.rows_computed as f64).into()),
         ("rowsOfFullCompute", (costs.rows_of_full_compute as f64).into()),
     ])
