@@ -13,7 +13,7 @@ const TYPES = {
  * (the connection breaks once after so many bytes), `{ flip: byte }` (a wrong byte there, for good) or
  * `{ status }`. `requests` records every request.
  */
-export async function serve(mounts) {
+export async function serve(mounts, port = 0) {
   const faults = new Map();
   const requests = [];
   const server = createServer((request, response) => {
@@ -58,8 +58,9 @@ export async function serve(mounts) {
     stream.on('end', () => response.end());
     response.on('close', () => stream.destroy());
   });
-  await new Promise((done) => server.listen(0, '127.0.0.1', done));
+  await new Promise((done) => server.listen(port, '127.0.0.1', done));
   return {
+    mounts,
     url: `http://127.0.0.1:${server.address().port}`,
     faults,
     requests,

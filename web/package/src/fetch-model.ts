@@ -111,7 +111,7 @@ class Download {
       for (const name of SMALL) await this.file(name);
       if (!(await this.file(SINGLE))) await this.shards();
     }
-    return { origin: this.url, verified: manifest !== null, cached: this.kept };
+    return { origin: this.url.replace(/\/$/, ''), verified: manifest !== null, cached: this.kept };
   }
 
   private missing(name: string) {
@@ -213,7 +213,10 @@ class Download {
       try {
         const headers: HeadersInit = have > 0 ? { range: `bytes=${have}-`, ...(etag ? { 'if-range': etag } : {}) } : {};
         const response = await fetch(this.url + name, { headers, signal: this.signal, cache: 'no-cache' });
-        if (response.status === 404 || response.status === 410) return false;
+        if (response.status === 404 || response.status === 410) {
+          this.files.remove(name);
+          return false;
+        }
         if (response.status !== 206 && have > 0) {
           // The server sends all of it, another version, or finds the range past the end: begin again.
           this.loaded = before;
@@ -256,7 +259,6 @@ class Download {
           this.take(name, stored, false);
           return true;
         }
-        if (revalidate && have === 0 && tries === 1 && !navigator.onLine) return false;
         if (tries === TRIES) throw makeError('download', `${this.url}${name} broke off after ${have} bytes: ${error.message}`);
         await new Promise((done) => setTimeout(done, 250 * 2 ** tries));
       }

@@ -23,6 +23,10 @@ const TEMPLATE = `
   <p class="notes" hidden></p>
 `;
 
+/** What special tokens look like, and those that stand before a turn of a conversation. */
+const SPECIAL = /^<\|(.*)\|>$/;
+const HEADER = /header|role|im_start/;
+
 const PLAY = 'M8 5v14l11-7z';
 const PAUSE = 'M7 5h4v14H7zM13 5h4v14h-4z';
 
@@ -171,16 +175,19 @@ export class RunView {
       this.text.append(span);
     }
     const end = step.positions.findIndex((p) => p.state === 'decided' && p.stop);
+    const answer = step.positions.findIndex((p) => p.state !== 'given');
+    const chat = step.positions.some((p) => p.state === 'given' && HEADER.test(p.text));
     step.positions.forEach((position, at) => {
       const span = this.spans[at];
       if (!span) return;
       const over = position.state !== 'given' && end >= 0 && at >= end;
-      const special = position.state === 'given' && /^<\|.*\|>$/.test(position.text);
+      const special = position.state === 'given' && SPECIAL.test(position.text);
       const words: string[] = [position.state];
       if (position.state === 'decided' || position.state === 'proposed') words.push(`g${grade(position, this.shade, this.last)}`);
       if (fresh.has(at)) words.push('fresh');
       if (over || (position.stop && position.state !== 'given')) words.push('over');
       if (special) words.push('special');
+      if (chat && at === answer) words.push('answer');
       const name = words.join(' ');
       if (span.className !== name) span.className = name;
       const text = over || (position.stop && position.state !== 'given') ? '·' : shown(position, special);
@@ -252,9 +259,10 @@ export class RunView {
   }
 }
 
-/** A token's text as the canvas shows it. */
+/** A token's text as the canvas shows it. Line breaks of what was given are marks: templates have many. */
 function shown(position: Position, special: boolean): string {
+  if (position.state === 'given' && /^\s*\n\s*$/.test(position.text)) return ' ';
   if (position.state === 'hole') return '\u2007\u2007\u2007';
-  if (special) return position.text.replace(/^<\|(.*)\|>$/, '$1');
+  if (special) return position.text.replace(SPECIAL, '$1');
   return position.text === '' ? '\u2007' : position.text;
 }
