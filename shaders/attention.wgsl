@@ -55,6 +55,9 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
+    if group.x >= pass_info.tiles {
+        return;
+    }
     let tile = tiles[group.x];
     let head = group.y;
     let kv_head = head / params.group;

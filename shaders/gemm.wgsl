@@ -27,6 +27,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let m = select(pass_info.rows, pass_info.selected, params.over_selected == 1u);
     let m0 = group.y * TILE_M;
     let n0 = group.x * TILE_N;
+    if m0 >= m {
+        return;
+    }
     var acc = tile_product(m0, m, n0, lane);
     for (var i = 0u; i < TM; i++) {
         let row = m0 + lane / LANES_N + LANES_M * i;

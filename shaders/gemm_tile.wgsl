@@ -4,7 +4,7 @@
 // x [m, cols] f32, binding 1. A workgroup is LANES_M x LANES_N invocations; invocation (tx, ty) holds the
 // products of rows ty + LANES_M i (i < TM) and columns tx + LANES_N j (j < TN). Tiles are padded from 4
 // to 5 vectors a row so that neighbouring columns fall on different banks. Rows past m and weights past
-// part_rows count as zero.
+// part_rows count as zero. With PREFETCH a stage's loads are under way while the one before is computed.
 
 const TILE_M: u32 = LANES_M * TM;
 const TILE_N: u32 = LANES_N * TN;
@@ -18,31 +18,77 @@ var<workgroup> tile_w: array<vec4<f32>, TILE_N * PITCH>;
 
 alias Accumulator = array<array<f32, TN>, TM>;
 
+// Vector i of the stage that begins at vector k of the rows.
+fn stage_x(i: u32, k: u32, m0: u32, m: u32) -> vec4<f32> {
+    let row = m0 + i / 4u;
+    let col = k + i % 4u;
+    var v = vec4<f32>(0.0);
+    if row < m && col < params.cols4 {
+        v = x[row * params.cols4 + col];
+    }
+    return v;
+}
+
+fn stage_w(i: u32, k: u32, n0: u32) -> vec4<f32> {
+    let row = n0 + i / 4u;
+    let col = k + i % 4u;
+    var v = vec4<f32>(0.0);
+    if row < params.part_rows && col < params.cols4 {
+        v = weight4(row, col, params.cols4, params.part_rows);
+    }
+    return v;
+}
+
+#if PREFETCH
+const X_EACH: u32 = (TILE_M * 4u + THREADS - 1u) / THREADS;
+const W_EACH: u32 = (TILE_N * 4u + THREADS - 1u) / THREADS;
+#endif
+
 // Every invocation of the workgroup must call it.
 fn tile_product(m0: u32, m: u32, n0: u32, lane: u32) -> Accumulator {
     var acc: Accumulator;
     let tx = lane % LANES_N;
     let ty = lane / LANES_N;
+#if PREFETCH
+    var next_x: array<vec4<f32>, X_EACH>;
+    var next_w: array<vec4<f32>, W_EACH>;
+    for (var i = 0u; i < X_EACH; i++) {
+        next_x[i] = stage_x(lane + THREADS * i, 0u, m0, m);
+    }
+    for (var i = 0u; i < W_EACH; i++) {
+        next_w[i] = stage_w(lane + THREADS * i, 0u, n0);
+    }
+#endif
     for (var k = 0u; k < params.cols4; k += 4u) {
-        for (var i = lane; i < TILE_M * 4u; i += THREADS) {
-            let row = m0 + i / 4u;
-            let col = k + i % 4u;
-            var v = vec4<f32>(0.0);
-            if row < m && col < params.cols4 {
-                v = x[row * params.cols4 + col];
+#if PREFETCH
+        for (var i = 0u; i < X_EACH; i++) {
+            let at = lane + THREADS * i;
+            if at < TILE_M * 4u {
+                tile_x[(at / 4u) * PITCH + at % 4u] = next_x[i];
             }
-            tile_x[(i / 4u) * PITCH + i % 4u] = v;
         }
-        for (var i = lane; i < TILE_N * 4u; i += THREADS) {
-            let row = n0 + i / 4u;
-            let col = k + i % 4u;
-            var v = vec4<f32>(0.0);
-            if row < params.part_rows && col < params.cols4 {
-                v = weight4(row, col, params.cols4, params.part_rows);
+        for (var i = 0u; i < W_EACH; i++) {
+            let at = lane + THREADS * i;
+            if at < TILE_N * 4u {
+                tile_w[(at / 4u) * PITCH + at % 4u] = next_w[i];
             }
-            tile_w[(i / 4u) * PITCH + i % 4u] = v;
         }
         workgroupBarrier();
+        for (var i = 0u; i < X_EACH; i++) {
+            next_x[i] = stage_x(lane + THREADS * i, k + 4u, m0, m);
+        }
+        for (var i = 0u; i < W_EACH; i++) {
+            next_w[i] = stage_w(lane + THREADS * i, k + 4u, n0);
+        }
+#else
+        for (var i = lane; i < TILE_M * 4u; i += THREADS) {
+            tile_x[(i / 4u) * PITCH + i % 4u] = stage_x(i, k, m0, m);
+        }
+        for (var i = lane; i < TILE_N * 4u; i += THREADS) {
+            tile_w[(i / 4u) * PITCH + i % 4u] = stage_w(i, k, n0);
+        }
+        workgroupBarrier();
+#endif
         for (var c = 0u; c < 4u; c++) {
             var w: array<vec4<f32>, TN>;
             for (var j = 0u; j < TN; j++) {

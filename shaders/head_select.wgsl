@@ -3,8 +3,9 @@
 // weights [part_rows, cols], binding 0     x [selected, cols] f32, binding 1
 // partials [strips, selected] Selection, binding 2
 // selected [selected], binding 3           suppressed [ceil(ids / 32)] bits, binding 4
-// A workgroup takes TILE_M rows and a strip of strip_tiles tiles of TILE_N ids, and writes one partial
-// selection a row; select_reduce merges the strips. Workgroup (strip, m tile).
+// A workgroup takes TILE_M rows (with FEW all of them, at most ROWS) and a strip of strip_tiles tiles of
+// TILE_N ids, and writes one partial selection a row; select_reduce merges the strips.
+// Workgroup (strip, m tile).
 
 struct Params {
     cols4: u32,
@@ -19,7 +20,11 @@ struct Params {
 
 #include "pass"
 #include "weights"
+#if FEW
+#include "gemv_tile"
+#else
 #include "gemm_tile"
+#endif
 #include "random"
 #include "selection"
 
@@ -29,9 +34,55 @@ struct Params {
 
 var<workgroup> exchange: array<Selection, THREADS / 2u>;
 
+// What is kept of id first + local of a row, given what was kept of others. row < pass_info.selected.
+fn kept_with(kept: Selection, row: u32, local: u32, logit: f32) -> Selection {
+    let token = params.first + local;
+    if local >= params.part_rows || ((suppressed[token >> 5u] >> (token & 31u)) & 1u) == 1u {
+        return kept;
+    }
+    let temperature = selected[row].temperature;
+    var score = logit;
+    if temperature > 0.0 {
+        let pick = selected[row];
+        let bits = threefry(vec2<u32>(pick.key0, pick.key1), vec2<u32>(pick.position, token));
+        score += temperature * gumbel(bits);
+    }
+    return merge(kept, selection_of(logit, score, token));
+}
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#if FEW
+    let row = lane / TILE_N;
+    let col = lane % TILE_N;
+    let live = row < pass_info.selected && lane < TILE_N * ROWS;
+    var kept = empty_selection();
+    for (var t = 0u; t < params.strip_tiles; t++) {
+        let n0 = (group.x * params.strip_tiles + t) * TILE_N;
+        let logit = few_rows_product(pass_info.selected, n0, lane);
+        if live {
+            kept = kept_with(kept, row, n0 + col, logit);
+        }
+    }
+    // The invocations of a row halve until one is left.
+    for (var width = TILE_N / 2u; width > 0u; width >>= 1u) {
+        if live && col >= width && col < 2u * width {
+            exchange[row * (TILE_N / 2u) + col - width] = kept;
+        }
+        workgroupBarrier();
+        if live && col < width {
+            kept = merge(kept, exchange[row * (TILE_N / 2u) + col]);
+        }
+        workgroupBarrier();
+    }
+    if live && col == 0u {
+        partials[(params.first_strip + group.x) * pass_info.selected + row] = kept;
+    }
+#else
     let m0 = group.y * TILE_M;
+    if m0 >= pass_info.selected {
+        return;
+    }
     let tx = lane % LANES_N;
     let ty = lane / LANES_N;
     var kept: array<Selection, TM>;
@@ -43,20 +94,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var acc = tile_product(m0, pass_info.selected, n0, lane);
         for (var i = 0u; i < TM; i++) {
             let row = min(m0 + ty + LANES_M * i, pass_info.selected - 1u);
-            let temperature = selected[row].temperature;
             for (var j = 0u; j < TN; j++) {
-                let local = n0 + tx + LANES_N * j;
-                let token = params.first + local;
-                if local < params.part_rows && ((suppressed[token >> 5u] >> (token & 31u)) & 1u) == 0u {
-                    let logit = acc[i][j];
-                    var score = logit;
-                    if temperature > 0.0 {
-                        let pick = selected[row];
-                        let bits = threefry(vec2<u32>(pick.key0, pick.key1), vec2<u32>(pick.position, token));
-                        score += temperature * gumbel(bits);
-                    }
-                    kept[i] = merge(kept[i], selection_of(logit, score, token));
-                }
+                kept[i] = kept_with(kept[i], row, n0 + tx + LANES_N * j, acc[i][j]);
             }
         }
     }
@@ -77,4 +116,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             partials[(params.first_strip + group.x) * pass_info.selected + row] = kept[i];
         }
     }
+#endif
 }

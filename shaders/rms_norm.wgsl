@@ -46,10 +46,16 @@ fn inverse_rms(row: u32, lane: u32) -> f32 {
 @compute @workgroup_size(128)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
 #if GATHER
+    if group.x >= pass_info.selected {
+        return;
+    }
     let pick = selected[group.x];
     let row = pick.row;
     let guide = inverse_rms(pick.guide, lane);
 #else
+    if group.x >= pass_info.rows {
+        return;
+    }
     let row = group.x;
 #endif
     let own = inverse_rms(row, lane);

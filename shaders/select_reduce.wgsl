@@ -28,6 +28,9 @@ var<workgroup> shared_selection: array<Selection, 64>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    if group.x >= pass_info.selected {
+        return;
+    }
     var mine = empty_selection();
     for (var s = lane; s < params.strips; s += 64u) {
         mine = merge(mine, partials[s * pass_info.selected + group.x]);

@@ -1,41 +1,86 @@
-// A [rows, cols] weight matrix at binding 0, four weights of a row at a time, in float32.
-// Only core WGSL: neither f16 nor subgroups are needed for any format.
+// A [rows, cols] weight matrix at binding 0, four or (with WIDE) eight weights of a row at a time, in
+// float32. Only core WGSL: neither f16 nor subgroups are needed for any format.
+
+#if WIDE
+// Eight neighbouring weights.
+struct Eight {
+    low: vec4<f32>,
+    high: vec4<f32>,
+}
+#endif
 
 #if WEIGHT == f32
 @group(0) @binding(0) var<storage, read> weights: array<vec4<f32>>;
 
+#if WIDE
+fn weight8(row: u32, col8: u32, cols8: u32, rows: u32) -> Eight {
+    let index = 2u * (row * cols8 + col8);
+    return Eight(weights[index], weights[index + 1u]);
+}
+#else
 fn weight4(row: u32, col4: u32, cols4: u32, rows: u32) -> vec4<f32> {
     return weights[row * cols4 + col4];
 }
 #endif
+#endif
 #if WEIGHT == f16
-@group(0) @binding(0) var<storage, read> weights: array<vec2<u32>>;
-
-fn weight4(row: u32, col4: u32, cols4: u32, rows: u32) -> vec4<f32> {
-    let packed = weights[row * cols4 + col4];
+fn four(packed: vec2<u32>) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(packed.x), unpack2x16float(packed.y));
 }
+
 #endif
 #if WEIGHT == bf16
-@group(0) @binding(0) var<storage, read> weights: array<vec2<u32>>;
-
-fn weight4(row: u32, col4: u32, cols4: u32, rows: u32) -> vec4<f32> {
-    let packed = weights[row * cols4 + col4];
+fn four(packed: vec2<u32>) -> vec4<f32> {
     let bits = vec4<u32>(packed.x << 16u, packed.x & 0xFFFF0000u, packed.y << 16u, packed.y & 0xFFFF0000u);
     return bitcast<vec4<f32>>(bits);
 }
+
+#endif
+#if HALVES
+#if WIDE
+@group(0) @binding(0) var<storage, read> weights: array<vec4<u32>>;
+
+fn weight8(row: u32, col8: u32, cols8: u32, rows: u32) -> Eight {
+    let packed = weights[row * cols8 + col8];
+    return Eight(four(packed.xy), four(packed.zw));
+}
+#else
+@group(0) @binding(0) var<storage, read> weights: array<vec2<u32>>;
+
+fn weight4(row: u32, col4: u32, cols4: u32, rows: u32) -> vec4<f32> {
+    return four(weights[row * cols4 + col4]);
+}
+#endif
 #endif
 #if WEIGHT == q8
 // int8 quants of all rows, then one f16 scale a block of 32 along the row, two scales a word.
+fn four(word: u32) -> vec4<f32> {
+    let packed = bitcast<i32>(word);
+    return vec4<f32>(vec4<i32>(packed << 24u, packed << 16u, packed << 8u, packed) >> vec4<u32>(24u));
+}
+
+#if WIDE
+@group(0) @binding(0) var<storage, read> weights: array<vec2<u32>>;
+
+fn weight8(row: u32, col8: u32, cols8: u32, rows: u32) -> Eight {
+    let index = row * cols8 + col8;
+    let packed = weights[index];
+    // A block of 32 weights is four groups of eight; four scales fill one element.
+    let block = index >> 2u;
+    let words = weights[rows * cols8 + (block >> 2u)];
+    let scales = unpack2x16float(select(words.x, words.y, (block & 2u) == 2u));
+    let scale = select(scales.x, scales.y, (block & 1u) == 1u);
+    return Eight(four(packed.x) * scale, four(packed.y) * scale);
+}
+#else
 @group(0) @binding(0) var<storage, read> weights: array<u32>;
 
 fn weight4(row: u32, col4: u32, cols4: u32, rows: u32) -> vec4<f32> {
     let index = row * cols4 + col4;
-    let packed = bitcast<i32>(weights[index]);
-    let quants = vec4<i32>(packed << 24u, packed << 16u, packed << 8u, packed) >> vec4<u32>(24u);
     // A block of 32 weights is eight groups of four, so its number is index / 8.
     let block = index >> 3u;
     let scales = unpack2x16float(weights[rows * cols4 + (block >> 1u)]);
-    return vec4<f32>(quants) * select(scales.x, scales.y, (block & 1u) == 1u);
+    return four(weights[index]) * select(scales.x, scales.y, (block & 1u) == 1u);
 }
+#endif
 #endif

@@ -66,7 +66,7 @@ impl Harness {
         let recording = recorder.finish();
         self.uniforms.set_pass(&self.gpu, sizes);
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        recording.encode(&mut encoder, &self.uniforms);
+        recording.encode(&mut encoder, &self.uniforms, None);
         self.gpu.queue.submit([encoder.finish()]);
         must("run", self.gpu.wait());
     }

@@ -24,7 +24,7 @@ macro_rules! tables {
     )* };
 }
 
-tables!(attention, embed, gemm, head_select, rms_norm, rotary, swiglu);
+tables!(attention, embed, gemm, gemv, head_select, rms_norm, rotary, swiglu);
 
 /// A kernel without a case table is an untested kernel. select_reduce is tested through head_select.
 #[test]

@@ -4,34 +4,38 @@ import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 
 const sure = { threshold: 0.9 };
+const plain = { preset: 'quality' };
 const cases = [
   ['What is the capital of France?', { maxTokens: 12, ...sure }],
-  ['What color is the sky?', { maxTokens: 8, steps: 4 }],
-  ['Who lives in a barn?', { maxTokens: 8, ...sure, mor: true }],
-  ['What do bees make?', { maxTokens: 8, steps: 4, temperature: 0.7, seed: 11 }],
+  ['What color is the sky?', { ...plain, maxTokens: 8, steps: 4 }],
+  ['How many legs does a dog have?', { maxTokens: 12, ...sure, mor: true }],
+  ['What do bees make?', { ...plain, maxTokens: 8, steps: 4, temperature: 0.7, seed: 11 }],
   ['What is the opposite of hot?', { maxTokens: 12, ...sure, cache: 'dual', blockLength: 6 }],
-  ['How many legs does a dog have?', { maxTokens: 12, ...sure }],
-  ['What do cows drink?', { maxTokens: 8, steps: 8, remasking: 'random', seed: 5 }],
+  ['Who lives in a barn?', { preset: 'fast', maxTokens: 12 }],
+  ['What do cows drink?', { ...plain, maxTokens: 8, accept: 'random', seed: 5 }],
   ['Why should we share our toys?', { maxTokens: 16, ...sure, mor: true }],
-  ['What is two plus two?', { maxTokens: 8, ...sure }],
+  ['What is two plus two?', { maxTokens: 8, accept: 'entropy:0.2' }],
   ['What do you wear when it rains?', { maxTokens: 12, ...sure, cache: 'prefix', blockLength: 6 }],
-  ['Where do fish live?', { maxTokens: 8, steps: 4, cfgScale: 0.5 }],
-  ['What is the name of a baby cat?', { maxTokens: 12, ...sure }],
-  ['Which animal says moo?', { maxTokens: 8, steps: 4, mor: true, morStrategy: 'entropy' }],
-  ['What do we use to write?', { maxTokens: 8, ...sure, cache: 'delayed' }],
-  ['What is the capital of Italy?', { maxTokens: 12, ...sure, cache: 'vicinity', blockLength: 6 }],
-  ['Tell me about a dog.', { maxTokens: 16, steps: 8 }],
-  ['What does the sun do?', { maxTokens: 8, steps: 4, mor: true, morStrategy: 'gradient' }],
-  ['Why do we sleep?', { maxTokens: 12, ...sure, temperature: 0.3, seed: 3 }],
-  ['What grows in a garden?', { maxTokens: 8, ...sure }],
-  ['What is ice made of?', { maxTokens: 8, steps: 4, mor: true, morStrategy: 'margin', morSkipThreshold: null }],
+  ['Where do fish live?', { ...plain, maxTokens: 8, steps: 4, cfgScale: 0.5 }],
+  ['What is the name of a baby cat?', { maxTokens: 12, accept: 'margin:0.8' }],
+  ['Which animal says moo?', { maxTokens: 8, steps: 4, mor: { strategy: 'entropy' } }],
+  ['What do we use to write?', { maxTokens: 8, ...sure, cache: 'delayed:4' }],
+  ['What is the capital of Italy?', { maxTokens: 12, ...sure, cache: 'vicinity:4,4,1', blockLength: 6 }],
+  ['Tell me about a dog.', { ...plain, maxTokens: 16, steps: 8 }],
+  ['What does the sun do?', { maxTokens: 8, ...sure, mor: { strategy: 'gradient', maxRecursions: 3 } }],
+  ['Why do we sleep?', { maxTokens: 12, accept: 'credit:0.9', temperature: 0.3, seed: 3 }],
+  ['What grows in a garden?', { maxTokens: 8, ...sure, revise: 'verify:0.6,1' }],
+  ['What is ice made of?', { maxTokens: 8, accept: 'local-leap:0.9,0.75,4', mor: { strategy: 'margin', skipThreshold: null } }],
 ];
 
 /** A setting as the command line spells it. */
-function flags([name, value]) {
-  const flag = `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
-  if (name === 'morSkipThreshold' && value === null) return ['--mor-no-skip'];
-  return value === true ? [flag] : [flag, String(value)];
+function flags([name, value], prefix = '--') {
+  if (name === 'preset') return value === 'balanced' ? [] : [`--${value}`];
+  if (name === 'skipThreshold' && value === null) return ['--mor-no-skip'];
+  const flag = prefix + name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+  if (value === true) return [flag];
+  if (typeof value === 'object') return [flag, ...Object.entries(value).flatMap((entry) => flags(entry, `${flag}-`))];
+  return [flag, String(value)];
 }
 
 const results = cases.map(([prompt, settings]) => {

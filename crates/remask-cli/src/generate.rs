@@ -1,10 +1,8 @@
 //! `remask generate`.
 
 use std::io::{IsTerminal, Read, Write, stdout};
-use std::ops::ControlFlow;
 use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use remask_core::chat::Message;
 use remask_core::{Backend, DecodeOptions, Error, Generation, Model, StepReport, generate};
 use serde_json::json;
@@ -13,7 +11,7 @@ use crate::bundled::BUNDLED;
 use crate::decode_args::DecodeArgs;
 use crate::model_args::{DeviceArgs, explain, open_model};
 use crate::report::tell;
-use crate::watch::Screen;
+use crate::view::{Colours, View};
 use crate::{Failure, Outcome};
 
 #[derive(clap::Args)]
@@ -36,9 +34,10 @@ pub struct Args {
     /// Print one JSON object with the text, what it cost and where it ran
     #[arg(long)]
     json: bool,
-    /// Watch the canvas being unmasked
-    #[arg(long, conflicts_with = "json")]
-    watch: bool,
+    /// Watch the canvas being unmasked, coloured by confidence or by depth: the passes that a token took
+    #[arg(long, conflicts_with = "json", value_name = "COLOURS", num_args = 0..=1, require_equals = true,
+          default_missing_value = "confidence")]
+    watch: Option<Colours>,
 }
 
 impl Args {
@@ -82,7 +81,7 @@ pub fn run(args: &Args) -> Outcome {
 
     let loaded = Instant::now();
     let mut first_pass = None;
-    let mut view = View::new(args, &model, &options)?;
+    let mut view = View::new(args.watch, &model, options.max_tokens)?;
     let mut watch = |report: &StepReport| {
         first_pass.get_or_insert_with(|| milliseconds(loaded));
         view.step(&model, report)
@@ -141,6 +140,7 @@ fn as_json(
         "rows_selected": done.rows_selected,
         "rows_of_full_compute": done.rows_of_full_compute,
         "depth": &done.depth[done.prompt_tokens..],
+        "acceptance": done.acceptance,
         "mor": done.mor,
         "milliseconds": { "load": times.load, "first_pass": times.first_pass, "total": times.total },
         "backend": info.backend,
@@ -149,44 +149,4 @@ fn as_json(
         "options": options,
         "notes": done.notes,
     }))
-}
-
-/// What is shown while tokens are being decided.
-enum View {
-    Screen(Screen),
-    Bar(ProgressBar),
-}
-
-impl View {
-    fn new(args: &Args, model: &Model, options: &DecodeOptions) -> Result<Self, Failure> {
-        if args.watch {
-            if stdout().is_terminal() {
-                return Ok(Self::Screen(Screen::open(model.tokenizer.is_some())?));
-            }
-            tell("note", "--watch needs a terminal; printing the text only");
-        }
-        let bar = ProgressBar::new(options.max_tokens as u64);
-        if let Ok(style) = ProgressStyle::with_template("decoding {bar:30} {pos}/{len} tokens, {msg}") {
-            bar.set_style(style);
-        }
-        Ok(Self::Bar(bar))
-    }
-
-    fn step(&mut self, model: &Model, report: &StepReport) -> ControlFlow<()> {
-        match self {
-            Self::Screen(screen) => screen.draw(model, report),
-            Self::Bar(bar) => {
-                bar.set_message(format!("{} passes", report.step + 1));
-                bar.inc(report.committed.len() as u64);
-                ControlFlow::Continue(())
-            }
-        }
-    }
-
-    fn finish(self) {
-        match self {
-            Self::Screen(screen) => screen.close(),
-            Self::Bar(bar) => bar.finish_and_clear(),
-        }
-    }
 }

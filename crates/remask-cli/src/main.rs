@@ -1,15 +1,19 @@
 //! `remask`: the command line of the engine.
 
+mod bench;
 mod bundled;
 mod convert;
 mod decode_args;
 mod devices;
+mod eval;
+mod fill;
 mod generate;
 mod inspect;
 mod model_args;
 mod report;
 mod synth;
 mod verify;
+mod view;
 mod watch;
 
 use std::error::Error;
@@ -30,6 +34,10 @@ struct Cli {
 enum Command {
     /// Answer a prompt by filling in a canvas of masked tokens
     Generate(generate::Args),
+    /// Fill in the blanks of a text: "The [MASK] sat on the [MASK]."
+    Fill(fill::Args),
+    /// Compare decoder settings on a set of questions: rows, passes, time and quality
+    Eval(eval::Args),
     /// List the adapters of this machine, with the features and limits that matter
     Devices(devices::Args),
     /// Show a model's architecture, size and tensors
@@ -40,6 +48,8 @@ enum Command {
     Quantize(convert::Args),
     /// Write a model of a given shape with random weights, for benchmarks and load tests
     Synth(synth::Args),
+    /// Measure how long passes take on a device
+    Bench(bench::Args),
 }
 
 /// What a command ends with: a message for the user, or nothing where it has said everything itself.
@@ -67,11 +77,14 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     let outcome = match Cli::parse().command {
         Command::Generate(args) => generate::run(&args),
+        Command::Fill(args) => fill::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Quantize(args) => convert::run(&args),
         Command::Synth(args) => synth::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -93,14 +106,21 @@ fn quiet_drivers() {
 }
 
 /// Our variables, and the names that earlier systems gave the same settings.
-const ALIASES: [(&str, &str); 7] = [
+const ALIASES: [(&str, &str); 14] = [
     ("REMASK_MOR", "VDIFF_ENABLE_MOR"),
+    ("REMASK_MOR", "VDIFF_MOR_ENABLED"),
     ("REMASK_MOR_MIN_RECURSIONS", "VDIFF_MOR_MIN_RECURSIONS"),
     ("REMASK_MOR_MAX_RECURSIONS", "VDIFF_MOR_MAX_RECURSIONS"),
     ("REMASK_MOR_STRATEGY", "VDIFF_MOR_STRATEGY"),
     ("REMASK_MOR_CONFIDENCE_HIGH", "VDIFF_MOR_CONFIDENCE_HIGH"),
+    ("REMASK_MOR_CONFIDENCE_HIGH", "VDIFF_MOR_CONF_HIGH"),
     ("REMASK_MOR_CONFIDENCE_LOW", "VDIFF_MOR_CONFIDENCE_LOW"),
+    ("REMASK_MOR_CONFIDENCE_LOW", "VDIFF_MOR_CONF_LOW"),
     ("REMASK_MOR_SKIP_THRESHOLD", "VDIFF_MOR_SKIP_THRESHOLD"),
+    ("REMASK_MOR_LOG_STATS", "VDIFF_MOR_LOG_STATS"),
+    ("REMASK_STEPS", "VDIFF_DIFFUSION_STEPS"),
+    ("REMASK_BLOCK_LENGTH", "VDIFF_BLOCK_SIZE"),
+    ("REMASK_EARLY_STOP", "VDIFF_EARLY_STOPPING"),
 ];
 
 /// Lets deployments of dfastllm keep their settings; our own names win.

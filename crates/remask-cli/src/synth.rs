@@ -37,18 +37,23 @@ pub struct Args {
 
 /// Shapes that can be made.
 #[derive(Clone, Copy, ValueEnum)]
-enum Shape {
+pub enum Shape {
     /// LLaDA-8B: 32 layers, hidden 4096, MLP 12288, vocabulary 126464
     #[value(name = "llada-8b")]
     Llada8b,
+    /// The bundled tales-33m: 8 layers, hidden 512, MLP 1344, vocabulary 8192
+    #[value(name = "tales-33m")]
+    Tales33m,
     /// A model of a few hundred kilobytes
     Tiny,
 }
 
 impl Shape {
-    fn config(self, layers: Option<usize>) -> serde_json::Value {
+    /// The config.json of the shape, with another number of blocks where `layers` says so.
+    pub fn config(self, layers: Option<usize>) -> serde_json::Value {
         let (hidden, default_layers, heads, mlp, vocabulary, mask, eos) = match self {
             Self::Llada8b => (4096, 32, 32, 12288, 126_464, 126_336, 126_081),
+            Self::Tales33m => (512, 8, 8, 1344, 8192, 8191, 8186),
             Self::Tiny => (64, 2, 4, 128, 256, 255, 254),
         };
         json!({

@@ -11,6 +11,8 @@ use ratatui::widgets::{Paragraph, Wrap};
 use ratatui::{Terminal, TerminalOptions, Viewport};
 use remask_core::{Cell, Model, StepReport};
 
+use crate::view::Colours;
+
 /// Lines of the terminal that the canvas takes.
 const HEIGHT: u16 = 14;
 
@@ -18,14 +20,15 @@ const HEIGHT: u16 = 14;
 pub struct Screen {
     terminal: Terminal<CrosstermBackend<io::Stdout>>,
     has_text: bool,
+    colours: Colours,
 }
 
 impl Screen {
     /// Takes the next lines of the terminal.
-    pub fn open(has_text: bool) -> io::Result<Self> {
+    pub fn open(has_text: bool, colours: Colours) -> io::Result<Self> {
         let backend = CrosstermBackend::new(io::stdout());
         let terminal = Terminal::with_options(backend, TerminalOptions { viewport: Viewport::Inline(HEIGHT) })?;
-        Ok(Self { terminal, has_text })
+        Ok(Self { terminal, has_text, colours })
     }
 
     /// Shows the canvas after a step. Ends the generation where the terminal is gone.
@@ -46,7 +49,10 @@ impl Screen {
             let (text, style) = match cell {
                 Cell::Given => (self.token(model, canvas.tokens()[position]), Style::new().add_modifier(Modifier::DIM)),
                 Cell::Decided { probability, step } => {
-                    let mut style = Style::new().fg(confidence_color(*probability));
+                    let mut style = Style::new().fg(match self.colours {
+                        Colours::Confidence => confidence_color(*probability),
+                        Colours::Depth => depth_color(report.so_far.depth[position]),
+                    });
                     if *step == report.step {
                         style = style.add_modifier(Modifier::BOLD | Modifier::UNDERLINED);
                     }
@@ -109,5 +115,17 @@ fn confidence_color(probability: f32) -> Color {
         p if p >= 0.5 => Color::Yellow,
         p if p >= 0.3 => Color::LightRed,
         _ => Color::Red,
+    }
+}
+
+/// Blue where one pass was enough, through to magenta where a token took many.
+fn depth_color(passes: u32) -> Color {
+    match passes {
+        0 => Color::DarkGray,
+        1 => Color::Blue,
+        2 => Color::Cyan,
+        3..=4 => Color::Yellow,
+        5..=8 => Color::LightRed,
+        _ => Color::Magenta,
     }
 }

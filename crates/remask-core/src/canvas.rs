@@ -41,7 +41,7 @@ impl Canvas {
         Self { tokens, cells, mask, holes: answer }
     }
 
-    /// Given tokens, with a hole wherever there is none.
+    /// Given tokens, with a hole wherever there is none: for infilling.
     #[must_use]
     pub fn with_holes(tokens: &[Option<u32>], mask: u32) -> Self {
         let cells: Vec<_> = tokens.iter().map(|t| if t.is_some() { Cell::Given } else { Cell::Hole }).collect();
@@ -102,6 +102,17 @@ impl Canvas {
         true
     }
 
+    /// Makes a hole of a decided position again. Returns false, and changes nothing, elsewhere.
+    pub fn remask(&mut self, position: usize) -> bool {
+        if !matches!(self.cells.get(position), Some(Cell::Decided { .. })) {
+            return false;
+        }
+        self.tokens[position] = self.mask;
+        self.cells[position] = Cell::Hole;
+        self.holes += 1;
+        true
+    }
+
     /// The id the model sees in holes.
     #[must_use]
     pub fn mask(&self) -> u32 {
@@ -126,5 +137,15 @@ mod tests {
         assert!(!canvas.decide(1, 6, 1, 0.9));
         assert!(!canvas.decide(0, 6, 1, 0.9) && !canvas.decide(7, 6, 1, 0.9));
         assert_eq!((canvas.tokens(), canvas.holes()), (&[1, 5, 9][..], 1));
+    }
+
+    #[test]
+    fn only_what_was_decided_can_be_remasked() {
+        let mut canvas = Canvas::with_holes(&[Some(1), None, Some(3), None], 9);
+        assert_eq!((canvas.tokens(), canvas.holes()), (&[1, 9, 3, 9][..], 2));
+        assert!(!canvas.remask(0) && !canvas.remask(1) && !canvas.remask(9));
+        canvas.decide(1, 5, 0, 0.5);
+        assert!(canvas.remask(1) && canvas.decide(1, 6, 1, 0.9));
+        assert_eq!((canvas.tokens(), canvas.holes()), (&[1, 6, 3, 9][..], 1));
     }
 }

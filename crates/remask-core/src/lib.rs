@@ -14,6 +14,7 @@ pub mod decode;
 pub mod error;
 pub mod families;
 pub mod golden;
+pub mod infill;
 pub mod model;
 pub mod quantize;
 pub mod random;
@@ -25,8 +26,8 @@ pub use backend::{Backend, BackendError, BackendFuture, Candidate, Guide, Keys, 
 pub use canvas::{Canvas, Cell};
 pub use checkpoint::{Checkpoint, DType};
 pub use decode::{
-    Acceptance, Cache, DecodeOptions, FinishReason, Generation, MorConfig, MorStats, Order, StepReport, Vocabulary,
-    fill, generate,
+    Acceptance, AdaptiveSteps, Cache, DecodeOptions, DecodeSettings, FinishReason, Generation, MorConfig, MorStats,
+    Order, Preset, Request, Revision, StepReport, Vocabulary, fill, fill_all, generate,
 };
 pub use error::{Error, Result};
 pub use model::Model;

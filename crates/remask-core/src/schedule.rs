@@ -21,14 +21,16 @@ pub struct BlockPlan {
 }
 
 impl BlockPlan {
-    /// Plans `answer` positions after `prompt` in blocks of `block_length` with `steps` in all.
+    /// Plans the decoding of `holes`, positions in ascending order, in blocks of `block_length` of them
+    /// with `steps` in all. A block reaches from its first to its last hole, over what is given between.
     ///
     /// LLaDA's reference asks that blocks divide the answer and steps divide over blocks. Here the
     /// last block may be shorter, and steps that do not divide are spread with the earlier blocks
     /// taking one more. Fewer steps than blocks are raised to one a block. Where the reference's
     /// conditions hold, the plan is the reference's. `block_length` 0 is taken as 1.
     #[must_use]
-    pub fn new(prompt: usize, answer: usize, block_length: usize, steps: usize) -> Self {
+    pub fn new(holes: &[usize], block_length: usize, steps: usize) -> Self {
+        let answer = holes.len();
         let block_length = block_length.clamp(1, answer.max(1));
         let count = answer.div_ceil(block_length);
         let mut notes = Vec::new();
@@ -44,16 +46,11 @@ impl BlockPlan {
         } else if count > 0 && !total.is_multiple_of(count) {
             notes.push(format!("{steps} steps over {count} blocks: the first {} get one more", total % count));
         }
-        let blocks = (0..count)
-            .map(|b| {
-                let start = b * block_length;
-                Block {
-                    positions: prompt + start..prompt + (start + block_length).min(answer),
-                    steps: total / count + usize::from(b < total % count),
-                }
-            })
-            .collect();
-        Self { blocks, notes }
+        let block = |(b, holes): (usize, &[usize])| Block {
+            positions: holes[0]..holes[holes.len() - 1] + 1,
+            steps: total / count + usize::from(b < total % count),
+        };
+        Self { blocks: holes.chunks(block_length).enumerate().map(block).collect(), notes }
     }
 }
 
@@ -79,7 +76,8 @@ mod tests {
 
         #[test]
         fn blocks_tile_the_answer(prompt in 0usize..50, answer in 0usize..300, length in 0usize..80, steps in 0usize..400) {
-            let plan = BlockPlan::new(prompt, answer, length, steps);
+            let holes: Vec<_> = (prompt..prompt + answer).collect();
+            let plan = BlockPlan::new(&holes, length, steps);
             let mut next = prompt;
             for block in &plan.blocks {
                 prop_assert_eq!(block.positions.start, next);
@@ -92,6 +90,18 @@ mod tests {
             let exact = answer > 0 && length > 0 && answer.is_multiple_of(length) && steps > 0
                 && steps.is_multiple_of(answer / length);
             prop_assert!(!exact || plan.notes.is_empty(), "{:?}", plan.notes);
+        }
+
+        #[test]
+        fn scattered_holes_are_each_in_one_block(
+            holes in proptest::collection::btree_set(0usize..200, 1..60), length in 1usize..40,
+        ) {
+            let holes: Vec<_> = holes.into_iter().collect();
+            let plan = BlockPlan::new(&holes, length, holes.len());
+            for (block, holes) in plan.blocks.iter().zip(holes.chunks(length)) {
+                prop_assert_eq!(block.positions.clone(), holes[0]..holes[holes.len() - 1] + 1);
+            }
+            prop_assert!(plan.blocks.windows(2).all(|w| w[0].positions.end <= w[1].positions.start));
         }
     }
 }

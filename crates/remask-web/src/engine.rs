@@ -4,10 +4,11 @@ use std::ops::ControlFlow;
 
 use js_sys::Function;
 use remask_core::checkpoint::{Bytes, WeightFormat};
+use remask_core::decode::AcceptanceStats;
 use remask_core::golden::{CaseResult, Golden, check_case, check_logits};
 use remask_core::model::ModelFiles;
 use remask_core::{
-    Backend, BackendError, Canvas, Checkpoint, DecodeOptions, Error, FinishReason, Generation, Model, MorStats,
+    Backend, BackendError, Canvas, Cell, Checkpoint, DecodeOptions, Error, FinishReason, Generation, Model, MorStats,
     StepReport, Vocabulary, fill,
 };
 use remask_wgpu::{Gpu, LimitChoice, WgpuBackend};
@@ -17,7 +18,7 @@ use wasm_bindgen::prelude::*;
 
 use crate::fault::thrown;
 use crate::files::Files;
-use crate::request::{Prompt, Settings, parse};
+use crate::request::{Prompt, parse};
 use crate::step::{Costs, Pieces, canvas_object, step_object};
 
 #[wasm_bindgen]
@@ -105,6 +106,8 @@ struct Finished {
     rows_selected: u64,
     rows_of_full_compute: u64,
     depth: Vec<u32>,
+    decided_tokens: u64,
+    acceptance: AcceptanceStats,
     mor: Option<MorStats>,
     devices_lost: u32,
     notes: Vec<String>,
@@ -241,14 +244,8 @@ fn open(files: &mut Files, origin: &str) -> Result<Model, Error> {
 
 impl Engine {
     async fn run(&mut self, prompt: &str, settings: &str, on_step: &Function) -> Result<String, Error> {
-        let options = parse::<Settings>("options", settings)?.options();
         let prompt: Prompt = parse("prompt", prompt)?;
-        let canvas = prompt.canvas(&self.model, &options)?;
-        let mut vocabulary = self.model.vocabulary.clone();
-        if prompt.has_gaps() {
-            let stop = std::mem::take(&mut vocabulary.stop);
-            stop.into_iter().for_each(|id| vocabulary.suppressed.insert(id));
-        }
+        let (canvas, options, vocabulary) = prompt.prepare(&self.model, &parse("options", settings)?)?;
         let shown = canvas_object(&self.model, &mut self.pieces, &canvas);
         if !goes_on(on_step, &shown) {
             return Err(Error::Request("the request was aborted before its first pass".to_owned()));
@@ -256,6 +253,7 @@ impl Engine {
         let (done, costs, devices_lost) = self.decode_canvas(canvas, &vocabulary, &options, on_step).await?;
         let ids = known_ids(&done, &vocabulary);
         let text = text_of(&self.model, &ids)?;
+        let decided = done.canvas.cells().iter().filter(|cell| matches!(cell, Cell::Decided { .. })).count() as u64;
         let finished = Finished {
             text: if matches!(prompt, Prompt::Messages(_)) { text.trim().to_owned() } else { text },
             completion_tokens: ids.len(),
@@ -268,6 +266,8 @@ impl Engine {
             rows_selected: costs.rows_selected,
             rows_of_full_compute: costs.rows_of_full_compute,
             depth: costs.depth,
+            decided_tokens: decided.saturating_sub(done.acceptance.tokens_padded),
+            acceptance: done.acceptance,
             mor: done.mor,
             devices_lost,
             notes: done.notes,

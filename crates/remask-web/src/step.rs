@@ -62,6 +62,8 @@ pub fn step_object(model: &Model, pieces: &mut Pieces, report: &StepReport, befo
         .iter()
         .map(|cell| if let Cell::Decided { probability, .. } = cell { *probability } else { 0.0 })
         .collect();
+    let decided_at = |cell: &Cell| if let Cell::Decided { step, .. } = cell { step + 1 } else { 0 };
+    let decided_at: Vec<_> = canvas.cells().iter().map(decided_at).collect();
     let mut states: Vec<_> = canvas.cells().iter().map(state).collect();
     for proposal in report.candidates.iter().filter(|s| canvas.is_hole(s.position)) {
         tokens[proposal.position] = proposal.candidate.token;
@@ -81,7 +83,9 @@ pub fn step_object(model: &Model, pieces: &mut Pieces, report: &StepReport, befo
         ("states", Uint8Array::from(&states[..]).into()),
         ("probabilities", Float32Array::from(&probabilities[..]).into()),
         ("depths", Uint32Array::from(&costs.depth[..]).into()),
-        ("decided", positions(&mut report.committed.iter().map(|s| s.position))),
+        ("decidedAt", Uint32Array::from(&decided_at[..]).into()),
+        ("remasked", positions(&mut report.remasked.iter().copied())),
+        ("decided", positions(&mut report.committed.iter().chain(report.revised).map(|s| s.position))),
         ("computed", positions(&mut report.computed.iter().copied())),
         ("text", text.into()),
         ("rowsComputed", (costs.rows_computed as f64).into()),

@@ -9,6 +9,7 @@ use remask_core::{Architecture, Backend, BackendError, BackendFuture, Candidate,
 
 use crate::activations::Activations;
 use crate::gpu::Gpu;
+use crate::kernels::linear::{Shape, Strategy};
 use crate::kernels::select_reduce::{CandidateRecord, NOT_FINITE};
 use crate::kernels::{
     RowRecord, SelectRecord, attention, embed, gemm, head_select, rms_norm, rotary, select_reduce, swiglu,
@@ -25,9 +26,9 @@ enum Answer {
     Logits,
 }
 
-/// Recordings kept before the oldest shapes are forgotten. A generation has a shape for every number
-/// of holes left in a block.
-const MOST_RECORDINGS: usize = 512;
+/// Recordings kept before all are forgotten. Sizes are rounded up to a few an octave, so that even
+/// servers stay below this.
+const MOST_RECORDINGS: usize = 1024;
 
 /// Slots of parameters: a model has a few dozen distinct ones.
 const PARAMETER_SLOTS: u32 = 1024;
@@ -47,7 +48,7 @@ pub struct WgpuBackend {
     suppressed_words: Vec<u32>,
     uniforms: Uniforms,
     groups: BindGroups,
-    recordings: HashMap<(PassSizes, Answer), Recording>,
+    recordings: HashMap<RecordingKey, Recording>,
 }
 
 /// Bytes of one slot of keys or of values in one layer.
@@ -67,9 +68,23 @@ impl WgpuBackend {
         format: Option<WeightFormat>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, BackendError> {
-        let a = model.architecture.clone();
-        check_supported(&gpu, &a)?;
+        check_supported(&gpu, &model.architecture)?;
         let weights = DeviceWeights::load(&gpu, model, format, progress).await?;
+        Self::with_weights(gpu, model.architecture.clone(), weights).await
+    }
+
+    /// A model of `architecture`'s shape with random weights made on the device, for measurements where
+    /// only the shape matters.
+    ///
+    /// # Errors
+    /// As [`WgpuBackend::load`].
+    pub async fn random(gpu: Gpu, architecture: Architecture, format: WeightFormat) -> Result<Self, BackendError> {
+        check_supported(&gpu, &architecture)?;
+        let weights = DeviceWeights::random(&gpu, &architecture, format).await?;
+        Self::with_weights(gpu, architecture, weights).await
+    }
+
+    async fn with_weights(gpu: Gpu, a: Architecture, weights: DeviceWeights) -> Result<Self, BackendError> {
         let table = rotary::table(&a.rotary, a.max_positions);
         let rotary = gpu.storage("rotary", size_of_val(&table[..]) as u64).await?;
         gpu.queue.write_buffer(&rotary, 0, bytemuck::cast_slice(&table));
@@ -264,7 +279,8 @@ impl WgpuBackend {
             }
             Answer::Candidates => {
                 let head = w.head();
-                let tile = gemm::Tile::choose(r.gpu.profile.is_software(), sizes.selected);
+                let shape = Shape { rows: sizes.selected, cols: head.cols, out: head.rows };
+                let strategy = Strategy::choose(&r.gpu.profile, head.format, shape).for_head();
                 let mut first_strip = 0;
                 for part in &head.parts {
                     let params = head_select::Params {
@@ -272,13 +288,13 @@ impl WgpuBackend {
                         part_rows: part.rows,
                         first: part.first,
                         first_strip,
-                        strip_tiles: head_select::strip_tiles(part.rows),
+                        strip_tiles: head_select::strip_tiles(strategy, part.rows),
                         padding: [0; 3],
                     };
                     let buffers = [&part.buffer, &act.gathered, &act.partials, &act.select, &self.suppressed];
-                    let grid = head_select::grid(tile, sizes.selected, part.rows);
-                    r.dispatch(head_select::spec(head.format, tile), &buffers, &params, grid).await?;
-                    first_strip += head_select::strips(part.rows);
+                    let grid = head_select::grid(strategy, sizes.selected, part.rows);
+                    r.dispatch(head_select::spec(head.format, strategy), &buffers, &params, grid).await?;
+                    first_strip += head_select::strips(strategy, part.rows);
                 }
                 let params = select_reduce::Params { strips: first_strip, padding: [0; 3] };
                 let grid = select_reduce::grid(sizes.selected);
@@ -288,8 +304,9 @@ impl WgpuBackend {
         Ok(r.finish())
     }
 
-    /// Runs a pass and returns the bytes of its answer.
-    async fn run(&mut self, pass: &Pass<'_>, answer: Answer) -> Result<Vec<u8>, BackendError> {
+    /// Makes everything ready for a pass: buffers, its recording, the records that its kernels read.
+    /// Returns the key of the recording and the bytes of the answer.
+    async fn prepare(&mut self, pass: &Pass<'_>, answer: Answer) -> Result<(RecordingKey, u64), BackendError> {
         self.gpu.check()?;
         let translated = self.translate(pass)?;
         let sizes = PassSizes {
@@ -298,7 +315,8 @@ impl WgpuBackend {
             tiles: translated.tiles.len() as u32,
             padding: 0,
         };
-        self.reserve(sizes.rows.max(sizes.selected)).await?;
+        let key = RecordingKey { sizes: sizes.rounded_up(), answer };
+        self.reserve(key.sizes.rows.max(key.sizes.selected)).await?;
         let bytes = match answer {
             Answer::Candidates => sizes.selected as usize * size_of::<CandidateRecord>(),
             Answer::Logits => {
@@ -309,12 +327,12 @@ impl WgpuBackend {
                 bytes
             }
         } as u64;
-        if !self.recordings.contains_key(&(sizes, answer)) {
-            let recording = self.record(sizes, answer).await?;
+        if !self.recordings.contains_key(&key) {
+            let recording = self.record(key.sizes, answer).await?;
             if self.recordings.len() >= MOST_RECORDINGS {
                 self.recordings.clear();
             }
-            self.recordings.insert((sizes, answer), recording);
+            self.recordings.insert(key, recording);
         }
         if self.suppressed_words != pass.suppressed.words() {
             self.suppressed_words = pass.suppressed.words().to_vec();
@@ -325,11 +343,18 @@ impl WgpuBackend {
         self.gpu.queue.write_buffer(&act.select, 0, bytemuck::cast_slice(&translated.select));
         self.gpu.queue.write_buffer(&act.tiles, 0, bytemuck::cast_slice(&translated.tiles));
         self.uniforms.set_pass(&self.gpu, sizes);
+        Ok((key, bytes))
+    }
+
+    /// Runs a pass and returns the bytes of its answer.
+    async fn run(&mut self, pass: &Pass<'_>, answer: Answer) -> Result<Vec<u8>, BackendError> {
+        let (key, bytes) = self.prepare(pass, answer).await?;
         let mut encoder =
             self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("pass") });
-        if let Some(recording) = self.recordings.get(&(sizes, answer)) {
-            recording.encode(&mut encoder, &self.uniforms);
+        if let Some(recording) = self.recordings.get(&key) {
+            recording.encode(&mut encoder, &self.uniforms, None);
         }
+        let act = &self.activations;
         let (source, staging) = match answer {
             Answer::Candidates => (&act.candidates, &act.candidates_host),
             Answer::Logits => (&act.logits, &act.logits_host),
@@ -338,6 +363,44 @@ impl WgpuBackend {
         self.gpu.queue.submit([encoder.finish()]);
         self.gpu.map(staging, bytes).await
     }
+
+    /// Runs a pass and returns, for each of its dispatches in order, the kernel's name and the
+    /// nanoseconds between the end of the dispatch before it and its own. Empty where the device has no
+    /// timestamps.
+    ///
+    /// # Errors
+    /// As [`Backend::forward`].
+    pub async fn profile(&mut self, pass: &Pass<'_>) -> Result<Vec<(String, f64)>, BackendError> {
+        use wgpu::BufferUsages as U;
+        let (key, _) = self.prepare(pass, Answer::Candidates).await?;
+        let Some(recording) = self.recordings.get(&key).filter(|_| self.gpu.profile.timestamps) else {
+            return Ok(Vec::new());
+        };
+        let count = recording.labels().len() as u32 + 1;
+        let descriptor = wgpu::QuerySetDescriptor { label: Some("profile"), ty: wgpu::QueryType::Timestamp, count };
+        let marks = self.gpu.device.create_query_set(&descriptor);
+        let bytes = u64::from(count) * 8;
+        let resolved = self.gpu.buffer("timestamps", bytes, U::QUERY_RESOLVE | U::COPY_SRC).await?;
+        let staging = self.gpu.buffer("timestamps, host", bytes, U::MAP_READ | U::COPY_DST).await?;
+        let mut encoder =
+            self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("profile") });
+        recording.encode(&mut encoder, &self.uniforms, Some(&marks));
+        encoder.resolve_query_set(&marks, 0..count, &resolved, 0);
+        encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, bytes);
+        self.gpu.queue.submit([encoder.finish()]);
+        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&self.gpu.map(&staging, bytes).await?);
+        let period = f64::from(self.gpu.queue.get_timestamp_period());
+        let spans = ticks.windows(2).map(|w| w[1].wrapping_sub(w[0]) as f64 * period);
+        Ok(recording.labels().map(str::to_owned).zip(spans).collect())
+    }
+}
+
+/// What two passes must have in common to be run by one recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct RecordingKey {
+    /// Sizes that the dispatches are large enough for.
+    sizes: PassSizes,
+    answer: Answer,
 }
 
 /// The records of a pass as kernels read them.
@@ -366,8 +429,9 @@ async fn linear(
     rows: u32,
     onto: Onto,
 ) -> Result<(), BackendError> {
-    let tile = gemm::Tile::choose(r.gpu.profile.is_software(), rows);
-    let spec = gemm::spec(matrix.format, tile, onto == Onto::Residual);
+    let shape = Shape { rows, cols: matrix.cols, out: matrix.rows };
+    let strategy = Strategy::choose(&r.gpu.profile, matrix.format, shape);
+    let spec = strategy.spec(matrix.format, onto == Onto::Residual);
     for part in &matrix.parts {
         let params = gemm::Params {
             cols4: matrix.cols / 4,
@@ -377,15 +441,16 @@ async fn linear(
             over_selected: u32::from(onto == Onto::Selected),
             padding: [0; 3],
         };
-        let grid = gemm::grid(tile, rows, part.rows);
+        let grid = strategy.grid(rows, part.rows);
         r.dispatch(spec.clone(), &[&part.buffer, x, out], &params, grid).await?;
     }
     Ok(())
 }
 
-/// Partial selections that a head makes for one row.
+/// Partial selections that a head makes for one row of many. For the few rows of [`gemv::Few`] there are
+/// four times as many, which fit because buffers have room for 64 rows at least.
 fn strips(head: &DeviceMatrix) -> u32 {
-    head.parts.iter().map(|p| head_select::strips(p.rows)).sum()
+    head.parts.len() as u32 * head_select::TILED_STRIPS
 }
 
 /// Refuses what no kernel here computes.

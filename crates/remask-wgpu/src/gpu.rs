@@ -19,6 +19,15 @@ pub enum LimitChoice {
     WebGpuDefault,
 }
 
+/// What a device is opened with where the adapter has it. At WebGPU's default limits it gets none of
+/// them: every kernel that needs one has a portable stand-in.
+const WANTED_FEATURES: wgpu::Features = wgpu::Features::SHADER_F16
+    .union(wgpu::Features::SUBGROUP)
+    .union(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+    .union(wgpu::Features::TIMESTAMP_QUERY)
+    .union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES)
+    .union(wgpu::Features::PIPELINE_CACHE);
+
 /// A device and its queue, with the pipelines compiled so far.
 pub struct Gpu {
     /// The logical device.
@@ -31,6 +40,10 @@ pub struct Gpu {
     kernels: HashMap<KernelSpec, Arc<Kernel>>,
     params_layout: wgpu::BindGroupLayout,
 }
+
+/// How long a wait for the device keeps the processor busy before it sleeps.
+#[cfg(not(target_arch = "wasm32"))]
+const SPIN: std::time::Duration = std::time::Duration::from_millis(4);
 
 /// A compiled kernel.
 pub struct Kernel {
@@ -68,13 +81,23 @@ impl Gpu {
     /// # Errors
     /// [`BackendError::Device`] where the driver refuses.
     pub async fn from_adapter(adapter: &wgpu::Adapter, limits: LimitChoice) -> Result<Self, BackendError> {
-        let limits = match limits {
-            LimitChoice::Adapter => adapter.limits(),
-            LimitChoice::WebGpuDefault => wgpu::Limits::default(),
+        let (limits, wanted) = match limits {
+            LimitChoice::Adapter => (adapter.limits(), WANTED_FEATURES),
+            LimitChoice::WebGpuDefault => (wgpu::Limits::default(), wgpu::Features::empty()),
+        };
+        let features = adapter.features() & wanted;
+        let experimental_features = if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+            // SAFETY: cooperative matrices are used by our own shaders only, which the case tables check
+            // against float64 on every adapter that has them.
+            unsafe { wgpu::ExperimentalFeatures::enabled() }
+        } else {
+            wgpu::ExperimentalFeatures::disabled()
         };
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("remask"),
+                required_features: features,
+                experimental_features,
                 required_limits: limits.clone(),
                 memory_hints: wgpu::MemoryHints::Performance,
                 ..Default::default()
@@ -92,6 +115,7 @@ impl Gpu {
             locked(&on_lost).lost.get_or_insert(format!("{reason:?}: {message}"));
         });
         let profile = AdapterProfile { limits: ProfileLimits::from(&limits), ..AdapterProfile::of(adapter) };
+        let profile = profile.with_features(features);
         let uniform = |binding, has_dynamic_offset| wgpu::BindGroupLayoutEntry {
             binding,
             visibility: wgpu::ShaderStages::COMPUTE,
@@ -172,9 +196,15 @@ impl Gpu {
             label: Some(&label),
             source: wgpu::ShaderSource::Wgsl(source.as_str().into()),
         };
-        let checks = wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
-        // SAFETY: the only check left out guards against loops that never end. Every loop of our own
-        // shaders counts a bounded variable; no shader text comes from outside.
+        let checks = wgpu::ShaderRuntimeChecks {
+            force_loop_bounding: false,
+            bounds_checks: false,
+            int_div_checks: false,
+            ..wgpu::ShaderRuntimeChecks::checked()
+        };
+        // SAFETY: no shader text comes from outside. Every loop of our shaders counts a bounded variable,
+        // every divisor is a constant or a shape that is not 0, and indices stay within sizes that the
+        // host has checked (`translate`) or are guarded in the shader.
         let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
         let tensors = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: Some(&label),
@@ -241,6 +271,17 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::check`].
     pub fn wait(&self) -> Result<(), BackendError> {
+        #[cfg(not(target_arch = "wasm32"))]
+        if !self.profile.is_software() {
+            // A sleeping thread is woken tens of microseconds late, which is much of a short pass.
+            let asleep = std::time::Instant::now() + SPIN;
+            while std::time::Instant::now() < asleep {
+                if self.device.poll(wgpu::PollType::Poll).is_ok_and(|status| status.is_queue_empty()) {
+                    return self.check();
+                }
+                std::hint::spin_loop();
+            }
+        }
         #[cfg(not(target_arch = "wasm32"))]
         if let Err(e) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
             self.check()?;

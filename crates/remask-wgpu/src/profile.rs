@@ -112,6 +112,20 @@ impl AdapterProfile {
         }
     }
 
+    /// The profile of a device that was opened with only some of the adapter's features.
+    #[must_use]
+    pub fn with_features(mut self, features: wgpu::Features) -> Self {
+        use wgpu::Features as F;
+        self.shader_f16 &= features.contains(F::SHADER_F16);
+        self.subgroups = self.subgroups.filter(|_| features.contains(F::SUBGROUP));
+        if !features.contains(F::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+            self.matrix_shapes.clear();
+        }
+        self.timestamps &= features.contains(F::TIMESTAMP_QUERY | F::TIMESTAMP_QUERY_INSIDE_PASSES);
+        self.pipeline_cache &= features.contains(F::PIPELINE_CACHE);
+        self
+    }
+
     /// Whether this is a software adapter, which computes on the CPU.
     #[must_use]
     pub fn is_software(&self) -> bool {

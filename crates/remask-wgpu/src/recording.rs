@@ -92,12 +92,21 @@ impl<'a> Recorder<'a> {
 }
 
 impl Recording {
-    /// Encodes every dispatch into one compute pass.
-    pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, uniforms: &Uniforms) {
+    /// Names of the dispatches' kernels, in order.
+    pub fn labels(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.dispatches.iter().map(|d| d.kernel.label.as_str())
+    }
+
+    /// Encodes every dispatch into one compute pass. `marks`, where given, gets a timestamp before the
+    /// first dispatch and one after each.
+    pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, uniforms: &Uniforms, marks: Option<&wgpu::QuerySet>) {
         let mut pass =
             encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some("pass"), timestamp_writes: None });
         let mut last: Option<&Arc<Kernel>> = None;
-        for d in &self.dispatches {
+        if let Some(marks) = marks {
+            pass.write_timestamp(marks, 0);
+        }
+        for (i, d) in self.dispatches.iter().enumerate() {
             if !last.is_some_and(|k| Arc::ptr_eq(k, &d.kernel)) {
                 pass.set_pipeline(&d.kernel.pipeline);
                 last = Some(&d.kernel);
@@ -105,6 +114,9 @@ impl Recording {
             pass.set_bind_group(0, &d.tensors, &[]);
             pass.set_bind_group(1, uniforms.group(), &[d.offset]);
             pass.dispatch_workgroups(d.grid[0], d.grid[1], d.grid[2]);
+            if let Some(marks) = marks {
+                pass.write_timestamp(marks, i as u32 + 1);
+            }
         }
     }
 }

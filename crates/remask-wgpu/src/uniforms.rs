@@ -91,3 +91,29 @@ pub struct PassSizes {
     /// Zero.
     pub padding: u32,
 }
+
+impl PassSizes {
+    /// Sizes that fit this pass and others near it, so that they share one recording: each count up to
+    /// the next of four steps an octave. Kernels read the true counts; a workgroup past them ends at once.
+    #[must_use]
+    pub fn rounded_up(self) -> Self {
+        let round = |n: u32| n.next_multiple_of((n.next_power_of_two() / 8).max(1));
+        Self { rows: round(self.rows), selected: round(self.selected), tiles: round(self.tiles), padding: 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_round_up_to_four_steps_an_octave() {
+        let rounded = |n| PassSizes { rows: n, ..PassSizes::default() }.rounded_up().rows;
+        let all: std::collections::BTreeSet<_> = (1..=1024).map(rounded).collect();
+        assert!(all.len() <= 8 + 7 * 4, "{all:?}");
+        for n in 1..=1024 {
+            assert!(rounded(n) >= n && rounded(n) * 4 <= n * 5 + 3, "{n} {}", rounded(n));
+            assert_eq!(rounded(rounded(n)), rounded(n));
+        }
+    }
+}

@@ -3,7 +3,7 @@
 
 use remask_core::checkpoint::{Checkpoint, Matrix, WeightFormat};
 use remask_core::model::{Model, layer_matrices};
-use remask_core::{BackendError, Error};
+use remask_core::{Architecture, BackendError, Error};
 
 use crate::gpu::Gpu;
 
@@ -104,6 +104,119 @@ impl DeviceWeights {
     }
 }
 
+impl DeviceWeights {
+    /// Weights of `a`'s shape made up on the device: small matrices, norms of 1.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`], or [`BackendError::Unsupported`] for a shape that `format` cannot
+    /// hold.
+    pub async fn random(gpu: &Gpu, a: &Architecture, format: WeightFormat) -> Result<Self, BackendError> {
+        let source = RandomSource::new(gpu, format).await?;
+        let ones = vec![1f32; a.hidden];
+        let vector = async || {
+            let buffer = gpu.storage("norm", size_of_val(&ones[..]) as u64).await?;
+            gpu.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&ones));
+            Ok::<_, BackendError>(buffer)
+        };
+        let at = &a.attention;
+        let mut layers = Vec::with_capacity(a.layers);
+        for _ in 0..a.layers {
+            layers.push(DeviceLayer {
+                attention_norm: vector().await?,
+                qkv: source.matrix((at.heads + 2 * at.kv_heads) * at.head_dim, a.hidden).await?,
+                attention_out: source.matrix(a.hidden, at.heads * at.head_dim).await?,
+                mlp_norm: vector().await?,
+                gate_up: source.matrix(2 * a.mlp.hidden, a.hidden).await?,
+                down: source.matrix(a.hidden, a.mlp.hidden).await?,
+            });
+        }
+        let embedding = source.matrix(a.embedding_rows, a.hidden).await?;
+        let head = if a.tied_head { None } else { Some(source.matrix(a.embedding_rows, a.hidden).await?) };
+        let final_norm = vector().await?;
+        gpu.wait()?;
+        Ok(Self { embedding, layers, final_norm, head })
+    }
+}
+
+/// A chunk of random weights on the device, from which matrices are copied.
+struct RandomSource<'a> {
+    gpu: &'a Gpu,
+    format: WeightFormat,
+    weights: wgpu::Buffer,
+    scales: wgpu::Buffer,
+}
+
+impl<'a> RandomSource<'a> {
+    async fn new(gpu: &'a Gpu, format: WeightFormat) -> Result<Self, BackendError> {
+        let mut state = 0x5EED_u64;
+        // xorshift64*: these weights need to be varied and quick, not good.
+        let mut bits = || {
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
+        };
+        // Uniform in +-0.035 has the standard deviation 0.02 of common initialisations.
+        let mut weight = || (bits() as f32 / 2f32.powi(31) - 1.0) * 0.035;
+        let bytes: Vec<u8> = match format {
+            WeightFormat::F32 => (0..CHUNK / 4).flat_map(|_| weight().to_le_bytes()).collect(),
+            WeightFormat::F16 => (0..CHUNK / 2).flat_map(|_| half::f16::from_f32(weight()).to_le_bytes()).collect(),
+            WeightFormat::Bf16 => (0..CHUNK / 2).flat_map(|_| half::bf16::from_f32(weight()).to_le_bytes()).collect(),
+            WeightFormat::Q8 => (0..CHUNK / 4).flat_map(|_| bits().to_le_bytes()).collect(),
+        };
+        let scale = half::f16::from_f32(0.035 / 127.0);
+        let scales: Vec<u8> = (0..CHUNK / 16).flat_map(|_| scale.to_le_bytes()).collect();
+        let source = Self {
+            gpu,
+            format,
+            weights: gpu.storage("random weights", CHUNK as u64).await?,
+            scales: gpu.storage("scales", (CHUNK / 8) as u64).await?,
+        };
+        gpu.queue.write_buffer(&source.weights, 0, &bytes);
+        gpu.queue.write_buffer(&source.scales, 0, &scales);
+        Ok(source)
+    }
+
+    async fn matrix(&self, rows: usize, cols: usize) -> Result<DeviceMatrix, BackendError> {
+        if !self.format.fits(cols) || !cols.is_multiple_of(4) {
+            return Err(BackendError::Unsupported {
+                what: format!("a matrix of {rows} x {cols}"),
+                adapter: self.gpu.profile.name.clone(),
+                why: format!("{} weights do not divide its rows", self.format),
+            });
+        }
+        let mut parts = Vec::new();
+        for range in part_ranges(self.gpu, rows, cols, self.format) {
+            let (first, rows) = (range.start as u32, range.len());
+            let bytes = self.format.bytes(rows, cols).next_multiple_of(4);
+            let buffer = self.gpu.storage("random", bytes as u64).await?;
+            let scales = rows * self.format.scale_bytes(cols);
+            let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let mut fill = |source: &wgpu::Buffer, from: usize, to: usize| {
+                let mut at = from;
+                while at < to {
+                    let count = (source.size() as usize).min(to - at);
+                    encoder.copy_buffer_to_buffer(source, 0, &buffer, at as u64, count as u64);
+                    at += count;
+                }
+            };
+            fill(&self.weights, 0, bytes - scales);
+            fill(&self.scales, bytes - scales, bytes);
+            self.gpu.queue.submit([encoder.finish()]);
+            parts.push(Part { buffer, first, rows: rows as u32 });
+        }
+        Ok(DeviceMatrix { parts, format: self.format, rows: rows as u32, cols: cols as u32 })
+    }
+}
+
+/// Rows of each part of a matrix: as many as one binding holds.
+fn part_ranges(gpu: &Gpu, rows: usize, cols: usize, format: WeightFormat) -> Vec<std::ops::Range<usize>> {
+    // An even number of rows a part keeps f16 scales on whole words.
+    let most = (gpu.profile.limits.binding as usize / format.bytes(1, cols)).saturating_sub(1) & !1;
+    let starts = (0..rows).step_by(most.max(2));
+    starts.map(|start| start..rows.min(start + most.max(2))).collect()
+}
+
 impl DeviceMatrix {
     /// Moves one matrix to the device from rows of float32, for tests and benches.
     ///
@@ -166,18 +279,16 @@ impl Loader<'_> {
         let wanted = self.format.unwrap_or(if same { stored } else { WeightFormat::F32 });
         let format = if wanted.fits(cols) { wanted } else { WeightFormat::F32 };
         let rows: usize = sources.iter().map(|s| s.rows).sum();
-        // An even number of rows a part keeps q8's f16 scales on whole words.
-        let most = (self.gpu.profile.limits.binding as usize / format.bytes(1, cols)).saturating_sub(1) & !1;
-        if most == 0 {
+        if format.bytes(3, cols) as u64 > self.gpu.profile.limits.binding {
             let action = format!("loading {}: one row of it exceeds a binding of this device", first.name());
             return Err(BackendError::OutOfMemory { action, bytes: format.bytes(1, cols) as u64 });
         }
         let mut parts = Vec::new();
-        for start in (0..rows).step_by(most) {
-            let count = most.min(rows - start);
+        for range in part_ranges(self.gpu, rows, cols, format) {
+            let (start, count) = (range.start as u32, range.len());
             let buffer = self.gpu.storage(first.name(), format.bytes(count, cols).next_multiple_of(4) as u64).await?;
-            self.fill(&buffer, &sources, start..start + count, format)?;
-            parts.push(Part { buffer, first: start as u32, rows: count as u32 });
+            self.fill(&buffer, &sources, range, format)?;
+            parts.push(Part { buffer, first: start, rows: count as u32 });
         }
         for source in &sources {
             self.checkpoint.discard(source.name());
@@ -194,7 +305,7 @@ impl Loader<'_> {
         format: WeightFormat,
     ) -> Result<(), BackendError> {
         let cols = sources[0].cols;
-        let row_bytes = format.bytes(1, cols) - if format == WeightFormat::Q8 { cols / 16 } else { 0 };
+        let row_bytes = format.bytes(1, cols) - format.scale_bytes(cols);
         let rows_a_chunk = (CHUNK / row_bytes).max(1);
         let mut scales = Vec::new();
         let mut source_start = 0;

@@ -12,6 +12,8 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("embed", include_str!("../../../shaders/embed.wgsl")),
     ("gemm", include_str!("../../../shaders/gemm.wgsl")),
     ("gemm_tile", include_str!("../../../shaders/gemm_tile.wgsl")),
+    ("gemv", include_str!("../../../shaders/gemv.wgsl")),
+    ("gemv_tile", include_str!("../../../shaders/gemv_tile.wgsl")),
     ("head_select", include_str!("../../../shaders/head_select.wgsl")),
     ("pass", include_str!("../../../shaders/pass.wgsl")),
     ("random", include_str!("../../../shaders/random.wgsl")),

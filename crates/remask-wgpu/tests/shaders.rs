@@ -88,6 +88,7 @@ fn records_have_the_size_that_shaders_expect() {
         ("attention", size_of::<attention::Params>()),
         ("embed", size_of::<embed::Params>()),
         ("gemm", size_of::<gemm::Params>()),
+        ("gemv", size_of::<gemm::Params>()),
         ("head_select", size_of::<head_select::Params>()),
         ("rms_norm", size_of::<rms_norm::Params>()),
         ("rotary", size_of::<rotary::Params>()),

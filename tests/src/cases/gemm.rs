@@ -3,6 +3,7 @@
 use remask_core::checkpoint::WeightFormat;
 use remask_wgpu::kernels::WEIGHT_FORMATS;
 use remask_wgpu::kernels::gemm::{self, Tile};
+use remask_wgpu::kernels::linear::Strategy;
 use remask_wgpu::weights::DeviceMatrix;
 
 use crate::blocking::block_on;
@@ -58,14 +59,18 @@ pub fn run(h: &mut Harness) {
     check_tiles(h, &case(50, 44, 33), WeightFormat::Bf16);
 }
 
-/// Every adapter must be able to run the tiles that are chosen for others.
+/// Every adapter must be able to run the tiles that are chosen for others: for so few columns, and for
+/// so many that tiles are as large as they get.
 fn check_tiles(h: &mut Harness, c: &Case, format: WeightFormat) {
     for software in [false, true] {
-        check(h, c, format, Tile::choose(software, c.rows as u32));
+        for out in [c.out as u32, 100_000] {
+            check(h, c, format, Strategy::Tiled(Tile::choose(software, c.rows as u32, out)));
+        }
     }
 }
 
-fn check(h: &mut Harness, c: &Case, format: WeightFormat, tile: Tile) {
+/// Runs one case with one kernel and compares with float64.
+pub(super) fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: Strategy) {
     let (x, w) = (uniform(1, c.rows * c.cols, c.scale), uniform(2, c.out * c.cols, 0.5));
     let before = uniform(3, c.rows * c.out, 1.0);
     let checkpoint = checkpoint_of(&w, c.out, c.cols);
@@ -86,7 +91,7 @@ fn check(h: &mut Harness, c: &Case, format: WeightFormat, tile: Tile) {
                 padding: [0; 3],
             };
             let buffers = [&part.buffer, &device_x, &out];
-            (gemm::spec(format, tile, c.residual), buffers, params, gemm::grid(tile, c.rows as u32, part.rows))
+            (strategy.spec(format, c.residual), buffers, params, strategy.grid(c.rows as u32, part.rows))
         })
         .collect();
     let dispatches: Vec<_> = dispatches.iter().map(|(s, b, p, g)| (s.clone(), &b[..], *p, *g)).collect();
@@ -97,7 +102,7 @@ fn check(h: &mut Harness, c: &Case, format: WeightFormat, tile: Tile) {
     if c.residual {
         reference.iter_mut().zip(&before).for_each(|(r, b)| *r += f64::from(*b));
     }
-    Tolerance::F32.check(&format!("gemm {c:?} {format} {tile:?}"), &computed, &reference);
+    Tolerance::F32.check(&format!("gemm {c:?} {format} {strategy:?}"), &computed, &reference);
 }
 
 /// `x * w^T` in float64.

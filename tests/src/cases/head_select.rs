@@ -4,6 +4,8 @@ use remask_core::TokenSet;
 use remask_core::checkpoint::WeightFormat;
 use remask_core::random::{Key, gumbel, threefry};
 use remask_wgpu::kernels::gemm::Tile;
+use remask_wgpu::kernels::gemv::Few;
+use remask_wgpu::kernels::linear::Strategy;
 use remask_wgpu::kernels::select_reduce::{CandidateRecord, NOT_FINITE};
 use remask_wgpu::kernels::{SelectRecord, WEIGHT_FORMATS, head_select, select_reduce};
 use remask_wgpu::weights::DeviceMatrix;
@@ -44,8 +46,11 @@ fn cases() -> Vec<Case> {
 pub fn run(h: &mut Harness) {
     for case in &cases() {
         for format in WEIGHT_FORMATS.into_iter().filter(|f| f.fits(case.cols)) {
-            for software in [false, true] {
-                check(h, case, format, Tile::choose(software, case.rows as u32));
+            let (rows, ids) = (case.rows as u32, case.ids as u32);
+            let tiled = [false, true].map(|software| Strategy::Tiled(Tile::choose(software, rows, ids)));
+            let few = (rows <= Few::MOST_ROWS).then(|| Strategy::Few(Few::choose(format, rows, ids, case.cols as u32)));
+            for strategy in tiled.into_iter().chain(few) {
+                check(h, case, format, strategy.for_head());
             }
         }
     }
@@ -53,12 +58,12 @@ pub fn run(h: &mut Harness) {
     not_finite(h);
 }
 
-/// A head `[ids, cols]` as the device is to keep it, and the tile that goes over it.
+/// A head `[ids, cols]` as the device is to keep it, and the kernel that goes over it.
 struct Head<'a> {
     w: &'a [f32],
     ids: usize,
     format: WeightFormat,
-    tile: Tile,
+    strategy: Strategy,
 }
 
 /// Runs head_select and select_reduce over one matrix.
@@ -69,13 +74,13 @@ fn select(
     select: &[SelectRecord],
     suppressed: &TokenSet,
 ) -> Vec<CandidateRecord> {
-    let Head { w, ids, format, tile } = *head;
+    let Head { w, ids, format, strategy } = *head;
     let cols = w.len() / ids;
     let checkpoint = checkpoint_of(w, ids, cols);
     let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [ids, cols], Some(format));
     let matrix = block_on(matrix).unwrap_or_else(|e| panic!("head {ids}x{cols}: {e}"));
     let rows = select.len() as u32;
-    let strips = head_select::strips(ids as u32);
+    let strips = head_select::strips(strategy, ids as u32);
     let (device_x, device_select, bits) = (h.upload(x), h.upload(select), h.upload(suppressed.words()));
     let (partials, out) = (h.poisoned((strips * rows * 8) as usize), h.poisoned(select.len() * 4));
     let head = head_select::Params {
@@ -83,18 +88,21 @@ fn select(
         part_rows: ids as u32,
         first: 0,
         first_strip: 0,
-        strip_tiles: head_select::strip_tiles(ids as u32),
+        strip_tiles: head_select::strip_tiles(strategy, ids as u32),
         padding: [0; 3],
     };
     let tensors = [&matrix.parts[0].buffer, &device_x, &partials, &device_select, &bits];
     let pass = sizes(1, select.len(), 1);
-    h.run(pass, &[(head_select::spec(format, tile), &tensors[..], head, head_select::grid(tile, rows, ids as u32))]);
+    h.run(
+        pass,
+        &[(head_select::spec(format, strategy), &tensors[..], head, head_select::grid(strategy, rows, ids as u32))],
+    );
     let reduce = select_reduce::Params { strips, padding: [0; 3] };
     h.run(pass, &[(select_reduce::spec(), &[&partials, &out][..], reduce, select_reduce::grid(rows))]);
     h.download(&out, select.len())
 }
 
-fn check(h: &mut Harness, c: &Case, format: WeightFormat, tile: Tile) {
+fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: Strategy) {
     let (x, w) = (uniform(1, c.rows * c.cols, c.scale), uniform(2, c.ids * c.cols, 0.5));
     let mut suppressed = TokenSet::new(c.ids);
     if c.suppress_every > 0 {
@@ -109,11 +117,11 @@ fn check(h: &mut Harness, c: &Case, format: WeightFormat, tile: Tile) {
         ..SelectRecord::default()
     };
     let records: Vec<_> = (0..c.rows).map(record).collect();
-    let head = Head { w: &w, ids: c.ids, format, tile };
+    let head = Head { w: &w, ids: c.ids, format, strategy };
     let found = select(h, &head, &x, &records, &suppressed);
     let logits = product(&widen(&x), &stored(&w, c.ids, c.cols, format), c.rows, c.cols, c.ids);
     for (row, candidate) in found.iter().enumerate() {
-        let name = format!("head_select {c:?} {format} {tile:?} row {row}");
+        let name = format!("head_select {c:?} {format} {strategy:?} row {row}");
         let logits = &logits[row * c.ids..(row + 1) * c.ids];
         compare(&name, candidate, logits, &records[row], &suppressed);
     }
@@ -163,10 +171,12 @@ fn ties(h: &mut Harness) {
     let mut suppressed = TokenSet::new(ids);
     let record = SelectRecord::default();
     for expected in tied {
-        let head = Head { w: &w, ids, format: WeightFormat::F32, tile: Tile::choose(false, 1) };
-        let found = select(h, &head, &[1.0; 32], &[record], &suppressed);
-        assert_eq!(found[0].token as usize, expected, "tie");
-        assert!(expected == 19_999 || found[0].margin.abs() < 1e-6, "a tie has no margin: {}", found[0].margin);
+        for strategy in strategies(1) {
+            let head = Head { w: &w, ids, format: WeightFormat::F32, strategy };
+            let found = select(h, &head, &[1.0; 32], &[record], &suppressed);
+            assert_eq!(found[0].token as usize, expected, "tie");
+            assert!(expected == 19_999 || found[0].margin.abs() < 1e-6, "a tie has no margin: {}", found[0].margin);
+        }
         suppressed.insert(expected as u32);
     }
 }
@@ -179,9 +189,17 @@ fn not_finite(h: &mut Harness) {
         let mut x = uniform(2, 3 * cols, 1.0);
         x[cols + 5] = poison;
         let records = [0u32, 1, 2].map(|row| SelectRecord { row, guide: row, ..SelectRecord::default() });
-        let head = Head { w: &w, ids, format: WeightFormat::F32, tile: Tile::choose(false, 3) };
-        let found = select(h, &head, &x, &records, &TokenSet::new(ids));
-        let marked: Vec<_> = found.iter().map(|c| c.token == NOT_FINITE).collect();
-        assert_eq!(marked, [false, true, false], "{poison}");
+        for strategy in strategies(3) {
+            let head = Head { w: &w, ids, format: WeightFormat::F32, strategy };
+            let found = select(h, &head, &x, &records, &TokenSet::new(ids));
+            let marked: Vec<_> = found.iter().map(|c| c.token == NOT_FINITE).collect();
+            assert_eq!(marked, [false, true, false], "{poison}");
+        }
     }
+}
+
+/// Both kinds of kernel, for a head of many ids.
+fn strategies(rows: u32) -> [Strategy; 2] {
+    let few = Few::choose(WeightFormat::F32, rows, 20_000, 32);
+    [Strategy::Tiled(Tile::choose(false, rows, 20_000)), Strategy::Few(few)].map(Strategy::for_head)
 }

@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod embed;
 pub mod gemm;
+pub mod gemv;
 pub mod head_select;
 pub mod rms_norm;
 pub mod rotary;
@@ -19,6 +20,7 @@ pub const TABLES: &[Table] = &[
     ("attention", attention::run),
     ("embed", embed::run),
     ("gemm", gemm::run),
+    ("gemv", gemv::run),
     ("head_select", head_select::run),
     ("rms_norm", rms_norm::run),
     ("rotary", rotary::run),

@@ -150,40 +150,50 @@ export class Generation implements AsyncIterable<Step> {
   }
 }
 
-/** Turns the arrays of a step into positions. */
-class Unpacker {
-  private decidedAt: (number | undefined)[] = [];
-
-  constructor(private readonly stopIds: ReadonlySet<number>) {}
-
-  step(s: StepArrays): Step {
-    for (const position of s.decided ?? []) this.decidedAt[position] = s.pass;
-    const computed = new Set(s.computed ?? []);
-    const positions = Array.from(s.tokens, (id, at): Position => {
-      const decidedAt = this.decidedAt[at];
-      return {
-        id,
-        text: s.texts[at] ?? '',
-        state: STATES[s.states[at] ?? 0] ?? 'given',
-        probability: s.probabilities?.[at] ?? 0,
-        depth: s.depths?.[at] ?? 0,
-        ...(decidedAt === undefined ? {} : { decidedAt }),
-        computed: computed.has(at),
-        stop: this.stopIds.has(id),
-      };
-    });
+/** The arrays of a step as positions. */
+function unpack(s: StepArrays, stopIds: ReadonlySet<number>): Step {
+  const computed = new Set(s.computed ?? []);
+  const positions = Array.from(s.tokens, (id, at): Position => {
+    const decidedAt = s.decidedAt?.[at] ?? 0;
     return {
-      pass: s.pass,
-      block: [s.block?.[0] ?? 0, s.block?.[1] ?? 0],
-      positions,
-      decided: Array.from(s.decided ?? []),
-      text: s.text ?? '',
-      rowsComputed: s.rowsComputed ?? 0,
-      rowsOfFullCompute: s.rowsOfFullCompute ?? 0,
-      milliseconds: s.milliseconds,
-      passMilliseconds: s.passMilliseconds,
+      id,
+      text: s.texts[at] ?? '',
+      state: STATES[s.states[at] ?? 0] ?? 'given',
+      probability: s.probabilities?.[at] ?? 0,
+      depth: s.depths?.[at] ?? 0,
+      ...(decidedAt === 0 ? {} : { decidedAt }),
+      computed: computed.has(at),
+      stop: stopIds.has(id),
     };
-  }
+  });
+  return {
+    pass: s.pass,
+    block: [s.block?.[0] ?? 0, s.block?.[1] ?? 0],
+    positions,
+    decided: Array.from(s.decided ?? []),
+    remasked: Array.from(s.remasked ?? []),
+    text: s.text ?? '',
+    rowsComputed: s.rowsComputed ?? 0,
+    rowsOfFullCompute: s.rowsOfFullCompute ?? 0,
+    milliseconds: s.milliseconds,
+    passMilliseconds: s.passMilliseconds,
+  };
+}
+
+/** Names in the native program's spelling, all the way down. */
+function snake(value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value;
+  const renamed = Object.entries(value).map(([name, inner]) => [
+    name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
+    snake(inner),
+  ]);
+  return Object.fromEntries(renamed);
+}
+
+/** Settings as the core reads them. */
+function settingsJson({ threshold, ...settings }: DecodeSettings): string {
+  if (threshold !== undefined) settings.accept ??= `threshold:${threshold}`;
+  return JSON.stringify(snake(settings));
 }
 
 /** A prompt as the core reads it. */
@@ -266,22 +276,22 @@ export class Engine {
     return this.decode(promptJson(prompt), settings, signal);
   }
 
-  /** Fills the gaps of a text: `engine.fill(['The dog ', hole(3), ' home.'])`. */
-  fill(pieces: readonly (string | Hole)[], options: GenerateOptions = {}): Generation {
+  /**
+   * Fills the gaps of a text. In pieces, `engine.fill(['The dog ', hole(3), ' home.'])`, all text is text; as
+   * one string, `[MASK]` is a gap of one token and `[MASK:3]` of three, as for the native program.
+   */
+  fill(text: string | readonly (string | Hole)[], options: GenerateOptions = {}): Generation {
     const { signal, ...settings } = options;
-    const gaps = pieces.reduce((sum, piece) => sum + (typeof piece === 'string' ? 0 : piece.hole), 0);
-    const fill = pieces.map((piece) => (typeof piece === 'string' ? { text: piece } : piece));
-    // All gaps at once, one step a token, unless asked for otherwise.
-    const defaults = { steps: Math.max(gaps, 1), blockLength: this.info.model.maxPositions };
-    return this.decode(JSON.stringify({ fill }), { ...defaults, ...settings }, signal);
+    const fill = typeof text === 'string' ? text : text.map((piece) => (typeof piece === 'string' ? { text: piece } : piece));
+    return this.decode(JSON.stringify({ fill }), settings, signal);
   }
 
   private decode(prompt: string, settings: DecodeSettings, signal: AbortSignal | undefined): Generation {
-    const unpacker = new Unpacker(new Set(this.info.model.stopIds));
+    const stopIds = new Set(this.info.model.stopIds);
     return new Generation(async (both, onStep) => {
-      const body = { type: 'generate', prompt, settings: JSON.stringify(settings) } as const;
+      const body = { type: 'generate', prompt, settings: settingsJson(settings) } as const;
       const message = await this.channel.request(body, both, (message) => {
-        if (message.type === 'step') onStep(unpacker.step(message.step));
+        if (message.type === 'step') onStep(unpack(message.step, stopIds));
         if (message.type === 'lost') this.counts.devicesLost++;
       });
       if (message.type !== 'generated') throw makeError('internal', 'the worker answered out of turn');

@@ -15,6 +15,7 @@ export {
 export type { ChatCompletion, ChatCompletionChunk, ChatCompletionRequest, Completions, Usage } from './openai.js';
 export {
   hole,
+  type AcceptanceStats,
   type DecodeSettings,
   type DeviceInfo,
   type EngineInfo,
@@ -23,6 +24,7 @@ export {
   type Hole,
   type LoadOptions,
   type Message,
+  type MorSettings,
   type MorStats,
   type Position,
   type PositionState,

@@ -27,6 +27,8 @@ export interface StepArrays {
   probabilities?: Float32Array;
   depths?: Uint32Array;
   decided?: Uint32Array;
+  decidedAt?: Uint32Array;
+  remasked?: Uint32Array;
   computed?: Uint32Array;
   text?: string;
   rowsComputed?: number;
@@ -38,7 +40,7 @@ export interface StepArrays {
 /** The core's answer to a generation, before times are added. */
 export type CoreResult = Omit<
   Result,
-  'milliseconds' | 'decidedTokens' | 'tokensPerSecond' | 'millisecondsPerPass'
+  'milliseconds' | 'tokensPerSecond' | 'millisecondsPerPass'
 >;
 
 /** From the worker. */

@@ -19,50 +19,63 @@ export function hole(tokens: number): Hole {
 /** What to write from: text for the chat template, a conversation, or text or ids to continue as they are. */
 export type Prompt = string | Message[] | { raw: string } | { ids: number[] };
 
-/** Settings of a generation: the command line's options, in JavaScript's spelling. */
+/** Settings of mixture of recursions. */
+export interface MorSettings {
+  /** Passes of a cycle for the easiest tokens; 1. */
+  minRecursions?: number;
+  /** Passes of a cycle for the hardest tokens; 4. */
+  maxRecursions?: number;
+  /** What makes a token hard. */
+  strategy?: 'confidence' | 'entropy' | 'margin' | 'gradient' | 'fixed';
+  /** Tokens at least this certain are easy; 0.9. */
+  confidenceHigh?: number;
+  /** Tokens at most this certain are hard; 0.5. */
+  confidenceLow?: number;
+  /** Tokens at least this certain are not computed again in a cycle; 0.95. null makes no exception. */
+  skipThreshold?: number | null;
+  /** Compute all tokens that are deep enough in one pass; true. */
+  batchByDifficulty?: boolean;
+}
+
+/**
+ * Settings of a generation: a preset, and what is wanted otherwise. Names and values are the native
+ * program's, in JavaScript's spelling; a name that it does not have is refused.
+ */
 export interface DecodeSettings {
+  /** Where to start from; 'balanced'. */
+  preset?: 'quality' | 'balanced' | 'fast';
   /** Masked tokens to fill in after the prompt; 64. */
   maxTokens?: number;
-  /** Steps over all blocks; one a token by default. */
+  /** Steps over all blocks, where a pass commits a share; one a token by default. */
   steps?: number;
-  /** Tokens decided together before the next ones are looked at; 32. */
+  /** Tokens decided together before the next ones are looked at. */
   blockLength?: number;
+  /**
+   * What a pass commits: 'quota' or 'random' (a share of the tokens), 'threshold:P', 'factor:F',
+   * 'entropy:NATS', 'margin:P', 'hierarchy:P,LOW', 'credit:P', 'local-leap:P,RELAXED,RADIUS',
+   * 'parallel:MOST,P'.
+   */
+  accept?: string;
+  /** Short for accept: 'threshold:P'. */
+  threshold?: number;
   /** Gumbel noise; 0 takes the likeliest token. */
   temperature?: number;
   /** Seed of every random choice; 0. */
   seed?: number;
-  /** Commit every token at least this probable, in place of a fixed number a step. */
-  threshold?: number;
-  /** Which tokens of a step are committed first. */
-  remasking?: 'low-confidence' | 'random';
   /** Classifier-free guidance strength; doubles the work. */
   cfgScale?: number;
-  /** Stop where the answer has ended; true. */
-  earlyStop?: boolean;
-  /** What passes may reuse of the passes before them. */
-  cache?: 'none' | 'prefix' | 'dual' | 'delayed' | 'vicinity';
-  /** Delayed cache: compute everything every this many steps of a block; 8. */
-  cacheRefresh?: number;
-  /** Vicinity cache: positions before the block that are computed with it; 16. */
-  prefixLook?: number;
-  /** Vicinity cache: positions behind the block that are computed with it; 16. */
-  afterLook?: number;
-  /** Vicinity cache: passes at the start that compute everything; 4. */
-  warmUp?: number;
+  /** What passes reuse: 'none', 'prefix', 'dual', 'delayed:REFRESH' or 'vicinity:BEFORE,AFTER,WARM_UP'. */
+  cache?: string;
   /** Mixture of recursions: compute hard tokens more often than easy ones. */
-  mor?: boolean;
-  /** Passes of a cycle for the easiest tokens; 1. */
-  morMinRecursions?: number;
-  /** Passes of a cycle for the hardest tokens; 4. */
-  morMaxRecursions?: number;
-  /** What makes a token hard. */
-  morStrategy?: 'confidence' | 'entropy' | 'margin' | 'gradient' | 'fixed';
-  /** Tokens at least this certain are easy; 0.9. */
-  morConfidenceHigh?: number;
-  /** Tokens at most this certain are hard; 0.5. */
-  morConfidenceLow?: number;
-  /** Tokens at least this certain are not computed again in a cycle; 0.95. null makes no exception. */
-  morSkipThreshold?: number | null;
+  mor?: boolean | MorSettings;
+  /** Finish a block when its tokens are sure: 'P,MIN_STEPS,PATIENCE'. */
+  adaptiveSteps?: string;
+  /** Look again at decided tokens: 'verify:P,ROUNDS' or 'edit:P,ROUNDS'. */
+  revise?: string;
+  /** Stop where the answer has ended. */
+  earlyStop?: boolean;
+  /** Fill everything behind the answer's end at once and stop computing it. */
+  freeTail?: boolean;
 }
 
 /** Settings of a generation, and a way to end it. */
@@ -100,8 +113,10 @@ export interface Step {
   block: [start: number, end: number];
   /** Every position, prompt and answer. */
   positions: Position[];
-  /** Positions that this pass decided, best first. */
+  /** Positions that this pass decided or replaced, best first. */
   decided: number[];
+  /** Positions that were decided and are holes again. */
+  remasked: number[];
   /** The answer up to its first hole or end; for gaps, everything that is known. */
   text: string;
   /** Rows computed so far. */
@@ -127,6 +142,16 @@ export interface MorStats {
   avg_recursions_per_token: number;
 }
 
+/** What became of the candidates of a generation. */
+export interface AcceptanceStats {
+  tokens_accepted: number;
+  tokens_rejected: number;
+  finished_early: number;
+  tokens_revised: number;
+  tokens_remasked: number;
+  tokens_padded: number;
+}
+
 /** A finished generation and what it cost. */
 export interface Result {
   /** The answer; for gaps, the whole text. */
@@ -145,6 +170,7 @@ export interface Result {
   rowsOfFullCompute: number;
   /** Passes of each position; see {@link Position.depth}. */
   depth: number[];
+  acceptance: AcceptanceStats;
   mor: MorStats | null;
   /** Times the device was lost and made anew meanwhile. */
   devicesLost: number;
@@ -152,7 +178,7 @@ export interface Result {
   notes: string[];
   /** Milliseconds from the request to its end. */
   milliseconds: number;
-  /** Positions that were decided. */
+  /** Positions that were decided, padding behind the end left out. */
   decidedTokens: number;
   /** Decided positions a second. */
   tokensPerSecond: number;

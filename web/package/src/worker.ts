@@ -164,7 +164,6 @@ async function generate(id: number, prompt: string, settings: string, signal: Ab
   const result: CoreResult = JSON.parse(await loaded().generate(prompt, settings, onStep));
   signal.throwIfAborted();
   const end = performance.now();
-  const decidedTokens = result.depth.filter((depth) => depth > 0).length;
   scope.postMessage({
     id,
     type: 'generated',
@@ -172,8 +171,7 @@ async function generate(id: number, prompt: string, settings: string, signal: Ab
     result: {
       ...result,
       milliseconds: end - begun,
-      decidedTokens,
-      tokensPerSecond: decidedTokens / Math.max((end - begun) / 1e3, 1e-9),
+      tokensPerSecond: result.decidedTokens / Math.max((end - begun) / 1e3, 1e-9),
       millisecondsPerPass: passes > 1 ? (last - first) / (passes - 1) : last - begun,
     },
   });

@@ -27,7 +27,7 @@ let loading: AbortController | null = null;
 let running: AbortController | null = null;
 let views: RunView[] = [];
 let shade: Shade = 'confidence';
-const settings: [Settings, Settings] = [{ ...DEFAULTS }, { ...DEFAULTS, rule: 'threshold', mor: true }];
+const settings: [Settings, Settings] = [{ ...DEFAULTS }, { ...DEFAULTS, rule: 'threshold', freeTail: true, mor: true }];
 let source: string | File[] = new URLSearchParams(location.search).get('model') ?? BUNDLED;
 
 const mode = () => document.querySelector<HTMLInputElement>('input[name=mode]:checked')?.value as Mode;

@@ -3,67 +3,97 @@
 import type { DecodeSettings } from '@remask/web';
 
 /** Settings of one run, as the panel holds them. */
-export type Settings = Required<Pick<DecodeSettings, 'maxTokens' | 'blockLength' | 'temperature' | 'seed' | 'cache' | 'mor'>> & {
-  rule: 'quota' | 'threshold';
+export interface Settings {
+  rule: 'quota' | 'random' | 'threshold' | 'entropy' | 'margin' | 'credit';
   steps: number;
   threshold: number;
-  remasking: 'low-confidence' | 'random';
-  morStrategy: NonNullable<DecodeSettings['morStrategy']>;
-  morMaxRecursions: number;
-};
+  entropy: number;
+  margin: number;
+  cache: 'none' | 'prefix' | 'dual' | 'delayed' | 'vicinity';
+  freeTail: boolean;
+  mor: boolean;
+  strategy: 'confidence' | 'entropy' | 'margin' | 'gradient' | 'fixed';
+  maxRecursions: number;
+  maxTokens: number;
+  blockLength: number;
+  temperature: number;
+  seed: number;
+}
 
 export const DEFAULTS: Settings = {
-  maxTokens: 32,
-  blockLength: 32,
   rule: 'quota',
   steps: 32,
   threshold: 0.9,
-  remasking: 'low-confidence',
+  entropy: 0.15,
+  margin: 0.8,
+  cache: 'none',
+  freeTail: false,
+  mor: false,
+  strategy: 'confidence',
+  maxRecursions: 4,
+  maxTokens: 32,
+  blockLength: 32,
   temperature: 0,
   seed: 0,
-  cache: 'none',
-  mor: false,
-  morStrategy: 'confidence',
-  morMaxRecursions: 4,
 };
+
+/** The rule with its number, as the engine reads it. */
+function accept(s: Settings): string {
+  switch (s.rule) {
+    case 'threshold':
+    case 'credit':
+      return `${s.rule}:${s.threshold}`;
+    case 'entropy':
+      return `entropy:${s.entropy}`;
+    case 'margin':
+      return `margin:${s.margin}`;
+    default:
+      return s.rule;
+  }
+}
+
+/** Whether a pass commits a fixed share. */
+const shares = (s: Settings) => s.rule === 'quota' || s.rule === 'random';
 
 /** What the engine is asked for. */
 export function asOptions(s: Settings, fill: boolean): DecodeSettings {
   return {
-    ...(fill ? {} : { maxTokens: s.maxTokens, blockLength: s.blockLength }),
-    ...(s.rule === 'threshold' ? { threshold: s.threshold } : { remasking: s.remasking, ...(fill ? {} : { steps: s.steps }) }),
+    preset: 'quality',
+    ...(fill ? {} : { maxTokens: s.maxTokens, blockLength: s.blockLength, ...(shares(s) ? { steps: s.steps } : {}) }),
+    accept: accept(s),
     temperature: s.temperature,
     seed: s.seed,
     cache: s.cache,
-    ...(s.mor ? { mor: true, morStrategy: s.morStrategy, morMaxRecursions: s.morMaxRecursions } : {}),
+    freeTail: s.freeTail,
+    ...(s.mor ? { mor: { strategy: s.strategy, maxRecursions: s.maxRecursions } } : {}),
   };
 }
 
 /** Settings in a few words. */
 export function summary(s: Settings): string {
-  const words = [s.rule === 'threshold' ? `threshold ${s.threshold}` : `${s.steps} steps`];
-  if (s.rule === 'quota' && s.remasking === 'random') words.push('random order');
+  const words = [shares(s) ? `${s.steps} steps` : accept(s).replace(':', ' ')];
+  if (s.rule === 'random') words.push('random order');
   if (s.cache !== 'none') words.push(`${s.cache} cache`);
-  if (s.mor) words.push('MoR');
+  if (s.mor) words.push('adaptive depth');
   if (s.temperature > 0) words.push(`temperature ${s.temperature}`);
   return words.join(', ');
 }
 
 interface NumberField {
   kind: 'number';
-  key: 'maxTokens' | 'blockLength' | 'steps' | 'threshold' | 'temperature' | 'seed' | 'morMaxRecursions';
+  key: 'maxTokens' | 'blockLength' | 'steps' | 'threshold' | 'entropy' | 'margin' | 'temperature' | 'seed' | 'maxRecursions';
   min: number;
   max: number;
   step: number;
 }
 interface ChoiceField {
   kind: 'choice';
-  key: 'rule' | 'remasking' | 'cache' | 'morStrategy';
+  key: 'rule' | 'cache' | 'strategy';
   choices: [value: string, label: string][];
 }
 interface SwitchField {
   kind: 'switch';
-  key: 'mor';
+  key: 'mor' | 'freeTail';
 }
 type Field = (NumberField | ChoiceField | SwitchField) & { label: string; help: string; when?: (s: Settings) => boolean };
 
@@ -73,19 +103,21 @@ const GROUPS: { title: string; fields: Field[] }[] = [
     fields: [
       {
         kind: 'choice', key: 'rule', label: 'A pass commits',
-        help: 'A fixed share of the tokens, or every token that the model is sure enough of.',
-        choices: [['quota', 'a share'], ['threshold', 'what is sure']],
+        help: 'Which of the proposed tokens become final.',
+        choices: [
+          ['quota', 'the surest few'], ['random', 'a few at random'], ['threshold', 'what is sure'],
+          ['entropy', 'low entropy'], ['margin', 'clear winners'], ['credit', 'sure for long'],
+        ],
       },
-      { kind: 'number', key: 'steps', label: 'Steps', help: 'Passes for the whole answer; fewer commit more each.', min: 1, max: 256, step: 1, when: (s) => s.rule === 'quota' },
-      {
-        kind: 'choice', key: 'remasking', label: 'First', help: 'Which tokens of a pass are committed.',
-        choices: [['low-confidence', 'the surest'], ['random', 'at random']], when: (s) => s.rule === 'quota',
-      },
-      { kind: 'number', key: 'threshold', label: 'Sure from', help: 'Probability from which a token is committed.', min: 0, max: 1, step: 0.01, when: (s) => s.rule === 'threshold' },
+      { kind: 'number', key: 'steps', label: 'Steps', help: 'Passes for the whole answer; fewer commit more each.', min: 1, max: 448, step: 1, when: shares },
+      { kind: 'number', key: 'threshold', label: 'Sure from', help: 'Probability from which a token is committed.', min: 0, max: 1, step: 0.01, when: (s) => s.rule === 'threshold' || s.rule === 'credit' },
+      { kind: 'number', key: 'entropy', label: 'Nats', help: 'Entropy that may be committed at once.', min: 0, max: 8, step: 0.05, when: (s) => s.rule === 'entropy' },
+      { kind: 'number', key: 'margin', label: 'Margin', help: 'Lead over the runner-up from which a token is committed.', min: 0, max: 1, step: 0.01, when: (s) => s.rule === 'margin' },
       {
         kind: 'choice', key: 'cache', label: 'Reuse', help: 'Keys and values of earlier passes that are not computed again.',
         choices: [['none', 'nothing'], ['prefix', 'before the block'], ['dual', 'all but the block'], ['delayed', 'decided tokens'], ['vicinity', 'all but nearby']],
       },
+      { kind: 'switch', key: 'freeTail', label: 'Drop the tail', help: 'Stop computing what stands behind the end of the answer.' },
     ],
   },
   {
@@ -93,11 +125,11 @@ const GROUPS: { title: string; fields: Field[] }[] = [
     fields: [
       { kind: 'switch', key: 'mor', label: 'Adaptive depth', help: 'Compute hard tokens again and leave easy ones alone.' },
       {
-        kind: 'choice', key: 'morStrategy', label: 'Hard is', help: 'What makes a token hard.',
+        kind: 'choice', key: 'strategy', label: 'Hard is', help: 'What makes a token hard.',
         choices: [['confidence', 'unsure'], ['entropy', 'many options'], ['margin', 'a close call'], ['gradient', 'still changing'], ['fixed', 'everything']],
         when: (s) => s.mor,
       },
-      { kind: 'number', key: 'morMaxRecursions', label: 'Deepest', help: 'Passes of a cycle for the hardest tokens.', min: 1, max: 12, step: 1, when: (s) => s.mor },
+      { kind: 'number', key: 'maxRecursions', label: 'Deepest', help: 'Passes of a cycle for the hardest tokens.', min: 1, max: 12, step: 1, when: (s) => s.mor },
     ],
   },
   {

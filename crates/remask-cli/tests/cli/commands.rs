@@ -57,7 +57,7 @@ fn verify_tells_right_from_wrong() {
 #[test]
 fn generate_reports_what_it_did() {
     let model = golden("llada-mha");
-    let done = json_of(generate(&model, "--prompt-ids 1,2,3 --no-early-stop --json"));
+    let done = json_of(generate(&model, "--prompt-ids 1,2,3 --quality --early-stop=false --json"));
     let ids: Vec<u64> = serde_json::from_value(done["token_ids"].clone()).unwrap();
     // Without a tokenizer the ids are the text.
     assert_eq!(done["text"], json!(ids.iter().map(u64::to_string).collect::<Vec<_>>().join(",")));
@@ -79,7 +79,7 @@ fn caches_and_recursions_compute_fewer_rows() {
         assert_eq!(done["rows_of_full_compute"], 88, "eight passes over eleven positions");
         (done["rows_computed"].as_u64().unwrap(), done["mor"].clone())
     };
-    let settings = "--prompt-ids 1,2,3 --no-early-stop --json";
+    let settings = "--prompt-ids 1,2,3 --quality --early-stop=false --json";
     // One pass over everything, seven over the block of eight.
     assert_eq!(rows(generate(&model, &format!("{settings} --cache dual"))), (11 + 7 * 8, Value::Null));
     let (by_option, stats) = rows(generate(&model, &format!("{settings} --mor --mor-max-recursions 3")));

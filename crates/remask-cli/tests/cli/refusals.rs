@@ -106,7 +106,7 @@ fn requests_that_cannot_be_run_are_refused_in_one_line() {
         &["generate", "--prompt-ids", "1,x"],
         &["generate", "--prompt-ids", "1", "text"],
         &["generate", "--weights", "q9", "text"],
-        &["generate", "--remasking", "best", "text"],
+        &["generate", "--accept", "best", "text"],
         &["generate", "--json", "--watch", "text"],
         &["verify"],
         &["quantize", "in"],

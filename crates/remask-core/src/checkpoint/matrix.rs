@@ -49,6 +49,15 @@ impl WeightFormat {
         }
     }
 
+    /// Bytes of the f16 scales of one row of `cols` weights; 0 for formats without scales.
+    #[must_use]
+    pub fn scale_bytes(self, cols: usize) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => 0,
+            Self::Q8 => cols / BLOCK * 2,
+        }
+    }
+
     /// Whether rows of `cols` weights can be kept in this format.
     #[must_use]
     pub fn fits(self, cols: usize) -> bool {

@@ -1,11 +1,22 @@
 //! Decoders: which rows to compute, and which candidates to commit.
 
 mod accept;
+pub mod apd;
 mod cache;
+mod credit;
+mod decoding;
 mod generate;
+pub mod likelihood;
 mod mor;
+mod options;
+mod settings;
+mod spec;
 
-pub use accept::{Acceptance, Order, Scored, accept};
+pub use accept::{Acceptance, Order, Scored};
 pub use cache::{Cache, Progress};
-pub use generate::{DecodeOptions, FinishReason, Generation, StepReport, Vocabulary, fill, generate};
+pub use credit::Credits;
+pub use decoding::{AcceptanceStats, Decoding, FinishReason, Generation, StepReport, Work};
+pub use generate::{Request, fill, fill_all, generate};
 pub use mor::{MorConfig, MorStats, Strategy};
+pub use options::{AdaptiveSteps, DecodeOptions, Revision, Vocabulary};
+pub use settings::{DecodeSettings, MorSetting, Preset};

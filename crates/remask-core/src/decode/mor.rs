@@ -8,16 +8,16 @@
 //! candidate and can be committed by it. Where no token is deep enough, the most doubtful one is computed
 //! alone, so that every pass learns something.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::cache::Progress;
-use super::generate::Generation;
+use super::decoding::Generation;
 use crate::backend::Candidate;
 use crate::canvas::Cell;
 use crate::error::{Error, Result};
 
 /// How the difficulty of a token is read off its candidate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
     /// The probability of the proposed token.
@@ -34,7 +34,8 @@ pub enum Strategy {
 }
 
 /// Settings of adaptive depth.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct MorConfig {
     /// Passes of a cycle that the easiest tokens take part in.
     pub min_recursions: u32,
@@ -49,6 +50,10 @@ pub struct MorConfig {
     /// Tokens at least this certain are not computed again in the cycle, whatever the least depth is.
     /// `None` makes no exception.
     pub skip_threshold: Option<f32>,
+    /// Compute all tokens that are deep enough in one pass; off, the hardest of them alone, one a pass.
+    pub batch_by_difficulty: bool,
+    /// Add the statistics to the generation's notes.
+    pub log_stats: bool,
 }
 
 impl Default for MorConfig {
@@ -60,6 +65,8 @@ impl Default for MorConfig {
             confidence_high: 0.9,
             confidence_low: 0.5,
             skip_threshold: Some(0.95),
+            batch_by_difficulty: true,
+            log_stats: false,
         }
     }
 }
@@ -182,14 +189,12 @@ impl Mor {
         }
         let deep = |p: usize| self.depth[p] > self.pass;
         let holes = || at.canvas.holes_in(at.block.clone());
-        let doubtful = if holes().any(deep) {
-            None
-        } else {
-            holes().min_by(|a, b| self.certainty[*a].total_cmp(&self.certainty[*b]))
-        };
+        let batch = self.config.batch_by_difficulty && holes().any(deep);
+        let hardest = holes().min_by(|a, b| self.certainty[*a].total_cmp(&self.certainty[*b]));
         let wanted = |p: &usize| match at.canvas.cells()[*p] {
             Cell::Given => false,
-            Cell::Hole => at.block.contains(p) && (deep(*p) || doubtful == Some(*p)),
+            Cell::Hole if batch => at.block.contains(p) && deep(*p),
+            Cell::Hole => hardest == Some(*p),
             Cell::Decided { step, .. } => step + 1 == at.pass,
         };
         (0..at.canvas.len()).filter(wanted).collect()
@@ -215,20 +220,35 @@ impl Mor {
         holes.iter().filter_map(|p| self.latest[*p].map(|c| (*p, c))).collect()
     }
 
-    /// The statistics of a generation, for `decided` tokens. All but the classes of tokens are what the
-    /// generation itself has counted.
-    pub(super) fn stats(&self, done: &Generation, decided: usize) -> MorStats {
+    /// The statistics of a generation, for `decided` tokens, and a sentence about them where that was
+    /// asked for. All but the classes of tokens are what the generation itself has counted.
+    pub(super) fn stats(&self, done: &Generation, decided: usize) -> (MorStats, Option<String>) {
         let full = done.rows_of_full_compute;
         let skipped = full.saturating_sub(done.rows_computed);
-        MorStats {
+        let recursions: u64 = done.depth.iter().map(|d| u64::from(*d)).sum();
+        let stats = MorStats {
             total_steps: u64::from(done.forward_passes),
             total_tokens_processed: done.rows_computed,
             tokens_skipped: skipped,
-            total_recursions: done.rows_selected,
+            total_recursions: recursions,
             compute_saved_pct: 100.0 * skipped as f64 / full.max(1) as f64,
-            avg_recursions_per_token: done.rows_selected as f64 / decided.max(1) as f64,
+            avg_recursions_per_token: recursions as f64 / decided.max(1) as f64,
             ..self.stats
-        }
+        };
+        let log = self.config.log_stats.then(|| {
+            format!(
+                "mixture of recursions: {} passes, {} rows computed, {skipped} skipped ({:.1} % saved), {:.2} recursions \
+                 a token; easy {}, medium {}, hard {}",
+                stats.total_steps,
+                stats.total_tokens_processed,
+                stats.compute_saved_pct,
+                stats.avg_recursions_per_token,
+                stats.easy_tokens,
+                stats.medium_tokens,
+                stats.hard_tokens
+            )
+        });
+        (stats, log)
     }
 }
 
@@ -236,7 +256,7 @@ impl Mor {
 mod tests {
     use super::*;
     use crate::canvas::Canvas;
-    use crate::decode::FinishReason;
+    use crate::decode::{AcceptanceStats, FinishReason};
 
     fn candidate(probability: f32) -> Candidate {
         Candidate { token: 1, probability, entropy: 1.0, margin: 0.25 }
@@ -315,11 +335,13 @@ mod tests {
             rows_computed: 8,
             rows_selected: 7,
             rows_of_full_compute: 10,
-            depth: Vec::new(),
+            depth: vec![0, 1, 2, 2, 2],
+            acceptance: AcceptanceStats::default(),
             mor: None,
             notes: Vec::new(),
         };
-        let stats = mor.stats(&done, 2);
+        let (stats, log) = mor.stats(&done, 2);
+        assert_eq!(log, None);
         assert_eq!((stats.easy_tokens, stats.medium_tokens, stats.hard_tokens), (2, 0, 2));
         assert_eq!((stats.total_tokens_processed, stats.tokens_skipped, stats.total_recursions), (8, 2, 7));
         assert_eq!((stats.compute_saved_pct, stats.avg_recursions_per_token), (20.0, 3.5));

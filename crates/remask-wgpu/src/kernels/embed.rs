@@ -2,7 +2,7 @@
 
 use remask_core::checkpoint::WeightFormat;
 
-use super::weight_define;
+use super::weight_defines;
 use crate::wgsl::KernelSpec;
 
 /// `Params` of the shader.
@@ -22,7 +22,7 @@ pub struct Params {
 /// The kernel for tables of `format`.
 #[must_use]
 pub fn spec(format: WeightFormat) -> KernelSpec {
-    KernelSpec::portable("embed", vec![weight_define(format)])
+    KernelSpec::portable("embed", weight_defines(format))
 }
 
 /// One workgroup a row.

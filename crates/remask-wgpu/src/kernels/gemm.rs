@@ -2,7 +2,7 @@
 
 use remask_core::checkpoint::WeightFormat;
 
-use super::weight_define;
+use super::weight_defines;
 use crate::wgsl::{Define, KernelSpec};
 
 /// `Params` of the shader.
@@ -23,10 +23,10 @@ pub struct Params {
     pub padding: [u32; 3],
 }
 
-/// Output columns of a workgroup.
-pub const TILE_N: u32 = 64;
+/// Columns of a workgroup's tile over a head, whatever its rows: strips of the head are made of them.
+pub const HEAD_TILE_N: u32 = 64;
 
-/// How a workgroup covers its tile: `lanes_m * tm` rows by `lanes_n * tn` = [`TILE_N`] columns.
+/// How a workgroup covers its tile: `lanes_m * tm` rows by `lanes_n * tn` columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tile {
     /// Invocations along rows.
@@ -37,19 +37,34 @@ pub struct Tile {
     pub tm: u32,
     /// Columns of an invocation.
     pub tn: u32,
+    /// Loads of the next stage are under way while one is computed.
+    pub prefetch: bool,
 }
 
+/// Workgroups that keep a large device busy.
+const ENOUGH_WORKGROUPS: u32 = 64;
+
 impl Tile {
-    /// The tile for `rows` rows of x: as few rows as there are, since rows past the end cost as much as
-    /// rows within.
+    /// The tile for `rows` rows of x and `out` columns: as few rows as there are, since rows past the end
+    /// cost as much as rows within; smaller where large ones would leave much of the device without work.
     ///
     /// Software adapters get few invocations with much work each: they switch between invocations at
     /// every barrier, and load from shared memory one invocation at a time.
     #[must_use]
-    pub fn choose(software: bool, rows: u32) -> Self {
+    pub fn choose(software: bool, rows: u32, out: u32) -> Self {
         let [lanes_m, lanes_n, tn, most] = if software { [2, 8, 8, 16] } else { [16, 16, 4, 4] };
         let tm = rows.div_ceil(lanes_m).next_power_of_two().min(most);
-        Self { lanes_m, lanes_n, tm, tn }
+        let mut tile = Self { lanes_m, lanes_n, tm, tn, prefetch: !software };
+        if !software {
+            let workgroups = |t: Self| out.div_ceil(t.columns()) * rows.div_ceil(t.rows());
+            if workgroups(tile) < ENOUGH_WORKGROUPS {
+                tile.tn = 2;
+            }
+            while tile.tm > 1 && workgroups(tile) < ENOUGH_WORKGROUPS {
+                tile.tm /= 2;
+            }
+        }
+        tile
     }
 
     /// Rows of the tile.
@@ -58,19 +73,29 @@ impl Tile {
         self.lanes_m * self.tm
     }
 
+    /// Columns of the tile.
+    #[must_use]
+    pub fn columns(self) -> u32 {
+        self.lanes_n * self.tn
+    }
+
     /// The values that `shaders/gemm_tile.wgsl` asks for.
     #[must_use]
-    pub fn defines(self) -> [(&'static str, Define); 4] {
-        [("LANES_M", self.lanes_m), ("LANES_N", self.lanes_n), ("TM", self.tm), ("TN", self.tn)]
-            .map(|(name, value)| (name, Define::Number(value)))
+    pub fn defines(self, format: WeightFormat) -> Vec<(&'static str, Define)> {
+        let mut defines = weight_defines(format);
+        let numbers = [("LANES_M", self.lanes_m), ("LANES_N", self.lanes_n), ("TM", self.tm), ("TN", self.tn)];
+        defines.extend(numbers.map(|(name, value)| (name, Define::Number(value))));
+        if self.prefetch {
+            defines.push(("PREFETCH", Define::Flag));
+        }
+        defines
     }
 }
 
 /// The kernel for weights of `format`.
 #[must_use]
 pub fn spec(format: WeightFormat, tile: Tile, residual: bool) -> KernelSpec {
-    let mut defines = vec![weight_define(format)];
-    defines.extend(tile.defines());
+    let mut defines = tile.defines(format);
     if residual {
         defines.push(("RESIDUAL", Define::Flag));
     }
@@ -80,5 +105,5 @@ pub fn spec(format: WeightFormat, tile: Tile, residual: bool) -> KernelSpec {
 /// Workgroups for `rows` rows of x and `part_rows` rows of the weights.
 #[must_use]
 pub fn grid(tile: Tile, rows: u32, part_rows: u32) -> [u32; 3] {
-    [part_rows.div_ceil(TILE_N), rows.div_ceil(tile.rows()), 1]
+    [part_rows.div_ceil(tile.columns()), rows.div_ceil(tile.rows()), 1]
 }

@@ -2,9 +2,9 @@
 
 use remask_core::checkpoint::WeightFormat;
 
-use super::gemm::{TILE_N, Tile};
-use super::weight_define;
-use crate::wgsl::KernelSpec;
+use super::gemm::HEAD_TILE_N;
+use super::linear::Strategy;
+use crate::wgsl::{Define, KernelSpec};
 
 /// `Params` of the shader.
 #[repr(C)]
@@ -27,29 +27,52 @@ pub struct Params {
 /// Bytes of a `Selection` of `shaders/selection.wgsl`.
 pub const SELECTION_BYTES: u64 = 32;
 
-/// Tiles of 64 ids that one workgroup takes: about 256 strips a head, so that partial selections stay
-/// small and the device stays full.
+/// Ids of a tile, and strips of a part at most: so many that the device stays full, so few that partial
+/// selections stay small.
+fn tile_and_most_strips(strategy: Strategy) -> (u32, u32) {
+    match strategy {
+        Strategy::Few(few) => (few.tile_columns(), 1024),
+        Strategy::Tiled(_) => (HEAD_TILE_N, TILED_STRIPS),
+    }
+}
+
+/// Strips of a part at most where many rows are selected.
+pub const TILED_STRIPS: u32 = 256;
+
+/// Tiles that one workgroup takes.
 #[must_use]
-pub fn strip_tiles(part_rows: u32) -> u32 {
-    part_rows.div_ceil(TILE_N).div_ceil(256).max(1)
+pub fn strip_tiles(strategy: Strategy, part_rows: u32) -> u32 {
+    let (tile, most) = tile_and_most_strips(strategy);
+    part_rows.div_ceil(tile).div_ceil(most).max(1)
 }
 
 /// Strips of a part.
 #[must_use]
-pub fn strips(part_rows: u32) -> u32 {
-    part_rows.div_ceil(TILE_N).div_ceil(strip_tiles(part_rows))
+pub fn strips(strategy: Strategy, part_rows: u32) -> u32 {
+    let (tile, _) = tile_and_most_strips(strategy);
+    part_rows.div_ceil(tile).div_ceil(strip_tiles(strategy, part_rows))
 }
 
 /// The kernel for a head of `format`.
 #[must_use]
-pub fn spec(format: WeightFormat, tile: Tile) -> KernelSpec {
-    let mut defines = vec![weight_define(format)];
-    defines.extend(tile.defines());
+pub fn spec(format: WeightFormat, strategy: Strategy) -> KernelSpec {
+    let defines = match strategy {
+        Strategy::Few(few) => {
+            let mut defines = few.defines(format);
+            defines.push(("FEW", Define::Flag));
+            defines
+        }
+        Strategy::Tiled(tile) => tile.defines(format),
+    };
     KernelSpec::portable("head_select", defines)
 }
 
 /// Workgroups for `rows` selected rows and `part_rows` ids.
 #[must_use]
-pub fn grid(tile: Tile, rows: u32, part_rows: u32) -> [u32; 3] {
-    [strips(part_rows), rows.div_ceil(tile.rows()), 1]
+pub fn grid(strategy: Strategy, rows: u32, part_rows: u32) -> [u32; 3] {
+    let row_tiles = match strategy {
+        Strategy::Few(_) => 1,
+        Strategy::Tiled(tile) => rows.div_ceil(tile.rows()),
+    };
+    [strips(strategy, part_rows), row_tiles, 1]
 }

@@ -6,7 +6,9 @@
 pub mod attention;
 pub mod embed;
 pub mod gemm;
+pub mod gemv;
 pub mod head_select;
+pub mod linear;
 pub mod rms_norm;
 pub mod rotary;
 pub mod select_reduce;
@@ -14,6 +16,7 @@ pub mod swiglu;
 
 use remask_core::checkpoint::WeightFormat;
 
+use self::linear::Strategy;
 use crate::wgsl::{Define, KernelSpec};
 
 /// `Row` of `shaders/pass.wgsl`.
@@ -54,10 +57,14 @@ pub struct SelectRecord {
     pub padding: u32,
 }
 
-/// `WEIGHT` of `shaders/weights.wgsl`.
+/// What `shaders/weights.wgsl` asks for.
 #[must_use]
-pub fn weight_define(format: WeightFormat) -> (&'static str, Define) {
-    ("WEIGHT", Define::Word(format.name()))
+pub fn weight_defines(format: WeightFormat) -> Vec<(&'static str, Define)> {
+    let mut defines = vec![("WEIGHT", Define::Word(format.name()))];
+    if matches!(format, WeightFormat::F16 | WeightFormat::Bf16) {
+        defines.push(("HALVES", Define::Flag));
+    }
+    defines
 }
 
 /// Formats that every kernel with weights is specialised for.
@@ -70,17 +77,25 @@ pub fn all_specs() -> Vec<KernelSpec> {
     let mut specs = vec![select_reduce::spec(), swiglu::spec(), rms_norm::spec(false), rms_norm::spec(true)];
     for format in WEIGHT_FORMATS {
         specs.push(embed::spec(format));
-        for tile in [false, true]
+        // Every tile and unrolling that rows and widths lead to.
+        for (rows, out, cols) in [1, 2, 4, 8, 17, 33, 65, 4096]
             .into_iter()
-            .flat_map(|software| [1, 17, 33, 65].map(|rows| gemm::Tile::choose(software, rows)))
+            .flat_map(|rows| [(rows, 64, 512), (rows, 8192, 1024), (rows, 100_000, 4096)])
         {
-            specs.push(head_select::spec(format, tile));
-            specs.extend([false, true].map(|residual| gemm::spec(format, tile, residual)));
+            let few = (rows <= gemv::Few::MOST_ROWS).then(|| Strategy::Few(gemv::Few::choose(format, rows, out, cols)));
+            let tiles = [false, true].map(|software| Strategy::Tiled(gemm::Tile::choose(software, rows, out)));
+            for strategy in few.into_iter().chain(tiles) {
+                let head = strategy.for_head();
+                specs.push(head_select::spec(format, head));
+                specs.extend([false, true].map(|residual| strategy.spec(format, residual)));
+            }
         }
     }
     for head_dim in [8, 10, 16, 64, 80, 128, 256] {
         specs.extend([false, true].map(|software| attention::spec(software, head_dim)));
         specs.extend([false, true].map(|interleaved| rotary::spec(head_dim, head_dim / 4 * 2, interleaved)));
     }
+    let mut seen = std::collections::HashSet::new();
+    specs.retain(|spec| seen.insert(spec.clone()));
     specs
 }

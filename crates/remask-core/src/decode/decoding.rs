@@ -1,0 +1,523 @@
+//! A generation under way, as a state machine: it says which rows the next pass computes and takes in
+//! the candidates that come back. It never sees a device, so that any number of generations can share
+//! passes.
+
+use std::ops::Range;
+
+use serde::Serialize;
+
+use super::accept::{Acceptance, Order, Scored};
+use super::cache::Progress;
+use super::credit::Credits;
+use super::mor::{Mor, MorStats};
+use super::options::{DecodeOptions, Revision, Vocabulary};
+use crate::architecture::Architecture;
+use crate::backend::{Candidate, Guide, Keys, Row, Select, StoreId};
+use crate::canvas::{Canvas, Cell};
+use crate::random::{Purpose, step_key, threefry, unit};
+use crate::schedule::{Block, BlockPlan, quota};
+
+/// What a step did, for watchers.
+#[derive(Debug)]
+pub struct StepReport<'a> {
+    /// Steps done before this one: forward passes, from 0.
+    pub step: u32,
+    /// Canvas after the step.
+    pub canvas: &'a Canvas,
+    /// Positions of the block at work.
+    pub block: Range<usize>,
+    /// What was committed, best first.
+    pub committed: &'a [Scored],
+    /// Every candidate of the step's holes, for provisional text.
+    pub candidates: &'a [Scored],
+    /// Decided tokens that were replaced.
+    pub revised: &'a [Scored],
+    /// Positions that were decided and are holes again.
+    pub remasked: &'a [usize],
+    /// Positions behind the answer's end that were filled with padding.
+    pub padded: &'a [usize],
+    /// Positions that the pass computed, in order.
+    pub computed: &'a [usize],
+    /// Canvas, depths and costs as they stand after the step.
+    pub so_far: &'a Generation,
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The answer contains an end-of-sequence id.
+    Stop,
+    /// Every hole was filled without one.
+    Length,
+    /// The watcher asked to stop.
+    Aborted,
+}
+
+/// A finished generation and what it cost.
+#[derive(Debug, Clone)]
+pub struct Generation {
+    /// The canvas as it was left. After an early stop holes remain behind the end of the answer.
+    pub canvas: Canvas,
+    /// Positions before the first that was not given: the prompt, before the answer.
+    pub prompt_tokens: usize,
+    /// Why it ended.
+    pub finish: FinishReason,
+    /// Forward passes run, those before a cut included.
+    pub forward_passes: u32,
+    /// Rows computed over all passes.
+    pub rows_computed: u64,
+    /// Rows whose candidates were computed.
+    pub rows_selected: u64,
+    /// Rows that full compute would have computed in as many passes.
+    pub rows_of_full_compute: u64,
+    /// Passes in which each position was computed while it was a hole of the block at work.
+    pub depth: Vec<u32>,
+    /// What acceptance and its helpers did.
+    pub acceptance: AcceptanceStats,
+    /// What adaptive depth did, where it was on.
+    pub mor: Option<MorStats>,
+    /// Adjustments made to the request, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// What became of the candidates of a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct AcceptanceStats {
+    /// Candidates that were committed.
+    pub tokens_accepted: u64,
+    /// Candidates that were not, over all passes.
+    pub tokens_rejected: u64,
+    /// Of the accepted: those that adaptive steps took when the model was sure of the rest of a block.
+    pub finished_early: u64,
+    /// Decided tokens that were replaced.
+    pub tokens_revised: u64,
+    /// Decided tokens that were masked again.
+    pub tokens_remasked: u64,
+    /// Positions behind the end that were filled with padding, without a candidate.
+    pub tokens_padded: u64,
+}
+
+impl Generation {
+    /// The answer's ids up to the first stop id or undecided position.
+    #[must_use]
+    pub fn completion(&self, stop: &[u32]) -> &[u32] {
+        let answer = &self.canvas.tokens()[self.prompt_tokens..];
+        let end = (0..answer.len())
+            .find(|i| stop.contains(&answer[*i]) || self.canvas.is_hole(self.prompt_tokens + i))
+            .unwrap_or(answer.len());
+        &answer[..end]
+    }
+}
+
+/// The rows of the next pass of one generation. Indices in `select` count from the first of `rows`.
+#[derive(Debug, Clone, Default)]
+pub struct Work {
+    /// Rows to compute.
+    pub rows: Vec<Row>,
+    /// Rows whose candidates are wanted.
+    pub select: Vec<Select>,
+}
+
+/// A generation under way.
+pub struct Decoding<'a> {
+    architecture: &'a Architecture,
+    vocabulary: &'a Vocabulary,
+    options: &'a DecodeOptions,
+    stores: Vec<StoreId>,
+    blocks: Vec<Block>,
+    /// Index of the block at work; past the last one when all are done.
+    block: usize,
+    /// Passes in this block.
+    step: u32,
+    /// Holes that the block began with.
+    begun: usize,
+    /// Steps of the block that a generation which was cut off has behind it.
+    behind: usize,
+    /// Passes that were run before the cut: their keys and values are gone.
+    passes_before: u32,
+    /// Revisions of this block.
+    rounds: u32,
+    /// Sure passes in a row, for adaptive steps.
+    sure: u32,
+    /// Position of the decided stop id behind which rows are free.
+    end: Option<usize>,
+    /// Positions of the pass that is being computed.
+    computed: Vec<usize>,
+    /// Those of its selected rows.
+    asked: Vec<usize>,
+    mor: Option<Mor>,
+    credits: Credits,
+    last: LastStep,
+    output: Generation,
+}
+
+/// What the last step did; see [`StepReport`].
+#[derive(Default)]
+struct LastStep {
+    block: Range<usize>,
+    committed: Vec<Scored>,
+    candidates: Vec<Scored>,
+    revised: Vec<Scored>,
+    remasked: Vec<usize>,
+    padded: Vec<usize>,
+}
+
+impl<'a> Decoding<'a> {
+    /// Begins to fill the holes of `canvas`, with options that were checked for it. `stores` are those of
+    /// the text and, under guidance, of its twin without the given part; each has a slot a position.
+    ///
+    /// What was decided on the canvas before counts: blocks, steps, quotas and random choices go on where it
+    /// stands, so that a plain generation cut off after any step ends as it would have without the cut.
+    #[must_use]
+    pub fn new(
+        architecture: &'a Architecture,
+        vocabulary: &'a Vocabulary,
+        options: &'a DecodeOptions,
+        canvas: Canvas,
+        stores: Vec<StoreId>,
+    ) -> Self {
+        let length = canvas.len();
+        let open: Vec<_> = (0..length).filter(|p| canvas.cells()[*p] != Cell::Given).collect();
+        let plan = BlockPlan::new(&open, options.block_length, options.steps);
+        let passes = canvas.cells().iter().filter_map(|cell| match cell {
+            Cell::Decided { step, .. } => Some(step + 1),
+            _ => None,
+        });
+        let passes_before = passes.max().unwrap_or(0);
+        let mut decoding = Self {
+            architecture,
+            vocabulary,
+            options,
+            stores,
+            blocks: plan.blocks,
+            block: 0,
+            step: 0,
+            begun: 0,
+            behind: 0,
+            passes_before,
+            rounds: 0,
+            sure: 0,
+            end: None,
+            computed: Vec::new(),
+            asked: Vec::new(),
+            mor: options.mor.map(|config| Mor::new(config, length)),
+            credits: Credits::default(),
+            last: LastStep::default(),
+            output: Generation {
+                canvas,
+                prompt_tokens: open.first().copied().unwrap_or(length),
+                finish: FinishReason::Length,
+                forward_passes: passes_before,
+                rows_computed: 0,
+                rows_selected: 0,
+                rows_of_full_compute: 0,
+                depth: vec![0; length],
+                acceptance: AcceptanceStats::default(),
+                mor: None,
+                notes: plan.notes,
+            },
+        };
+        decoding.enter_block();
+        decoding
+    }
+
+    /// The rows of the next pass; `None` when the generation is over.
+    pub fn next_pass(&mut self) -> Option<Work> {
+        let block = self.blocks.get(self.block)?.positions.clone();
+        let canvas = &self.output.canvas;
+        let progress = Progress { canvas, block: &block, step: self.step, pass: self.output.forward_passes };
+        let open = canvas.holes_in(block.clone()).next().is_some();
+        let mut positions = self.options.cache.positions(&progress);
+        if !open {
+            // A full block is looked at again: a cache may have set its rows aside.
+            positions.retain(|p| !block.contains(p));
+            let at = positions.partition_point(|p| *p < block.start);
+            positions.splice(at..at, block.clone());
+        }
+        positions.retain(|p| !self.is_free(*p));
+        if let (Some(mor), true) = (&mut self.mor, open) {
+            positions = mor.narrow(&progress, positions);
+        }
+        let canvas = &self.output.canvas;
+        let length = canvas.len();
+        let mut rows = Vec::with_capacity(positions.len() * self.stores.len());
+        for (twin, store) in self.stores.iter().enumerate() {
+            for &position in &positions {
+                // The unconditional twin sees the mask in place of everything that was given.
+                let hidden = twin == 1 && canvas.cells()[position] == Cell::Given;
+                let keys = self.architecture.visible(position, length);
+                rows.push(Row {
+                    store: *store,
+                    position: position as u32,
+                    token: if hidden { self.vocabulary.mask } else { canvas.tokens()[position] },
+                    keys: Keys { start: keys.start as u32, end: keys.end as u32 },
+                });
+            }
+        }
+        let key = step_key(self.options.seed, self.output.forward_passes, Purpose::Sample);
+        let guided = self.stores.len() == 2;
+        let guide = |row: usize| Guide { row: (positions.len() + row) as u32, scale: self.options.cfg_scale };
+        let edits = matches!(self.options.revision, Some(Revision::Edit { .. }));
+        let wanted = |p: usize| {
+            block.contains(&p)
+                && match canvas.cells()[p] {
+                    Cell::Given => false,
+                    Cell::Hole => true,
+                    Cell::Decided { .. } => edits && self.end.is_none_or(|end| p <= end),
+                }
+        };
+        let select: Vec<_> = (0..positions.len())
+            .filter(|row| wanted(positions[*row]))
+            .map(|row| Select {
+                row: row as u32,
+                guide: guided.then(|| guide(row)),
+                temperature: self.options.temperature,
+                key,
+            })
+            .collect();
+        self.asked = select.iter().map(|s| positions[s.row as usize]).collect();
+        self.computed = positions;
+        self.output.rows_computed += rows.len() as u64;
+        self.output.rows_selected += select.len() as u64;
+        self.output.rows_of_full_compute += (length * self.stores.len()) as u64;
+        Some(Work { rows, select })
+    }
+
+    /// Takes in the candidates of the pass that [`Decoding::next_pass`] asked for, one a selected row,
+    /// and decides.
+    pub fn absorb(&mut self, candidates: &[Candidate]) -> StepReport<'_> {
+        let pass = self.output.forward_passes;
+        self.output.forward_passes += 1;
+        self.last = LastStep { block: self.blocks[self.block].positions.clone(), ..LastStep::default() };
+        let asked = std::mem::take(&mut self.asked);
+        let (fresh, decided): (Vec<_>, Vec<_>) =
+            asked.into_iter().zip(candidates.iter().copied()).partition(|(p, _)| self.output.canvas.is_hole(*p));
+        self.commit(fresh, pass);
+        self.edit(&decided, pass);
+        if self.options.free_tail {
+            self.pad_tail(pass);
+        }
+        self.step += 1;
+        if self.output.canvas.holes_in(self.last.block.clone()).next().is_none() && !self.revise() {
+            self.leave_block();
+        } else if self.options.early_stop && self.options.revision.is_none() && self.has_ended() {
+            self.block = self.blocks.len();
+        }
+        StepReport {
+            step: pass,
+            canvas: &self.output.canvas,
+            block: self.last.block.clone(),
+            committed: &self.last.committed,
+            candidates: &self.last.candidates,
+            revised: &self.last.revised,
+            remasked: &self.last.remasked,
+            padded: &self.last.padded,
+            computed: &self.computed,
+            so_far: &self.output,
+        }
+    }
+
+    /// Ends the generation where it stands.
+    pub fn abort(&mut self) {
+        self.block = self.blocks.len();
+        self.output.finish = FinishReason::Aborted;
+    }
+
+    /// The generation as it stands.
+    #[must_use]
+    pub fn finish(mut self) -> Generation {
+        let canvas = &self.output.canvas;
+        let is_stop = |p: usize| {
+            matches!(canvas.cells()[p], Cell::Decided { .. }) && self.vocabulary.stop.contains(&canvas.tokens()[p])
+        };
+        if self.output.finish == FinishReason::Length && (0..canvas.len()).any(is_stop) {
+            self.output.finish = FinishReason::Stop;
+        }
+        if let Some(mor) = self.mor {
+            let decided = canvas.cells().iter().filter(|c| matches!(c, Cell::Decided { .. })).count();
+            let (stats, log) = mor.stats(&self.output, decided);
+            self.output.mor = Some(stats);
+            self.output.notes.extend(log);
+        }
+        self.output
+    }
+
+    /// Commits what the acceptance rule takes of the block's latest candidates.
+    fn commit(&mut self, fresh: Vec<(usize, Candidate)>, pass: u32) {
+        let holes: Vec<_> = self.output.canvas.holes_in(self.last.block.clone()).collect();
+        for (position, _) in &fresh {
+            self.output.depth[*position] += 1;
+        }
+        let candidates = match &mut self.mor {
+            Some(mor) => mor.observe(&holes, &fresh),
+            None => fresh,
+        };
+        self.last.candidates = self.score(&candidates, pass);
+        let quota = quota(self.begun, self.blocks[self.block].steps, self.behind + self.step as usize).max(1);
+        let mut committed = self.options.acceptance.accept(self.last.candidates.clone(), quota);
+        let accepted = committed.len();
+        if self.may_finish() {
+            committed = Acceptance::Threshold(f32::MIN).accept(self.last.candidates.clone(), 0);
+        }
+        for s in &committed {
+            self.output.canvas.decide(s.position, s.candidate.token, pass, s.candidate.probability);
+        }
+        let stats = &mut self.output.acceptance;
+        stats.tokens_accepted += committed.len() as u64;
+        stats.tokens_rejected += (self.last.candidates.len() - committed.len()) as u64;
+        stats.finished_early += (committed.len() - accepted) as u64;
+        self.last.committed = committed;
+    }
+
+    fn score(&mut self, candidates: &[(usize, Candidate)], pass: u32) -> Vec<Scored> {
+        let key = step_key(self.options.seed, pass, Purpose::Remask);
+        let rule = self.options.acceptance;
+        self.credits.fade();
+        let mut score = |position: usize, candidate: &Candidate| match rule {
+            Acceptance::Quota(Order::Random) => unit(threefry(key, [position as u32, 0])),
+            Acceptance::Credit(_) => self.credits.credit(position, candidate),
+            _ => rule.score(candidate),
+        };
+        let scored = |(position, candidate): &(usize, Candidate)| Scored {
+            position: *position,
+            candidate: *candidate,
+            score: score(*position, candidate),
+        };
+        candidates.iter().map(scored).collect()
+    }
+
+    /// Whether adaptive steps finish the block with this pass's candidates.
+    fn may_finish(&mut self) -> bool {
+        let Some(config) = self.options.adaptive_steps else { return false };
+        let candidates = &self.last.candidates;
+        let sum: f32 = candidates.iter().map(|s| s.candidate.probability).sum();
+        let sure = !candidates.is_empty() && sum / candidates.len() as f32 >= config.threshold;
+        self.sure = if sure { self.sure + 1 } else { 0 };
+        self.sure >= config.patience.max(1) && self.output.forward_passes >= config.min_steps
+    }
+
+    /// Replaces decided tokens by what the model is now surer of.
+    fn edit(&mut self, proposals: &[(usize, Candidate)], pass: u32) {
+        let Some(Revision::Edit { threshold, .. }) = self.options.revision else { return };
+        for (position, candidate) in proposals {
+            let canvas = &mut self.output.canvas;
+            if candidate.probability > threshold && candidate.token != canvas.tokens()[*position] {
+                canvas.remask(*position);
+                canvas.decide(*position, candidate.token, pass, candidate.probability);
+                let score = candidate.probability;
+                self.last.revised.push(Scored { position: *position, candidate: *candidate, score });
+            }
+        }
+        self.output.acceptance.tokens_revised += self.last.revised.len() as u64;
+    }
+
+    /// Fills everything behind the first decided stop id, unless text was given there.
+    fn pad_tail(&mut self, pass: u32) {
+        let Some(pad) = self.vocabulary.pad else { return };
+        let canvas = &mut self.output.canvas;
+        let is_end = |p: &usize| {
+            matches!(canvas.cells()[*p], Cell::Decided { .. }) && self.vocabulary.stop.contains(&canvas.tokens()[*p])
+        };
+        let Some(end) = (self.output.prompt_tokens..canvas.len()).find(is_end) else { return };
+        if canvas.cells()[end..].contains(&Cell::Given) {
+            return;
+        }
+        self.end = Some(end);
+        let tail: Vec<_> = canvas.holes_in(end..canvas.len()).collect();
+        for position in &tail {
+            canvas.decide(*position, pad, pass, 1.0);
+        }
+        self.output.acceptance.tokens_padded += tail.len() as u64;
+        self.last.padded = tail;
+    }
+
+    /// Whether a row behind the end was computed with its padding already.
+    fn is_free(&self, position: usize) -> bool {
+        self.end.is_some_and(|end| position > end)
+            && matches!(self.output.canvas.cells()[position],
+                Cell::Decided { step, .. } if (step + 1).max(self.passes_before) < self.output.forward_passes)
+    }
+
+    /// Looks at a full block again; false when it is done.
+    fn revise(&mut self) -> bool {
+        match self.options.revision {
+            None => return false,
+            Some(Revision::Verify { threshold, rounds }) if self.rounds < rounds => {
+                let doubtful = self.doubtful(threshold);
+                for position in &doubtful {
+                    self.output.canvas.remask(*position);
+                }
+                self.output.acceptance.tokens_remasked += doubtful.len() as u64;
+                self.begun = doubtful.len();
+                self.last.remasked = doubtful;
+                if let Some(mor) = &mut self.mor {
+                    mor.enter_block();
+                }
+                if self.last.remasked.is_empty() {
+                    return false;
+                }
+            }
+            // A pass that neither committed nor changed anything has nothing new to look at.
+            Some(Revision::Edit { rounds, .. })
+                if self.rounds < rounds && !(self.last.committed.is_empty() && self.last.revised.is_empty()) => {}
+            Some(_) => return false,
+        }
+        self.rounds += 1;
+        true
+    }
+
+    /// Positions of the block that were committed below `threshold`, most doubtful first, at most half
+    /// of the block.
+    fn doubtful(&self, threshold: f32) -> Vec<usize> {
+        let probability = |p: usize| match self.output.canvas.cells()[p] {
+            Cell::Decided { probability, .. } if probability < threshold => Some((p, probability)),
+            _ => None,
+        };
+        let mut doubtful: Vec<_> = self.last.block.clone().filter_map(probability).collect();
+        doubtful.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+        doubtful.truncate(self.last.block.len().div_ceil(2));
+        doubtful.into_iter().map(|(p, _)| p).collect()
+    }
+
+    fn leave_block(&mut self) {
+        self.block += 1;
+        if self.options.early_stop && self.has_ended() {
+            self.block = self.blocks.len();
+        }
+        self.enter_block();
+    }
+
+    /// Begins the next block that has holes.
+    fn enter_block(&mut self) {
+        while let Some(block) = self.blocks.get(self.block) {
+            let cells = &self.output.canvas.cells()[block.positions.clone()];
+            let decided = cells.iter().filter(|c| matches!(c, Cell::Decided { .. })).count();
+            if cells.contains(&Cell::Hole) {
+                self.begun = cells.iter().filter(|c| **c != Cell::Given).count();
+                let quotas = (0..block.steps).scan(0, |sum, step| {
+                    *sum += quota(self.begun, block.steps, step).max(1);
+                    Some(*sum)
+                });
+                self.behind = quotas.take_while(|sum| *sum <= decided).count();
+                break;
+            }
+            self.block += 1;
+        }
+        (self.step, self.rounds, self.sure) = (0, 0, 0);
+        self.credits.clear();
+        if let Some(mor) = &mut self.mor {
+            mor.enter_block();
+        }
+    }
+
+    /// Whether a stop id is decided with nothing open before it and no text given behind it.
+    fn has_ended(&self) -> bool {
+        let canvas = &self.output.canvas;
+        let answer = self.output.prompt_tokens..canvas.len();
+        let end = answer.clone().find(|p| canvas.is_hole(*p) || self.vocabulary.stop.contains(&canvas.tokens()[*p]));
+        end.is_some_and(|p| {
+            matches!(canvas.cells()[p], Cell::Decided { .. }) && !canvas.cells()[p..].contains(&Cell::Given)
+        })
+    }
+}

@@ -1,0 +1,120 @@
+//! How likely a text is to the model itself: LLaDA's Monte-Carlo estimate of the bound on its
+//! negative log-likelihood (arXiv 2502.09992, appendix A). A faster decoder that writes worse text shows.
+
+use crate::architecture::Architecture;
+use crate::backend::{Backend, Keys, Pass, Row, Select};
+use crate::error::{Error, Result};
+use crate::random::{Key, Purpose, step_key, threefry};
+
+use super::options::Vocabulary;
+
+/// Mean negative log-likelihood a token, in nats, of `answer` after `prompt`: an upper bound on the
+/// model's own. Each of `samples` passes masks a number of the answer's tokens, spread evenly over 1 to
+/// all of them, at positions drawn from `seed`; the same seed and length give the same masks, so that
+/// texts can be compared.
+///
+/// # Errors
+/// [`Error::Request`] where there is nothing to judge or it does not fit the model; [`Error::Backend`].
+pub async fn answer_nll(
+    backend: &mut dyn Backend,
+    architecture: &Architecture,
+    vocabulary: &Vocabulary,
+    prompt: &[u32],
+    answer: &[u32],
+    samples: u32,
+    seed: u64,
+) -> Result<f64> {
+    let length = prompt.len() + answer.len();
+    if answer.is_empty() || samples == 0 || length > architecture.max_positions {
+        return Err(Error::Request(format!(
+            "the likelihood of {} tokens after {} by {samples} samples: at least one of each, {} positions at most",
+            answer.len(),
+            prompt.len(),
+            architecture.max_positions
+        )));
+    }
+    let store = backend.create_store(length as u32)?;
+    let mut sum = 0.0;
+    let mut result = Ok(());
+    for sample in 0..samples {
+        let masked = masked_positions(answer.len(), sample, samples, seed);
+        let token = |position: usize| match position.checked_sub(prompt.len()) {
+            None => prompt[position],
+            Some(i) if masked.binary_search(&i).is_ok() => vocabulary.mask,
+            Some(i) => answer[i],
+        };
+        let row = |position: usize| {
+            let keys = architecture.visible(position, length);
+            let keys = Keys { start: keys.start as u32, end: keys.end as u32 };
+            Row { store, position: position as u32, token: token(position), keys }
+        };
+        let rows: Vec<_> = (0..length).map(row).collect();
+        let select =
+            |i: &usize| Select { row: (prompt.len() + i) as u32, guide: None, temperature: 0.0, key: Key::default() };
+        let select: Vec<_> = masked.iter().map(select).collect();
+        let pass = Pass { rows: &rows, select: &select, suppressed: &vocabulary.suppressed };
+        match backend.logits(&pass).await {
+            Ok(logits) => {
+                let nll = |(i, row): (&usize, &[f32])| -log_probability(row, answer[*i], vocabulary);
+                let own: f64 = masked.iter().zip(logits.chunks(backend.head_rows())).map(nll).sum();
+                sum += own / masked.len() as f64;
+            }
+            Err(e) => {
+                result = Err(e.into());
+                break;
+            }
+        }
+    }
+    backend.release_store(store);
+    result.map(|()| sum / f64::from(samples))
+}
+
+/// Positions of the answer that a sample masks, in order.
+fn masked_positions(length: usize, sample: u32, samples: u32, seed: u64) -> Vec<usize> {
+    let key = step_key(seed, sample, Purpose::Remask);
+    // Numbers of masks spread evenly over 1..=length, from a common random offset.
+    let offset = threefry(step_key(seed, u32::MAX, Purpose::Remask), [length as u32, 0])[0] as usize % length;
+    let count = 1 + (offset + sample as usize * length / samples as usize) % length;
+    let mut order: Vec<_> = (0..length).map(|i| (threefry(key, [i as u32, length as u32])[0], i)).collect();
+    order.sort_unstable();
+    let mut masked: Vec<_> = order[..count].iter().map(|(_, i)| *i).collect();
+    masked.sort_unstable();
+    masked
+}
+
+/// Log-probability of `token` among the ids that are tokens.
+fn log_probability(logits: &[f32], token: u32, vocabulary: &Vocabulary) -> f64 {
+    let allowed = |id: usize| !vocabulary.suppressed.contains(id as u32);
+    let logits = || logits.iter().enumerate().filter(|(id, _)| allowed(*id)).map(|(id, l)| (id, f64::from(*l)));
+    let largest = logits().map(|(_, l)| l).fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logits().map(|(_, l)| (l - largest).exp()).sum();
+    let own = logits().find(|(id, _)| *id == token as usize).map_or(f64::NEG_INFINITY, |(_, l)| l);
+    own - largest - sum.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::TokenSet;
+
+    #[test]
+    fn samples_mask_every_share_of_the_answer() {
+        let counts: Vec<_> = (0..8).map(|s| masked_positions(8, s, 8, 1).len()).collect();
+        let mut sorted = counts.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(masked_positions(8, 3, 8, 1), masked_positions(8, 3, 8, 1));
+        assert!((0..50).any(|seed| masked_positions(8, 3, 8, seed) != masked_positions(8, 3, 8, 1)));
+        assert_eq!(masked_positions(1, 5, 8, 1), [0]);
+    }
+
+    #[test]
+    fn suppressed_ids_take_no_probability() {
+        let mut suppressed = TokenSet::new(4);
+        suppressed.insert(3);
+        let vocabulary = Vocabulary { mask: 3, stop: Vec::new(), pad: None, suppressed };
+        let logits = [1.0f32, 1.0, 1.0, 50.0];
+        assert!((log_probability(&logits, 1, &vocabulary) + 3f64.ln()).abs() < 1e-12);
+        assert_eq!(log_probability(&logits, 3, &vocabulary), f64::NEG_INFINITY);
+    }
+}

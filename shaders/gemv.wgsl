@@ -1,0 +1,40 @@
+// Linear layer for a few rows: out[:, first ..] = x * weights^T, or += with RESIDUAL. Reads each weight
+// once, in 16-byte loads where the format allows. f32 in, any weight format, f32 accumulation.
+//
+// weights [part_rows, cols], binding 0   x [m, cols] f32, binding 1   out [m, out_stride] f32, binding 2
+// m, at most ROWS, is the pass's row count, or its selected count where params.over_selected is 1.
+// cols % 8 == 0. Workgroup (tile of TILE_N columns).
+
+struct Params {
+    cols4: u32,
+    part_rows: u32,
+    first: u32,          // output column of the part's first row
+    out_stride: u32,
+    over_selected: u32,
+    padding0: u32,
+    padding1: u32,
+    padding2: u32,
+}
+
+#include "pass"
+#include "weights"
+#include "gemv_tile"
+
+@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let m = select(pass_info.rows, pass_info.selected, params.over_selected == 1u);
+    let n0 = group.x * TILE_N;
+    let product = few_rows_product(m, n0, lane);
+    let row = lane / TILE_N;
+    let col = n0 + lane % TILE_N;
+    if row < m && lane < TILE_N * ROWS && col < params.part_rows {
+        let at = row * params.out_stride + params.first + col;
+#if RESIDUAL
+        out[at] += product;
+#else
+        out[at] = product;
+#endif
+    }
+}

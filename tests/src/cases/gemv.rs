@@ -1,0 +1,39 @@
+//! Linear layers of a few rows.
+
+use remask_wgpu::kernels::WEIGHT_FORMATS;
+use remask_wgpu::kernels::gemv::Few;
+use remask_wgpu::kernels::linear::Strategy;
+
+use super::gemm::{Case, check};
+use crate::harness::Harness;
+
+const fn case(rows: usize, cols: usize, out: usize) -> Case {
+    Case { rows, cols, out, scale: 1.0, residual: false, over_selected: false }
+}
+
+/// One row and full tiles of rows, columns that end inside a tile, widths that end inside an unrolled
+/// load or are shorter than one.
+pub const CASES: &[Case] = &[
+    case(1, 32, 1),
+    case(1, 512, 65),
+    case(2, 64, 8),
+    case(3, 1344, 70),
+    case(4, 544, 33),
+    case(5, 96, 130),
+    case(7, 4096, 17),
+    case(8, 1024, 64),
+    Case { scale: 1e4, ..case(6, 256, 40) },
+    Case { residual: true, ..case(3, 96, 75) },
+    Case { over_selected: true, ..case(8, 64, 66) },
+];
+
+/// Runs every case in every weight format, as few and as many columns choose.
+pub fn run(h: &mut Harness) {
+    for case in CASES {
+        for format in WEIGHT_FORMATS.into_iter().filter(|f| f.fits(case.cols)) {
+            for (out, cols) in [(case.out as u32, case.cols as u32), (8192, 1024), (100_000, 4096)] {
+                check(h, case, format, Strategy::Few(Few::choose(format, case.rows as u32, out, cols)));
+            }
+        }
+    }
+}
