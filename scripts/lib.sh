@@ -57,3 +57,46 @@ has_wasm_target() {
     libdir=$(rustc --print target-libdir --target wasm32-unknown-unknown 2>/dev/null) &&
         compgen -G "$libdir/libstd-*.rlib" >/dev/null
 }
+
+# wasm_cargo ARGS...: cargo for wasm32-unknown-unknown. After `rustup target add wasm32-unknown-unknown`
+# this is plain cargo; without that target the system's own Rust (WASM_PACKAGES on Debian) compiles the
+# standard library too.
+wasm_cargo() {
+    local sysroot lld
+    # A folder of its own: two compilers in one would throw away each other's results.
+    local -x CARGO_TARGET_DIR=target/wasm
+    if has_wasm_target; then
+        cargo "$@" --target wasm32-unknown-unknown
+        return
+    fi
+    sysroot=$([[ ! -x /usr/bin/rustc ]] || /usr/bin/rustc --print sysroot)
+    if [[ ! -x /usr/bin/cargo || ! -d $sysroot/lib/rustlib/src/rust/library ]]; then
+        die "no standard library for wasm32; run either
+  rustup target add wasm32-unknown-unknown
+or, on Debian,
+  sudo apt-get install -y ${WASM_PACKAGES[*]}"
+    fi
+    # Debian has no linker for wasm32; a rustup toolchain brings one.
+    for lld in "$(rustc --print sysroot)"/lib/rustlib/*/bin/rust-lld; do
+        [[ ! -x $lld ]] || local -x CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=$lld
+    done
+    # RUSTC_BOOTSTRAP lets a stable compiler take -Z options.
+    RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc \
+        /usr/bin/cargo "$@" --target wasm32-unknown-unknown -Zbuild-std=std,panic_abort
+}
+
+# Installs the wasm-bindgen that fits Cargo.lock, where it is missing; compiling it takes some minutes.
+need_wasm_bindgen() {
+    local version
+    version=$(sed -n '/^name = "wasm-bindgen"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
+    [[ $(wasm-bindgen --version 2>/dev/null) != "wasm-bindgen $version" ]] || return 0
+    echo "wasm-bindgen $version is missing: cargo install wasm-bindgen-cli --version $version"
+    cargo install wasm-bindgen-cli --version "$version"
+}
+
+# Installs the npm packages of web/ as its lock file names them, where they are not there yet.
+need_node_modules() {
+    command -v npm >/dev/null || need_packages 'the browser package is built with Node.js 20 or newer' nodejs npm
+    [[ web/node_modules/.package-lock.json -nt web/package-lock.json ]] ||
+        npm ci --prefix web --no-audit --no-fund --loglevel=error
+}

@@ -89,7 +89,9 @@ fn main(
         }
         workgroupBarrier();
 
-        var scores: array<array<f32, KEYS_EACH>, ROWS_EACH>;
+        // The zeros are written out: a browser's compiler (Tint, for SwiftShader) does not write them again
+        // every time round for a declaration without a value.
+        var scores = array<array<f32, KEYS_EACH>, ROWS_EACH>();
         for (var d = 0u; d < HEAD_DIM; d++) {
             var k: array<f32, KEYS_EACH>;
             for (var j = 0u; j < KEYS_EACH; j++) {

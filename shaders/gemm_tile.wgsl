@@ -46,7 +46,7 @@ const W_EACH: u32 = (TILE_N * 4u + THREADS - 1u) / THREADS;
 
 // Every invocation of the workgroup must call it.
 fn tile_product(m0: u32, m: u32, n0: u32, lane: u32) -> Accumulator {
-    var acc: Accumulator;
+    var acc = Accumulator();
     let tx = lane % LANES_N;
     let ty = lane / LANES_N;
 #if PREFETCH

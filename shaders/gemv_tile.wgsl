@@ -17,7 +17,7 @@ var<workgroup> sums: array<f32, ROWS * COLS * THREADS>;
 // The product for row lane / TILE_N and column n0 + lane % TILE_N; nothing of use where lane is
 // TILE_N * ROWS or above, or the row is m or above. Every invocation of the workgroup must call it.
 fn few_rows_product(m: u32, n0: u32, lane: u32) -> f32 {
-    var acc: array<array<f32, COLS>, ROWS>;
+    var acc = array<array<f32, COLS>, ROWS>();
     let own = n0 + lane / LANES * COLS;
     let groups = params.cols4 / 2u;
     for (var c = lane % LANES; c < groups; c += LANES * UNROLL) {

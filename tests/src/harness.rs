@@ -5,6 +5,8 @@ use remask_wgpu::recording::{BindGroups, Recorder};
 use remask_wgpu::uniforms::{PassSizes, Uniforms};
 use remask_wgpu::wgsl::KernelSpec;
 
+use crate::blocking::block_on;
+
 /// A device with what a lone dispatch needs.
 pub struct Harness {
     /// The device.
@@ -24,8 +26,8 @@ impl Harness {
     /// Where the adapter cannot be opened.
     #[must_use]
     pub fn open(adapter: &wgpu::Adapter) -> Self {
-        let gpu = must("open", pollster::block_on(Gpu::from_adapter(adapter, remask_wgpu::LimitChoice::WebGpuDefault)));
-        let uniforms = must("uniforms", pollster::block_on(Uniforms::new(&gpu, 64)));
+        let gpu = must("open", block_on(Gpu::from_adapter(adapter, remask_wgpu::LimitChoice::WebGpuDefault)));
+        let uniforms = must("uniforms", block_on(Uniforms::new(&gpu, 64)));
         Self { gpu, uniforms }
     }
 
@@ -36,7 +38,7 @@ impl Harness {
     #[must_use]
     pub fn upload<T: bytemuck::NoUninit>(&self, values: &[T]) -> wgpu::Buffer {
         let bytes = bytemuck::cast_slice(values);
-        let buffer = must("buffer", pollster::block_on(self.gpu.storage("test", bytes.len() as u64)));
+        let buffer = must("buffer", block_on(self.gpu.storage("test", bytes.len() as u64)));
         self.gpu.queue.write_buffer(&buffer, 0, bytes);
         buffer
     }
@@ -59,7 +61,7 @@ impl Harness {
         let mut groups = BindGroups::new();
         let mut recorder = Recorder::new(&mut self.gpu, &mut self.uniforms, &mut groups);
         for (spec, buffers, params, grid) in dispatches {
-            must("dispatch", pollster::block_on(recorder.dispatch(spec.clone(), buffers, params, *grid)));
+            must("dispatch", block_on(recorder.dispatch(spec.clone(), buffers, params, *grid)));
         }
         let recording = recorder.finish();
         self.uniforms.set_pass(&self.gpu, sizes);
@@ -81,11 +83,11 @@ impl Harness {
     ) -> Vec<T> {
         use wgpu::BufferUsages as U;
         let bytes = (count * size_of::<T>()) as u64;
-        let staging = must("staging", pollster::block_on(self.gpu.buffer("staging", bytes, U::MAP_READ | U::COPY_DST)));
+        let staging = must("staging", block_on(self.gpu.buffer("staging", bytes, U::MAP_READ | U::COPY_DST)));
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, bytes.next_multiple_of(4));
         self.gpu.queue.submit([encoder.finish()]);
-        let bytes = must("read", pollster::block_on(self.gpu.map(&staging, bytes)));
+        let bytes = must("read", block_on(self.gpu.map(&staging, bytes)));
         bytemuck::pod_collect_to_vec(&bytes)
     }
 }

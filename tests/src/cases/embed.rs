@@ -3,6 +3,7 @@
 use remask_wgpu::kernels::{RowRecord, WEIGHT_FORMATS, embed};
 use remask_wgpu::weights::DeviceMatrix;
 
+use crate::blocking::block_on;
 use crate::data::{checkpoint_of, stored, uniform};
 use crate::harness::{Harness, sizes};
 use crate::tolerance::Tolerance;
@@ -15,7 +16,7 @@ pub fn run(h: &mut Harness) {
     let rows: Vec<_> = [0, 36, 5, 5, 17].map(|token| RowRecord { token, ..RowRecord::default() }).to_vec();
     for format in WEIGHT_FORMATS {
         let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [ids, cols], Some(format));
-        let matrix = pollster::block_on(matrix).unwrap_or_else(|e| panic!("embed {format}: {e}"));
+        let matrix = block_on(matrix).unwrap_or_else(|e| panic!("embed {format}: {e}"));
         let weights = &matrix.parts[0].buffer;
         let (device_rows, out) = (h.upload(&rows), h.poisoned(rows.len() * cols));
         let params = embed::Params { cols4: cols as u32 / 4, first: 0, part_rows: ids as u32, scale: 2.0 };

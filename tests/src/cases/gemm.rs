@@ -6,6 +6,7 @@ use remask_wgpu::kernels::gemm::{self, Tile};
 use remask_wgpu::kernels::linear::Strategy;
 use remask_wgpu::weights::DeviceMatrix;
 
+use crate::blocking::block_on;
 use crate::data::{checkpoint_of, stored, uniform, widen};
 use crate::harness::{Harness, sizes};
 use crate::tolerance::Tolerance;
@@ -74,7 +75,7 @@ pub(super) fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: S
     let before = uniform(3, c.rows * c.out, 1.0);
     let checkpoint = checkpoint_of(&w, c.out, c.cols);
     let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [c.out, c.cols], Some(format));
-    let matrix = pollster::block_on(matrix).unwrap_or_else(|e| panic!("{c:?}: {e}"));
+    let matrix = block_on(matrix).unwrap_or_else(|e| panic!("{c:?}: {e}"));
     let device_x = h.upload(&x);
     let out = if c.residual { h.upload(&before) } else { h.poisoned(c.rows * c.out) };
     let dispatches: Vec<_> = matrix

@@ -11,6 +11,7 @@ use remask_wgpu::kernels::{SelectRecord, WEIGHT_FORMATS, head_select, select_red
 use remask_wgpu::weights::DeviceMatrix;
 
 use super::gemm::product;
+use crate::blocking::block_on;
 use crate::data::{checkpoint_of, stored, uniform, widen};
 use crate::harness::{Harness, sizes};
 
@@ -77,7 +78,7 @@ fn select(
     let cols = w.len() / ids;
     let checkpoint = checkpoint_of(w, ids, cols);
     let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [ids, cols], Some(format));
-    let matrix = pollster::block_on(matrix).unwrap_or_else(|e| panic!("head {ids}x{cols}: {e}"));
+    let matrix = block_on(matrix).unwrap_or_else(|e| panic!("head {ids}x{cols}: {e}"));
     let rows = select.len() as u32;
     let strips = head_select::strips(strategy, ids as u32);
     let (device_x, device_select, bits) = (h.upload(x), h.upload(select), h.upload(suppressed.words()));

@@ -68,6 +68,18 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Reads the shards of one checkpoint, by name.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::from_bytes`], and where two shards give the same tensor.
+    pub fn from_shards(shards: Vec<(String, Bytes)>) -> Result<Self> {
+        let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new(), metadata: HashMap::new() };
+        for (name, bytes) in shards {
+            checkpoint.add(&name, bytes)?;
+        }
+        Ok(checkpoint)
+    }
+
     /// Opens a checkpoint on disk: a `.safetensors` file, or a folder with [`SINGLE_FILE`] or
     /// [`INDEX_FILE`]. Nothing but the headers is read yet.
     ///

@@ -1,0 +1,440 @@
+// The engine, the package and the page in a real browser: Chromium on SwiftShader, a software adapter with
+// neither f16 nor much speed. REMASK_WEB_TESTS=all runs every golden case and every prompt.
+import assert from 'node:assert/strict';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { after, before, test } from 'node:test';
+import { chromium } from 'playwright-core';
+import { serve } from './server.mjs';
+
+const ALL = process.env.REMASK_WEB_TESTS === 'all';
+const web = fileURLToPath(new URL('..', import.meta.url));
+const root = join(web, '..');
+const GPU = ['--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--enable-features=Vulkan'];
+const QUIET = [
+  '--no-sandbox', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
+];
+
+let server;
+let context;
+let profile;
+
+const launch = (folder, gpu) =>
+  chromium.launchPersistentContext(folder, {
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    args: [...QUIET, ...(gpu ? GPU : [])],
+    viewport: { width: 1280, height: 900 },
+  });
+
+before(async () => {
+  server = await serve([
+    ['/dist/', join(web, 'package/dist')],
+    ['/kernels/', join(web, 'tests/out')],
+    ['/golden/', join(root, 'tests/golden')],
+    ['/tests/', join(web, 'tests')],
+    ['/page/', join(web, 'page/dist')],
+    ['/models/tales-33m/', join(web, 'page/dist/models/tales-33m')],
+  ]);
+  profile = mkdtempSync(join(tmpdir(), 'remask-web-'));
+  context = await launch(profile, true);
+});
+
+after(async () => {
+  await context?.close();
+  await server?.close();
+  if (profile) rmSync(profile, { recursive: true, force: true });
+});
+
+/** A blank page of the test server; what its scripts say ends up in `page.said`. */
+async function blank(where = context) {
+  const page = await where.newPage();
+  page.said = [];
+  page.on('console', (message) => page.said.push(message.text()));
+  page.on('pageerror', (error) => page.said.push(String(error)));
+  await page.goto(`${server.url}/tests/blank.html`);
+  return page;
+}
+
+/** Runs `work` in a page of its own; an engine's errors come back as text with their class. */
+async function inPage(work, argument) {
+  const page = await blank();
+  try {
+    return await page.evaluate(work, argument);
+  } catch (error) {
+    throw new Error(`${error.message}\n${page.said.join('\n')}`);
+  } finally {
+    await page.close();
+  }
+}
+
+test('every kernel agrees with its float64 reference through WebGPU', async (t) => {
+  const page = await blank();
+  const names = await page.evaluate(async () => {
+    globalThis.kernels = await import('/kernels/remask_testkit_web.js');
+    await kernels.default();
+    return kernels.tables();
+  });
+  assert.ok(names.length >= 7, `${names.length} tables`);
+  for (const name of names) {
+    await t.test(name, async () => {
+      // A panic ends the module, so a table that fails leaves the next ones a fresh one.
+      const failed = await page.evaluate((table) => kernels.run_table(table).then(() => null, String), name);
+      if (failed === null) return;
+      const said = page.said.splice(0).join('\n');
+      await page.reload();
+      await page.evaluate(async () => {
+        globalThis.kernels = await import('/kernels/remask_testkit_web.js');
+        await kernels.default();
+      });
+      assert.fail(`${failed}\n${said}`);
+    });
+  }
+  await page.close();
+});
+
+for (const name of ['llada-mha', 'llada-gqa-tied']) {
+  for (const limits of ALL ? ['default', 'adapter'] : [name === 'llada-mha' ? 'default' : 'adapter']) {
+    test(`golden ${name} with ${limits} limits`, async (t) => {
+      const report = await inPage(
+        async ({ name, limits, every }) => {
+          const { Engine } = await import('/dist/index.js');
+          const engine = await Engine.load(`/golden/${name}/`, { device: { limits }, cache: false });
+          const cases = await (await fetch(`/golden/${name}/golden.json`)).text();
+          const tensors = new Uint8Array(await (await fetch(`/golden/${name}/golden.safetensors`)).arrayBuffer());
+          const report = await engine.verify({ cases, tensors }, { every });
+          engine.dispose();
+          return { ...report, device: engine.info.device };
+        },
+        { name, limits, every: ALL ? 1 : 5 },
+      );
+      const { max_abs, relative_l2 } = report.logits;
+      t.diagnostic(`${report.device.name}: logits within ${max_abs.toExponential(1)} (relative L2 ${relative_l2.toExponential(1)}), ${report.cases.length} generations`);
+      assert.ok(report.cases.length >= (ALL ? 26 : 5));
+      assert.deepEqual(report.cases.filter((c) => !c.pass || c.result === null), []);
+      assert.ok(max_abs <= 1e-3 && relative_l2 <= 1e-4, JSON.stringify(report.logits));
+      assert.equal(report.pass, true);
+      if (limits === 'default') assert.equal(report.device.limits.storage_buffers, 8);
+    });
+  }
+}
+
+test('the browser generates the ids that the native program generates', async (t) => {
+  const native = JSON.parse(readFileSync(join(web, 'tests/native-ids.json'), 'utf8'));
+  const chosen = ALL ? native : native.slice(0, 4);
+  const found = await inPage(async (cases) => {
+    const { Engine } = await import('/dist/index.js');
+    const engine = await Engine.load('/models/tales-33m/');
+    const found = [];
+    for (const { prompt, settings } of cases) found.push(await engine.generate(prompt, settings).result);
+    engine.dispose();
+    return found;
+  }, chosen);
+  chosen.forEach(({ prompt, settings, text, tokenIds, forwardPasses, rowsComputed }, at) => {
+    const mine = found[at];
+    const what = `${prompt} ${JSON.stringify(settings)}`;
+    assert.deepEqual(mine.tokenIds, tokenIds, `${what}: ${mine.text} for ${text}`);
+    assert.deepEqual([mine.text, mine.forwardPasses, mine.rowsComputed], [text, forwardPasses, rowsComputed], what);
+  });
+  t.diagnostic(`${chosen.length} prompts, ${found.reduce((sum, r) => sum + r.forwardPasses, 0)} passes`);
+});
+
+test('a generation streams its canvas, is aborted, and fills gaps', async () => {
+  const seen = await inPage(async () => {
+    const { Engine, hole, RequestError } = await import('/dist/index.js');
+    const engine = await Engine.load('/golden/llada-mha/', { cache: false });
+    const prompt = { ids: [74, 142, 37, 170, 40] };
+    const settings = { maxTokens: 16, steps: 8, blockLength: 8 };
+    const steps = [];
+    const generation = engine.generate(prompt, settings);
+    for await (const step of generation) steps.push(step);
+    const result = await generation.result;
+
+    const abort = new AbortController();
+    const begun = engine.generate(prompt, { ...settings, steps: 16, signal: abort.signal });
+    const queued = engine.generate(prompt, { ...settings, signal: abort.signal });
+    let passes = 0;
+    let aborted = '';
+    try {
+      for await (const step of begun) if ((passes = step.pass) === 3) abort.abort(new Error('enough'));
+    } catch (error) {
+      aborted = error.message;
+    }
+    const alsoAborted = await queued.result.catch((error) => error.message);
+    // Leaving the loop ends a generation too, and the next one runs.
+    const left = engine.generate(prompt, settings);
+    for await (const step of left) if (step.pass === 1) break;
+    const leftAs = await left.result.then(() => 'finished', (error) => error.name);
+    const again = await engine.generate(prompt, settings).result;
+
+    const wrong = await engine.generate(prompt, { treshold: 0.9 }).result.catch((e) => [e instanceof RequestError, e.message]);
+    const tooLong = await engine.generate(prompt, { maxTokens: 9999 }).result.catch((e) => e.message);
+    const noText = await engine.generate('text').result.catch((e) => [e.name, e.message]);
+    const filled = await engine.fill([hole(3)], { threshold: 0.5 }).result;
+    const { stats } = engine;
+    engine.dispose();
+    const disposed = await engine.generate(prompt).result.catch((e) => e.kind);
+    return { steps, result, passes, aborted, alsoAborted, leftAs, again, wrong, tooLong, noText, filled, stats, disposed };
+  });
+  const { steps, result } = seen;
+  assert.deepEqual(steps.map((s) => s.pass), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+  assert.deepEqual(steps[0].positions.map((p) => p.state), [...Array(5).fill('given'), ...Array(16).fill('hole')]);
+  assert.deepEqual(steps[1].block, [5, 13]);
+  assert.equal(steps[1].decided.length, 2);
+  for (const at of steps[1].decided) {
+    const position = steps[1].positions[at];
+    assert.deepEqual([position.state, position.decidedAt, position.depth], ['decided', 1, 1]);
+    assert.ok(position.probability > 0 && position.probability <= 1);
+  }
+  assert.equal(steps[1].positions.filter((p) => p.state === 'proposed').length, 6, 'the rest of the block is provisional');
+  assert.deepEqual(steps.at(-1).positions.map((p) => p.id), result.canvasIds);
+  assert.ok(steps.every((s, i) => i === 0 || s.rowsComputed === 21 * i));
+  assert.deepEqual(result.canvasIds.slice(0, 5), [74, 142, 37, 170, 40]);
+  assert.deepEqual([result.forwardPasses, result.rowsComputed, result.decidedTokens], [8, 168, 16]);
+  assert.deepEqual([seen.passes, seen.aborted, seen.alsoAborted, seen.leftAs], [3, 'enough', 'enough', 'AbortError']);
+  assert.deepEqual(seen.again.canvasIds, result.canvasIds);
+  assert.ok(seen.wrong[0] && /treshold/.test(seen.wrong[1]), seen.wrong[1]);
+  assert.match(seen.tooLong, /exceed the model's \d+ positions/);
+  assert.deepEqual(seen.noText[0], 'ModelError');
+  assert.match(seen.noText[1], /token ids/);
+  assert.ok(seen.filled.decidedTokens === 3 && seen.filled.canvasIds.length >= 3);
+  assert.equal(seen.stats.requests, 3);
+  assert.equal(seen.disposed, 'disposed');
+});
+
+test('a lost device is made anew once, and the request goes on from its canvas', async () => {
+  const seen = await inPage(async () => {
+    const { Engine, DeviceLostError } = await import('/dist/index.js');
+    let worker;
+    const engine = await Engine.load('/golden/llada-mha/', {
+      cache: false,
+      worker: () => (worker = new Worker('/tests/lost-device-worker.js', { type: 'module' })),
+    });
+    const ask = (settings) => engine.generate({ ids: [74, 142, 37, 170, 40] }, { maxTokens: 32, steps: 24, blockLength: 16, ...settings });
+    const lose = async (generation, at) => {
+      for await (const step of generation) if (at.includes(step.pass)) worker.postMessage('destroy');
+      return generation.result;
+    };
+    const undisturbed = await ask({}).result;
+    const disturbed = await lose(ask({}), [7]);
+    // Lost between requests.
+    worker.postMessage('destroy');
+    const after = await ask({ temperature: 0.8, seed: 4 }).result;
+    const sampled = await ask({ temperature: 0.8, seed: 4 }).result;
+    const twice = await lose(ask({}), [5, 11]).catch((e) => [e instanceof DeviceLostError, e.message]);
+    const recovered = await ask({}).result;
+    const { stats } = engine;
+    engine.dispose();
+    return { undisturbed, disturbed, after, sampled, twice, recovered, stats };
+  });
+  assert.deepEqual(seen.disturbed.canvasIds, seen.undisturbed.canvasIds);
+  assert.equal(seen.disturbed.forwardPasses, seen.undisturbed.forwardPasses);
+  assert.deepEqual([seen.undisturbed.devicesLost, seen.disturbed.devicesLost, seen.after.devicesLost], [0, 1, 1]);
+  assert.deepEqual(seen.after.canvasIds, seen.sampled.canvasIds);
+  assert.ok(seen.twice[0] && /Load the engine again/.test(seen.twice[1]), String(seen.twice));
+  assert.deepEqual(seen.recovered.canvasIds, seen.undisturbed.canvasIds);
+});
+
+test('files are kept, resumed and verified', async () => {
+  const { faults, requests } = server;
+  const load = (options = {}) =>
+    inPage(async ({ forget, cache, abortAt }) => {
+      const { Engine } = await import('/dist/index.js');
+      if (forget) await Engine.forget('/models/tales-33m');
+      const progress = [];
+      const abort = new AbortController();
+      try {
+        const engine = await Engine.load('/models/tales-33m/', {
+          cache,
+          signal: abort.signal,
+          onProgress: (p) => {
+            progress.push(p);
+            if (p.phase === 'download' && p.loaded > abortAt) abort.abort();
+          },
+        });
+        engine.dispose();
+        return { progress, info: engine.info };
+      } catch (error) {
+        return { progress, name: error.name, kind: error.kind, message: error.message };
+      }
+    }, { cache: true, abortAt: Infinity, ...options });
+  const asked = () => requests.splice(0).filter((r) => r.path.endsWith('model.safetensors'));
+
+  // Broken off once on the way: the rest comes by a range, and the hash agrees.
+  requests.length = 0;
+  faults.set('model.safetensors', { cut: 9_000_000 });
+  const first = await load({ forget: true });
+  assert.deepEqual([first.info?.verified, first.info?.cached], [true, true], JSON.stringify(first.message));
+  const ranges = asked();
+  assert.equal(ranges.length, 2);
+  assert.match(ranges[1].range, /^bytes=\d{6,}-$/);
+  const downloads = first.progress.filter((p) => p.phase === 'download');
+  assert.ok(downloads.length > 10 && downloads.every((p, i) => p.loaded <= p.total || i === 0));
+  assert.ok(first.progress.some((p) => p.phase === 'upload') && first.progress.at(-1).phase === 'ready');
+
+  // A second load asks for the manifest alone.
+  const second = await load();
+  assert.deepEqual(asked(), []);
+  assert.ok(second.progress.some((p) => p.phase === 'read' && p.fromCache > 35e6));
+
+  // Aborted in the middle: what has arrived is the start of the next load.
+  const aborted = await load({ forget: true, abortAt: 12_000_000 });
+  assert.equal(aborted.name, 'AbortError');
+  requests.length = 0;
+  const resumed = await load();
+  assert.ok(resumed.info?.verified, resumed.message);
+  assert.match(asked()[0].range ?? 'no range', /^bytes=\d{7,}-$/);
+
+  // One wrong byte, for good: tried twice, then refused with what to do.
+  faults.set('model.safetensors', { flip: 5_000_000 });
+  const broken = await load({ forget: true });
+  faults.clear();
+  assert.deepEqual([broken.name, broken.kind], ['DownloadError', 'download']);
+  assert.match(broken.message, /SHA-256 differs, twice\. .*upload it again/);
+  assert.equal(asked().length, 2);
+
+  // A folder that is not there.
+  faults.set('config.json', { status: 404 });
+  faults.set('manifest.json', { status: 404 });
+  const missing = await load({ forget: true });
+  faults.clear();
+  assert.match(missing.message, /config\.json does not exist\. Check the address/);
+});
+
+test('chat completions have OpenAI\'s shape, streamed and whole', async () => {
+  const { whole, chunks, refused } = await inPage(async () => {
+    const { Engine } = await import('/dist/index.js');
+    const engine = await Engine.load('/models/tales-33m/');
+    const request = {
+      model: 'tales', messages: [{ role: 'user', content: 'What is the capital of France?' }], max_tokens: 12, block_length: 12, threshold: 0.9,
+    };
+    const whole = await engine.chat.completions.create(request);
+    const chunks = [];
+    const stream = await engine.chat.completions.create({ ...request, stream: true, stream_options: { include_usage: true } });
+    for await (const chunk of stream) chunks.push(chunk);
+    const refused = await engine.chat.completions.create({ ...request, n: 2 }).catch((e) => e.message);
+    engine.dispose();
+    return { whole, chunks, refused };
+  });
+  assert.equal(whole.object, 'chat.completion');
+  assert.equal(whole.model, 'tales');
+  assert.deepEqual(whole.choices[0].message, { role: 'assistant', content: 'The capital of France is Paris.' });
+  assert.equal(whole.choices[0].finish_reason, 'stop');
+  assert.deepEqual(whole.usage, { prompt_tokens: 22, completion_tokens: 10, total_tokens: 32 });
+  assert.ok(chunks.every((c) => c.object === 'chat.completion.chunk' && c.id === chunks[0].id));
+  assert.deepEqual(chunks[0].choices[0].delta, { role: 'assistant', content: '' });
+  assert.equal(chunks.flatMap((c) => c.choices).map((c) => c.delta.content ?? '').join(''), whole.choices[0].message.content);
+  assert.equal(chunks.at(-2).choices[0].finish_reason, 'stop');
+  assert.deepEqual(chunks.at(-1).usage, whole.usage);
+  assert.match(refused, /n is 2/);
+});
+
+test('the page: load, watch, stop, replay, compare, gaps, and once more without a network', async () => {
+  const page = await context.newPage();
+  const errors = [];
+  page.on('pageerror', (error) => errors.push(String(error)));
+  const engine = (state) => page.waitForFunction((s) => document.body.dataset.engine === s, state, { timeout: 60_000 });
+  const run = (state) => page.waitForFunction((s) => document.body.dataset.run === s, state, { timeout: 150_000 });
+  await page.goto(`${server.url}/page/`);
+  await engine('ready');
+  assert.match(await page.textContent('#model-name'), /tales-33m on .*swiftshader/i);
+  const set = async (name, value) => {
+    await page.fill(name, String(value));
+    await page.press(name, 'Tab');
+  };
+  await set('#set-maxTokens', 8);
+  await set('#set-steps', 8);
+  await page.fill('#prompt', 'What is the capital of France?');
+
+  // Stopped in mid-generation by the keyboard: what was decided stays.
+  await page.press('#prompt', 'Enter');
+  await page.waitForFunction(() => document.querySelector('.state')?.textContent === 'pass 2', null, { timeout: 90_000 });
+  assert.ok((await page.locator('.text .decided').count()) >= 2);
+  assert.ok((await page.locator('.text .proposed').count()) >= 1);
+  await page.locator('.state').first().click();
+  await page.keyboard.press('Escape');
+  await run('stopped');
+  assert.equal(await page.textContent('.state'), 'stopped');
+
+  // Watched to its end, and replayed.
+  await page.selectOption('#set-rule', 'threshold');
+  await page.click('#run');
+  await run('done');
+  assert.match(await page.getAttribute('.text', 'data-text'), /The capital of France is/);
+  const passes = Number(await page.getAttribute('.replay input', 'max'));
+  assert.ok(passes >= 1);
+  await page.locator('.state').first().click();
+  for (let i = 0; i < passes; i++) await page.keyboard.press('ArrowLeft');
+  assert.equal(await page.inputValue('.replay input'), '0');
+  assert.equal(await page.locator('.text .hole').count(), 8);
+  await page.keyboard.press(' ');
+  await page.waitForFunction((n) => document.querySelector('.replay input').value === String(n), passes);
+  assert.match(await page.textContent('.figures'), /rows computed\d+ of \d+/);
+  await page.check('input[name=shade][value=depth]', { force: true });
+  assert.equal(await page.getAttribute('.text', 'data-shade'), 'depth');
+  await page.hover('.text .decided');
+  assert.match(await page.textContent('#tip'), /decided with probability 0\.\d+|decided with probability 1/);
+
+  // Two settings side by side, with gaps.
+  await page.check('input[name=mode][value=fill]', { force: true });
+  await page.fill('#prompt', 'Tom had a __ dog.');
+  await page.check('#compare', { force: true });
+  await page.click('#run');
+  await run('done');
+  assert.equal(await page.locator('.run').count(), 2);
+  const texts = await page.locator('.text').evaluateAll((list) => list.map((e) => e.dataset.text));
+  for (const text of texts) assert.match(text, /^Tom had a .+ dog\.$/);
+
+  // A phone: nothing sticks out.
+  await page.setViewportSize({ width: 360, height: 740 });
+  const [inner, scroll] = await page.evaluate(() => [innerWidth, document.documentElement.scrollWidth]);
+  assert.ok(scroll <= inner, `${scroll} of ${inner} pixels`);
+
+  // Without a network: the page from its service worker, the model from where it is kept.
+  await page.evaluate(() => navigator.serviceWorker.ready);
+  await page.reload();
+  await engine('ready');
+  const { port } = new URL(server.url);
+  await server.close();
+  await page.reload();
+  await engine('ready');
+  assert.match(await page.textContent('#facts'), /verified by hash, kept/);
+  server = await serve(server.mounts, Number(port));
+  await page.close();
+  assert.deepEqual(errors, []);
+});
+
+test('a browser without WebGPU is told so', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'remask-web-'));
+  const plain = await launch(folder, false);
+  try {
+    const page = await blank(plain);
+    const error = await page.evaluate(async () => {
+      const { Engine, NoWebGPUError } = await import('/dist/index.js');
+      return Engine.load('/golden/llada-mha/').catch((e) => [e instanceof NoWebGPUError, e.message]);
+    });
+    assert.ok(error[0], String(error));
+    assert.match(error[1], /WebGPU.*Use a current/);
+    await page.goto(`${server.url}/page/`);
+    await page.waitForSelector('#problem:not([hidden])');
+    assert.match(await page.textContent('#problem'), /no WebGPU.*Use a current/s);
+  } finally {
+    await plain.close();
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
+
+test('the package holds what it needs and nothing else', async () => {
+  const { execFileSync } = await import('node:child_process');
+  const output = execFileSync('npm', ['pack', '--dry-run', '--json', '--loglevel=error'], { cwd: join(web, 'package'), encoding: 'utf8' });
+  const [pack] = Object.values(JSON.parse(output));
+  const names = pack.files.map((file) => file.path);
+  for (const name of ['README.md', 'LICENSE-MIT', 'dist/index.js', 'dist/index.d.ts', 'dist/worker.js', 'dist/wasm/remask_web_bg.wasm']) {
+    assert.ok(names.includes(name), `${name} is missing from ${names}`);
+  }
+  assert.deepEqual(names.filter((name) => /^(src|node_modules|test)/.test(name)), []);
+  assert.ok(existsSync(join(web, 'package/dist/wasm/remask_web_bg.wasm')));
+  const wasm = readFileSync(join(web, 'package/dist/wasm/remask_web_bg.wasm')).length;
+  assert.ok(wasm < 3 << 20, `${wasm} bytes of WebAssembly`);
+});
