@@ -1,5 +1,6 @@
 //! `remask`: the command line of the engine.
 
+mod backend;
 mod bundled;
 mod convert;
 mod decode_args;
