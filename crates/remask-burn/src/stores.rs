@@ -22,8 +22,8 @@ pub struct Stores {
 #[derive(Debug)]
 struct Store {
     capacity: u32,
-    /// Keys and values of each layer, `[capacity, kv_heads * head_dim]`.
-    layers: Vec<[Tensor<2>; 2]>,
+    /// Keys and values of each layer, `[1, kv_heads, capacity, head_dim]`: as attention reads them.
+    layers: Vec<[Tensor<4>; 2]>,
 }
 
 impl Stores {
@@ -31,7 +31,7 @@ impl Stores {
     pub fn create(&mut self, capacity: u32, layers: usize, attention: &Attention, device: &Device) -> StoreId {
         let id = StoreId(self.next);
         self.next += 1;
-        let empty = || Tensor::zeros([capacity as usize, attention.kv_heads * attention.head_dim], device);
+        let empty = || Tensor::zeros([1, attention.kv_heads, capacity as usize, attention.head_dim], device);
         let layers = (0..layers).map(|_| [empty(), empty()]).collect();
         self.stores.insert(id, Store { capacity, layers });
         id
@@ -101,15 +101,14 @@ impl Plan {
     /// Writes the rows' keys and values of `layer` into their slots; then answers what every row
     /// attends to, `[rows, heads * head_dim]`.
     pub fn attend(&self, stores: &mut Stores, layer: usize, projections: Projections) -> Tensor<2> {
-        let [rows, ..] = projections.q.dims();
-        let (width, head_dim) = (self.kv_heads * self.head_dim, self.head_dim);
-        let fresh = [projections.k.reshape([rows, width]), projections.v.reshape([rows, width])];
+        let (kv_heads, head_dim) = (self.kv_heads, self.head_dim);
+        let fresh = [projections.k, projections.v].map(|f| f.swap_dims(0, 1).unsqueeze::<4>());
         for group in &self.groups {
             let Some(store) = stores.stores.get_mut(&group.store) else { continue };
             for (stored, fresh) in store.layers[layer].iter_mut().zip(&fresh) {
                 for (row, slot, count) in &group.runs {
-                    let values = fresh.clone().narrow(0, *row, *count);
-                    stored.inplace(|s| s.slice_assign([*slot..slot + count, 0..width], values));
+                    let values = fresh.clone().narrow(2, *row, *count);
+                    stored.inplace(|s| s.slice_assign([0..1, 0..kv_heads, *slot..slot + count, 0..head_dim], values));
                 }
             }
         }
@@ -121,10 +120,7 @@ impl Plan {
             // Query heads that share a K/V head are more rows to it.
             let q = projections.q.clone().narrow(0, group.rows.start, count);
             let q = q.swap_dims(0, 1).reshape([1, self.kv_heads, shared * count, head_dim]);
-            let [k, v] = store.layers[layer].each_ref().map(|stored| {
-                let seen = stored.clone().narrow(0, group.keys.start, seen).reshape([1, seen, self.kv_heads, head_dim]);
-                seen.swap_dims(1, 2)
-            });
+            let [k, v] = store.layers[layer].each_ref().map(|s| s.clone().narrow(2, group.keys.start, seen));
             let options = AttentionModuleOptions { scale: Some(f64::from(self.scale)), ..Default::default() };
             let hidden = group.hidden.clone();
             let out = attention(q, k, v, hidden, None, options).reshape([self.heads, count, head_dim]);
