@@ -80,9 +80,10 @@ impl<L: FromMatrices> BurnBackend<L> {
         format: Option<WeightFormat>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, BackendError> {
-        let (transformer, weights) = load::transformer(model, format, &device, progress)?;
+        let Model { architecture, names, checkpoint, .. } = model;
+        let (transformer, weights) = load::transformer(architecture, names, checkpoint, format, &device, progress)?;
         let info = BackendInfo { backend: name.to_owned(), adapter, weights: weights.to_string() };
-        let architecture = model.architecture.clone();
+        let architecture = architecture.clone();
         Ok(Self { transformer, architecture, device, stores: Stores::default(), info })
     }
 }

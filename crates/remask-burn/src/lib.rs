@@ -10,6 +10,8 @@ pub mod load;
 pub mod panels;
 pub mod select;
 pub mod stores;
+#[cfg(feature = "train")]
+pub mod train;
 pub mod transformer;
 
 pub use burn::tensor::Device;

@@ -6,7 +6,9 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use remask_core::architecture::{Architecture, Biases, MlpKind, NormKind};
 use remask_core::checkpoint::{Matrix, WeightFormat};
-use remask_core::{BackendError, Error, Model, Result};
+use remask_core::families::TensorNames;
+use remask_core::model::layer_matrices;
+use remask_core::{BackendError, Checkpoint, Error, Result};
 
 use crate::linear::{Dense, Packed};
 use crate::panels::Panels;
@@ -39,18 +41,19 @@ impl FromMatrices for Dense {
     }
 }
 
-/// A model's transformer on `device`, and the format of its matrices. `progress` is told the bytes of
-/// the checkpoint that have been read.
+/// A checkpoint's transformer on `device`, and the format of its matrices. `progress` is told the bytes
+/// of the checkpoint that have been read.
 ///
 /// # Errors
 /// [`BackendError::Unsupported`] or [`BackendError::Weights`].
 pub fn transformer<L: FromMatrices>(
-    model: &Model,
+    a: &Architecture,
+    names: &TensorNames,
+    checkpoint: &Checkpoint,
     format: Option<WeightFormat>,
     device: &Device,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Transformer<L>, WeightFormat), BackendError> {
-    let (a, names, checkpoint) = (&model.architecture, &model.names, &model.checkpoint);
     check_supported(a)?;
     let weights = |e: Error| BackendError::Weights(e.to_string());
     let mut read = 0;
@@ -73,23 +76,22 @@ pub fn transformer<L: FromMatrices>(
         let values = checkpoint.vector(name, a.hidden).map_err(weights)?;
         Ok::<_, BackendError>(RmsNorm::new(Tensor::from_data(TensorData::new(values, [a.hidden]), device), a.norm.eps))
     };
-    let (hidden, mlp) = (a.hidden, a.mlp.hidden);
-    let [q_rows, kv_rows] = [a.attention.heads, a.attention.kv_heads].map(|heads| heads * a.attention.head_dim);
-    let embedding = stack(&[(&names.embedding, a.embedding_rows, hidden)])?;
+    let embedding = stack(&[(&names.embedding, a.embedding_rows, a.hidden)])?;
     let mut blocks = Vec::with_capacity(names.layers.len());
     for layer in &names.layers {
+        let [q, k, v, out, gate, up, down] = layer_matrices(a, layer);
         blocks.push(Block {
             attention_norm: norm(&layer.attention_norm)?,
-            qkv: stack(&[(&layer.q, q_rows, hidden), (&layer.k, kv_rows, hidden), (&layer.v, kv_rows, hidden)])?,
-            attention_out: stack(&[(&layer.attention_out, hidden, q_rows)])?,
+            qkv: stack(&[q, k, v])?,
+            attention_out: stack(&[out])?,
             mlp_norm: norm(&layer.mlp_norm)?,
-            gate_up: stack(&[(&layer.gate, mlp, hidden), (&layer.up, mlp, hidden)])?,
-            down: stack(&[(&layer.down, hidden, mlp)])?,
+            gate_up: stack(&[gate, up])?,
+            down: stack(&[down])?,
         });
     }
     let final_norm = norm(&names.final_norm)?;
     let head = match &names.head {
-        Some(head) => Some(stack(&[(head, a.embedding_rows, hidden)])?),
+        Some(head) => Some(stack(&[(head, a.embedding_rows, a.hidden)])?),
         None => None,
     };
     Ok((Transformer::new(a, embedding, blocks, final_norm, head), kept))

@@ -10,6 +10,8 @@ mod inspect;
 mod model_args;
 mod report;
 mod synth;
+#[cfg(feature = "train")]
+mod train;
 mod verify;
 mod watch;
 
@@ -41,6 +43,9 @@ enum Command {
     Quantize(convert::Args),
     /// Write a model of a given shape with random weights, for benchmarks and load tests
     Synth(synth::Args),
+    /// Train a model on a folder of text
+    #[cfg(feature = "train")]
+    Train(train::Args),
 }
 
 /// What a command ends with: a message for the user, or nothing where it has said everything itself.
@@ -73,6 +78,8 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Quantize(args) => convert::run(&args),
         Command::Synth(args) => synth::run(&args),
+        #[cfg(feature = "train")]
+        Command::Train(args) => train::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
