@@ -5,7 +5,9 @@ use std::path::Path;
 
 use remask_burn::CpuBackend;
 use remask_core::random::{Key, threefry};
-use remask_core::{Acceptance, Backend, Cache, DecodeOptions, Generation, Model, MorConfig, Order, generate};
+use remask_core::{
+    Acceptance, Backend, Cache, DecodeOptions, Generation, Model, MorConfig, Order, StepReport, generate,
+};
 use remask_wgpu::{Gpu, LimitChoice, WgpuBackend, adapters};
 
 const PROMPTS: u32 = 50;
@@ -34,7 +36,7 @@ fn request(number: u32) -> (Vec<u32>, DecodeOptions) {
 
 fn answer(backend: &mut dyn Backend, model: &Model, number: u32) -> Generation {
     let (prompt, options) = request(number);
-    let mut watch = |_: &_| ControlFlow::Continue(());
+    let mut watch = |_: &StepReport| ControlFlow::Continue(());
     let run = generate(backend, &model.architecture, &model.vocabulary, &prompt, &options, &mut watch);
     pollster::block_on(run).unwrap()
 }

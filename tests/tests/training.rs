@@ -37,7 +37,7 @@ fn the_loss_is_that_of_the_inference_path() {
         let a = &model.architecture;
         // The golden model as trained weights, by the container that checkpoints are made of.
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name).join("model.safetensors");
-        let device = Device::flex();
+        let device = Device::flex().autodiff();
         let restored = weights::restore(a, &model.names, std::fs::read(&file).unwrap(), &device).unwrap();
         let again = weights::container(a, &model.names, &restored, DType::F32).unwrap();
         let restored = weights::restore(a, &model.names, again, &device).unwrap();

@@ -2,6 +2,7 @@
 
 use remask_core::{Error, Result};
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
+use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
@@ -30,12 +31,13 @@ pub fn train<'a>(texts: impl Iterator<Item = &'a str> + Send, size: usize) -> Re
     let mut tokenizer = Tokenizer::new(BPE::default());
     tokenizer.with_pre_tokenizer(Some(Sequence::new(vec![Digits::new(true).into(), bytes.into()])));
     tokenizer.with_decoder(Some(ByteLevelDecoder::default()));
-    let trainer = BpeTrainer::builder()
+    let mut trainer: TrainerWrapper = BpeTrainer::builder()
         .vocab_size(size - SPECIALS.len())
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .show_progress(false)
-        .build();
-    tokenizer.train(&mut trainer.into(), texts).map_err(library)?;
+        .build()
+        .into();
+    tokenizer.train(&mut trainer, texts).map_err(library)?;
     let specials: Vec<_> = SPECIALS.iter().map(|text| AddedToken::from(*text, true)).collect();
     tokenizer.add_special_tokens(specials).map_err(library)?;
     tokenizer.to_string(false).map(String::into_bytes).map_err(library)
