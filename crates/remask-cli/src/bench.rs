@@ -86,7 +86,7 @@ pub fn run(args: &Args) -> Outcome {
         info.weights,
         ms(started)
     )?;
-    passes(args, &architecture, &mut backend)
+    passes(args, &architecture, &mut *backend)
 }
 
 fn ms(since: Instant) -> f64 {
