@@ -45,7 +45,10 @@ impl Folders {
 
     fn train(&self, more: &str) -> Command {
         let mut command = remask(&["train", self.corpus.path().to_str().unwrap(), self.output()]);
-        command.args(SHAPE.split_whitespace()).args(more.split_whitespace());
+        // What is given twice would be refused: a test's own settings replace those of the shape.
+        let more: Vec<_> = more.split_whitespace().collect();
+        let shape: Vec<_> = SHAPE.split_whitespace().collect();
+        command.args(shape.chunks(2).filter(|option| !more.contains(&option[0])).flatten()).args(more);
         command
     }
 
