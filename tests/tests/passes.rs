@@ -1,9 +1,13 @@
 //! The contract of a pass: rows over a key/value store, on every adapter of the machine.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use remask_core::random::Key;
-use remask_core::{Backend, BackendError, Candidate, Guide, Keys, Model, Pass, Row, Select, StoreId, TokenSet};
+use remask_core::{
+    Backend, BackendError, Candidate, Canvas, DecodeSettings, Guide, Keys, Model, Pass, Request, Row, Select,
+    StepReport, StoreId, TokenSet, fill_all,
+};
 use remask_wgpu::{Gpu, LimitChoice, WgpuBackend, adapters};
 
 const LENGTH: u32 = 24;
@@ -84,6 +88,30 @@ fn requests_share_a_pass_without_seeing_each_other() {
         both.extend(rows(b, 2, 0..LENGTH));
         let expected: Vec<_> = alone_a.iter().chain(&alone_b).copied().collect();
         assert_same(&candidates(backend, &both), &expected);
+    });
+}
+
+/// Generations of different lengths and settings get the tokens in common passes that they get alone.
+#[test]
+fn generations_share_passes_and_stay_themselves() {
+    on_every_adapter(|backend| {
+        let model = model();
+        let settings = ["{}", r#"{"preset": "quality", "block_length": 4}"#, r#"{"preset": "fast", "cfg_scale": 1}"#];
+        let options: Vec<_> =
+            settings.map(|json| serde_json::from_str::<DecodeSettings>(json).unwrap().resolve()).into();
+        let canvas = |i: usize| Canvas::new(&[3, 1, 4, 1, 5][..2 + i], 6 + 5 * i, model.vocabulary.mask);
+        let request = |i: usize| Request { canvas: canvas(i), options: &options[i] };
+        let run = |backend: &mut WgpuBackend, requests| {
+            let watch = &mut |_: usize, _: &StepReport| ControlFlow::Continue(());
+            let run = fill_all(backend, &model.architecture, &model.vocabulary, requests, watch);
+            pollster::block_on(run).unwrap()
+        };
+        let together = run(backend, (0..3).map(request).collect());
+        for (i, together) in together.iter().enumerate() {
+            let alone = &run(backend, vec![request(i)])[0];
+            assert_eq!(alone.canvas.tokens(), together.canvas.tokens(), "request {i}");
+            assert_eq!(alone.rows_computed, together.rows_computed);
+        }
     });
 }
 

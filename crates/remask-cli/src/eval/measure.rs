@@ -45,6 +45,13 @@ pub struct Measured {
     pub answers: Vec<Answer>,
 }
 
+impl Measured {
+    /// Whether the setting is one value of a range: its name ends with a number.
+    pub fn is_in_range(&self) -> bool {
+        self.name.rsplit([' ', ',']).next().is_some_and(|last| last.parse::<f64>().is_ok())
+    }
+}
+
 /// One answer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Answer {

@@ -8,36 +8,52 @@ use plotters::prelude::*;
 use super::measure::Measured;
 use crate::Failure;
 
-const SIZE: (u32, u32) = (1500, 620);
+const SIZE: (u32, u32) = (1560, 600);
+/// Width of the list of curves.
+const LEGEND: u32 = 240;
 
-/// Draws two panels as SVG: similarity to the first setting (with accuracy where answers are known) and
-/// likelihood, over the rows computed.
+/// Draws two panels as SVG: known answers given (similarity to the first setting where none are known)
+/// and likelihood, over the rows computed.
 pub fn draw(path: &Path, measured: &[Measured]) -> Result<(), Failure> {
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
+    let curves = curves(measured);
     let drawn = root.fill(&WHITE).map_err(failed).and_then(|()| {
-        let panels = root.split_evenly((1, 2));
-        let known = measured.iter().all(|m| m.accuracy.is_some());
-        if known {
-            panel(&panels[0], "Known answers given, %", measured, true, |m| m.accuracy.map(|a| 100.0 * a))?;
+        let (panels, legend) = root.split_horizontally(SIZE.0 - LEGEND);
+        let (left, right) = panels.split_horizontally((SIZE.0 - LEGEND) / 2);
+        if measured.iter().all(|m| m.accuracy.is_some()) {
+            panel(&left, "Known answers given, %", measured, &curves, |m| m.accuracy.map(|a| 100.0 * a))?;
         } else {
-            panel(&panels[0], "Similarity to the first setting", measured, true, |m| Some(m.similarity))?;
+            panel(&left, "Similarity to the first setting", measured, &curves, |m| Some(m.similarity))?;
         }
-        panel(&panels[1], "Negative log-likelihood bound, nats a token", measured, false, |m| m.nll)
+        panel(&right, "Negative log-likelihood bound, nats a token", measured, &curves, |m| m.nll)?;
+        list(&legend, &curves)
     });
-    drawn
-        .and_then(|()| root.present().map_err(failed))
-        .map_err(|e| Failure::Message(format!("drawing {}: {e}", path.display())))
+    let finished = drawn.and_then(|()| root.present().map_err(failed));
+    finished.map_err(|e| Failure::Message(format!("drawing {}: {e}", path.display())))
 }
 
 fn failed(e: impl std::fmt::Display) -> String {
     e.to_string()
 }
 
+/// The curves in the order they come, with their colours: hues apart from each other, however many.
+fn curves(measured: &[Measured]) -> Vec<(&str, HSLColor)> {
+    let mut curves: Vec<(&str, HSLColor)> = Vec::new();
+    for m in measured {
+        if !curves.iter().any(|(name, _)| *name == m.curve) {
+            let i = curves.len();
+            let color = HSLColor((i as f64 * 0.381_966) % 1.0, 0.75, if i.is_multiple_of(2) { 0.38 } else { 0.55 });
+            curves.push((&m.curve, color));
+        }
+    }
+    curves
+}
+
 fn panel(
     area: &DrawingArea<SVGBackend, Shift>,
     title: &str,
     measured: &[Measured],
-    legend: bool,
+    curves: &[(&str, HSLColor)],
     quality: impl Fn(&Measured) -> Option<f64>,
 ) -> Result<(), String> {
     let points: Vec<_> = measured.iter().filter_map(|m| quality(m).map(|q| (m, m.rows, q))).collect();
@@ -49,41 +65,34 @@ fn panel(
         .margin(14)
         .x_label_area_size(44)
         .y_label_area_size(60)
-        .build_cartesian_2d((x.0 * 0.9..x.1 * 1.1).log_scale(), y.0 - margin..y.1 + margin)
+        .build_cartesian_2d((x.0 * 0.9..x.1 * 1.1).log_scale().base(2.0), y.0 - margin..y.1 + margin)
         .map_err(failed)?;
     chart
         .configure_mesh()
         .x_desc("rows computed a prompt (log scale)")
-        .light_line_style(BLACK.mix(0.05))
+        .x_labels(8)
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .light_line_style(WHITE)
         .draw()
         .map_err(failed)?;
-    let mut curves: Vec<&str> = Vec::new();
-    for (m, ..) in &points {
-        if !curves.contains(&m.curve.as_str()) {
-            curves.push(&m.curve);
+    for (name, color) in curves {
+        let own: Vec<_> = points.iter().filter(|p| p.0.curve == *name).collect();
+        // Points of a range of values are joined; names are not in any order.
+        if own.iter().all(|p| p.0.is_in_range()) {
+            let mut line: Vec<_> = own.iter().map(|p| (p.1, p.2)).collect();
+            line.sort_by(|a, b| a.0.total_cmp(&b.0));
+            chart.draw_series(LineSeries::new(line, color.stroke_width(1))).map_err(failed)?;
         }
+        chart.draw_series(own.iter().map(|p| Circle::new((p.1, p.2), 4, color.filled()))).map_err(failed)?;
     }
-    for (i, curve) in curves.iter().enumerate() {
-        // Hues apart from each other however many there are.
-        let color = HSLColor((i as f64 * 0.381_966) % 1.0, 0.75, if i % 2 == 0 { 0.38 } else { 0.55 });
-        let mut own: Vec<_> = points.iter().filter(|p| p.0.curve == *curve).map(|p| (p.1, p.2)).collect();
-        own.sort_by(|a, b| a.0.total_cmp(&b.0));
-        chart.draw_series(LineSeries::new(own.iter().copied(), color.stroke_width(1))).map_err(failed)?;
-        chart
-            .draw_series(own.iter().map(|p| Circle::new(*p, 4, color.filled())))
-            .map_err(failed)?
-            .label(*curve)
-            .legend(move |(x, y)| Circle::new((x + 6, y), 4, color.filled()));
-    }
-    if legend {
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .background_style(WHITE.mix(0.85))
-            .border_style(BLACK.mix(0.2))
-            .label_font(("sans-serif", 12))
-            .draw()
-            .map_err(failed)?;
+    Ok(())
+}
+
+fn list(area: &DrawingArea<SVGBackend, Shift>, curves: &[(&str, HSLColor)]) -> Result<(), String> {
+    for (i, (name, color)) in curves.iter().enumerate() {
+        let y = 40 + 21 * i as i32;
+        area.draw(&Circle::new((12, y), 5, color.filled())).map_err(failed)?;
+        area.draw(&Text::new((*name).to_owned(), (26, y - 7), ("sans-serif", 14))).map_err(failed)?;
     }
     Ok(())
 }

@@ -97,7 +97,7 @@ fn caches_and_recursions_compute_fewer_rows() {
 fn steps_that_do_not_divide_are_noted() {
     let model = golden("llada-mha");
     for (steps, note) in [("3", "note: 3 steps over 2 blocks"), ("1", "note: 1 steps for 2 blocks: raised to 2")] {
-        let ran = works(generate(&model, &format!("--prompt-ids 1 --block-length 4 --steps {steps}")));
+        let ran = works(generate(&model, &format!("--prompt-ids 1 --quality --block-length 4 --steps {steps}")));
         assert!(ran.err.starts_with(note) && ran.err.lines().count() == 1, "{}", ran.err);
     }
 }
@@ -119,6 +119,67 @@ fn the_bundled_model_answers_in_plain_text() {
     assert!(ran.out.starts_with("The capital of France is"), "{}", ran.out);
     assert_eq!(ran.err, "note: --watch needs a terminal; printing the text only\n");
     assert!(!ran.out.trim_end().contains(char::is_control), "{:?}", ran.out);
+}
+
+#[test]
+fn presets_start_and_options_go_before_them() {
+    let model = golden("llada-mha");
+    let options = |line: &str| json_of(generate(&model, &format!("--prompt-ids 1,2 --json {line}")))["options"].clone();
+    let quality = options("--quality");
+    assert_eq!((&quality["acceptance"]["quota"], &quality["cache"]), (&json!("low_confidence"), &json!("none")));
+    let own = options("--fast --cache delayed:3 --accept entropy:0.5 --mor=false --revise verify:0.5");
+    assert_eq!((&own["cache"]["delayed"]["refresh"], &own["mor"]), (&json!(3), &Value::Null));
+    assert_eq!((&own["acceptance"]["entropy_bound"], &own["revision"]["verify"]["rounds"]), (&json!(0.5), &json!(1)));
+    assert_eq!(options(""), options("--balanced"));
+}
+
+#[test]
+fn blanks_are_filled_and_the_rest_stays() {
+    let ran = works(remask(&["fill", "The [MASK] sat on the [MASK]."]));
+    let words: Vec<_> = ran.out.trim_end().trim_end_matches('.').split(' ').collect();
+    assert_eq!((words[0], &words[2..5], words.len()), ("The", &["sat", "on", "the"][..], 6), "{}", ran.out);
+    let done = json_of(remask(&["fill", "--json", r"A little [MASK:1-2] said \[MASK] twice."]));
+    assert_eq!((&done["blanks"], done["tried"].as_array().unwrap().len()), (&json!(1), 2));
+    let text = done["text"].as_str().unwrap();
+    assert!(text.starts_with("A little ") && text.ends_with(" said [MASK] twice."), "{text}");
+    let best = done["tried"].as_array().unwrap().iter().map(|t| t["fit"].as_f64().unwrap()).fold(f64::MIN, f64::max);
+    assert_eq!(done["fit"].as_f64(), Some(best));
+    refused("no blank", &run(remask(&["fill", "nothing"])), &["no [MASK]"]);
+    refused("no length", &run(remask(&["fill", "[MASK:0]"])), &["[MASK:0] is no blank"]);
+    refused("many", &run(remask(&["fill", "[MASK:1-9] [MASK:1-9]"])), &["more than 64 ways"]);
+}
+
+#[test]
+fn settings_are_compared_on_questions() {
+    let scratch = Scratch::of("llada-mha");
+    std::fs::write(
+        scratch.file("q.jsonl"),
+        "{\"prompt\": \"What is the capital of France?\", \"response\": \"The capital of France is Paris.\"}\n\n\
+         {\"prompt\": \"Tell me a story.\"}\n",
+    )
+    .unwrap();
+    let file = |name: &str| scratch.file(name).display().to_string();
+    let (questions, out, plot) = (file("q.jsonl"), file("out.json"), file("plot.svg"));
+    let common = ["eval", "--questions", &questions, "--max-tokens", "8", "--likelihood-samples", "2"];
+    let mut command = remask(&common);
+    command.args(["--json", &out, "--plot", &plot]);
+    command.args(["--setting", "full=--quality --early-stop=false", "--setting", "fast 1=--fast --block-length 8"]);
+    let ran = works(command);
+    assert!(ran.out.contains("100.0 %") && ran.out.lines().count() == 6, "{}", ran.out);
+    let report: Value = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();
+    let [full, fast] = report["settings"].as_array().unwrap().as_slice() else { panic!("{report}") };
+    // Eight tokens may be too few for the answer: what counts is that it is judged by the words.
+    let right = full["answers"][0]["text"] == "The capital of France is Paris.";
+    let accuracy = if right { 1.0 } else { 0.0 };
+    assert_eq!((&full["accuracy"], &full["same"], &full["passes"]), (&json!(accuracy), &json!(1.0), &json!(8.0)));
+    assert!(fast["rows"].as_f64() < full["rows"].as_f64() && fast["curve"] == "fast", "{fast}");
+    assert!(full["nll"].as_f64().unwrap() > 0.0, "{full}");
+    assert!(std::fs::read_to_string(&plot).unwrap().contains("</svg>"));
+
+    std::fs::write(scratch.file("q.jsonl"), "{\"prompt\": 3}").unwrap();
+    refused("no question", &run(remask(&common)), &["q.jsonl, line 1", "\"prompt\": TEXT"]);
+    std::fs::write(scratch.file("q.jsonl"), "").unwrap();
+    refused("nothing", &run(remask(&common)), &["no questions"]);
 }
 
 #[test]

@@ -180,6 +180,8 @@ impl<'a> Decoding<'a> {
         let length = canvas.len();
         let open: Vec<_> = (0..length).filter(|p| canvas.cells()[*p] != Cell::Given).collect();
         let plan = BlockPlan::new(&open, options.block_length, options.steps);
+        // Steps count only for the rules that have a number of them.
+        let notes = if matches!(options.acceptance, Acceptance::Quota(_)) { plan.notes } else { Vec::new() };
         let passes = canvas.cells().iter().filter_map(|cell| match cell {
             Cell::Decided { step, .. } => Some(step + 1),
             _ => None,
@@ -215,7 +217,7 @@ impl<'a> Decoding<'a> {
                 depth: vec![0; length],
                 acceptance: AcceptanceStats::default(),
                 mor: None,
-                notes: plan.notes,
+                notes,
             },
         };
         decoding.enter_block();

@@ -39,10 +39,16 @@ impl Preset {
         };
         match self {
             Self::Quality => plain,
-            Self::Balanced => DecodeOptions { acceptance: Acceptance::Threshold(0.9), free_tail: true, ..plain },
+            Self::Balanced => DecodeOptions {
+                acceptance: Acceptance::Threshold(0.9),
+                cache: Cache::Vicinity { before: 16, after: 16, warm_up: 4 },
+                mor: Some(MorConfig::default()),
+                free_tail: true,
+                ..plain
+            },
             Self::Fast => DecodeOptions {
-                acceptance: Acceptance::Threshold(0.8),
-                cache: Cache::Vicinity { before: 16, after: 16, warm_up: 2 },
+                acceptance: Acceptance::Threshold(0.6),
+                cache: Cache::Vicinity { before: 8, after: 8, warm_up: 1 },
                 mor: Some(MorConfig::default()),
                 free_tail: true,
                 ..plain
