@@ -27,6 +27,14 @@ lint:
 wasm:
     scripts/wasm-check.sh
 
+# Build the npm package and the page: web/package/dist, web/page/dist. `just web serve` serves the page
+web *args:
+    scripts/web.sh "$@"
+
+# Run the browser tests; --all for every golden and prompt
+web-test *args:
+    scripts/web-test.sh "$@"
+
 # Check this machine's adapter against the reference implementations: just verify --adapter llvmpipe
 verify *args:
     scripts/run.sh verify tests/golden/*/ "$@"

@@ -15,7 +15,7 @@ wasm_cargo build --locked --profile wasm --package remask-web
 # bindgen CRATE FOLDER: the module of a crate with its JavaScript, made smaller.
 bindgen() {
     wasm-bindgen --target web --out-dir "$2" "target/wasm/wasm32-unknown-unknown/wasm/$1.wasm"
-    web/node_modules/.bin/wasm-opt -Os --enable-bulk-memory --enable-nontrapping-float-to-int \
+    web/node_modules/.bin/wasm-opt -Oz --enable-bulk-memory --enable-nontrapping-float-to-int \
         --enable-sign-ext --enable-mutable-globals --enable-reference-types --enable-multivalue \
         --strip-debug --strip-producers "$2/$1_bg.wasm" -o "$2/$1_bg.wasm"
 }

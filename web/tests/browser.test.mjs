@@ -145,7 +145,7 @@ test('a generation streams its canvas, is aborted, and fills gaps', async () => 
     const { Engine, hole, RequestError } = await import('/dist/index.js');
     const engine = await Engine.load('/golden/llada-mha/', { cache: false });
     const prompt = { ids: [74, 142, 37, 170, 40] };
-    const settings = { maxTokens: 16, steps: 8, blockLength: 8 };
+    const settings = { preset: 'quality', maxTokens: 16, steps: 8, blockLength: 8 };
     const steps = [];
     const generation = engine.generate(prompt, settings);
     for await (const step of generation) steps.push(step);
@@ -211,18 +211,18 @@ test('a lost device is made anew once, and the request goes on from its canvas',
       cache: false,
       worker: () => (worker = new Worker('/tests/lost-device-worker.js', { type: 'module' })),
     });
-    const ask = (settings) => engine.generate({ ids: [74, 142, 37, 170, 40] }, { maxTokens: 32, steps: 24, blockLength: 16, ...settings });
+    const ask = (settings) => engine.generate({ ids: [74, 142, 37, 170, 40] }, { preset: 'quality', maxTokens: 24, steps: 14, blockLength: 12, ...settings });
     const lose = async (generation, at) => {
       for await (const step of generation) if (at.includes(step.pass)) worker.postMessage('destroy');
       return generation.result;
     };
     const undisturbed = await ask({}).result;
-    const disturbed = await lose(ask({}), [7]);
+    const disturbed = await lose(ask({}), [5]);
     // Lost between requests.
     worker.postMessage('destroy');
     const after = await ask({ temperature: 0.8, seed: 4 }).result;
     const sampled = await ask({ temperature: 0.8, seed: 4 }).result;
-    const twice = await lose(ask({}), [5, 11]).catch((e) => [e instanceof DeviceLostError, e.message]);
+    const twice = await lose(ask({}), [3, 6]).catch((e) => [e instanceof DeviceLostError, e.message]);
     const recovered = await ask({}).result;
     const { stats } = engine;
     engine.dispose();
@@ -359,6 +359,7 @@ test('the page: load, watch, stop, replay, compare, gaps, and once more without 
 
   // Watched to its end, and replayed.
   await page.selectOption('#set-rule', 'threshold');
+  await page.check('#set-freeTail', { force: true });
   await page.click('#run');
   await run('done');
   assert.match(await page.getAttribute('.text', 'data-text'), /The capital of France is/);

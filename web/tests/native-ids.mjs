@@ -39,7 +39,7 @@ function flags([name, value], prefix = '--') {
 }
 
 const results = cases.map(([prompt, settings]) => {
-  const args = ['generate', prompt, '--json', ...Object.entries(settings).flatMap(flags)];
+  const args = ['generate', prompt, '--json', ...Object.entries(settings).flatMap((entry) => flags(entry))];
   const { text, token_ids, forward_passes, rows_computed } = JSON.parse(execFileSync('target/release/remask', args, { encoding: 'utf8' }));
   console.log(`${prompt} ${text} (${forward_passes} passes)`);
   return { prompt, settings, text, tokenIds: token_ids, forwardPasses: forward_passes, rowsComputed: rows_computed };

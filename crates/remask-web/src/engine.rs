@@ -47,7 +47,8 @@ impl DeviceChoice {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let options = wgpu::RequestAdapterOptions { power_preference: self.power, ..Default::default() };
         let adapter = instance.request_adapter(&options).await;
-        let adapter = adapter.map_err(|_| BackendError::NoAdapter("the browser offers no WebGPU adapter".to_owned()))?;
+        let adapter =
+            adapter.map_err(|_| BackendError::NoAdapter("the browser offers no WebGPU adapter".to_owned()))?;
         Gpu::from_adapter(&adapter, self.limits).await
     }
 }

@@ -72,7 +72,8 @@ impl Files {
 
     /// Bytes of the checkpoint files together.
     pub fn weight_bytes(&self) -> f64 {
-        self.files.iter().filter(|(name, _)| name.ends_with(WEIGHTS)).map(|(_, bytes)| bytes.len()).sum::<usize>() as f64
+        self.files.iter().filter(|(name, _)| name.ends_with(WEIGHTS)).map(|(_, bytes)| bytes.len()).sum::<usize>()
+            as f64
     }
 
     /// Drops a file.

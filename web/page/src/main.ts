@@ -171,7 +171,7 @@ function legendOf(): HTMLElement {
   legend.className = 'legend';
   const ends: Record<Shade, [string, string]> = {
     confidence: ['unsure', 'sure'],
-    depth: ['once', '5 times'],
+    depth: ['once', '5 times or more'],
     pass: ['early', 'late'],
   };
   legend.innerHTML = `

@@ -102,7 +102,7 @@ const GROUPS: { title: string; fields: Field[] }[] = [
     title: 'Decoder',
     fields: [
       {
-        kind: 'choice', key: 'rule', label: 'A pass commits',
+        kind: 'choice', key: 'rule', label: 'A pass keeps',
         help: 'Which of the proposed tokens become final.',
         choices: [
           ['quota', 'the surest few'], ['random', 'a few at random'], ['threshold', 'what is sure'],
