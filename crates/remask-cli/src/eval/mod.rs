@@ -8,8 +8,8 @@ use std::io::{Write, stdout};
 use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use remask_core::Error;
 use remask_core::backend::BackendInfo;
-use remask_core::{Backend, Error};
 use serde::{Deserialize, Serialize};
 
 use crate::bundled::BUNDLED;
