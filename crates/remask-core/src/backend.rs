@@ -102,7 +102,10 @@ impl Pass<'_> {
             return invalid(format!("{rows} rows and {selected} selected; both must be at least 1"));
         }
         if self.suppressed.rows() != head_rows {
-            return invalid(format!("suppressed ids are over {} rows, the head has {head_rows}", self.suppressed.rows()));
+            return invalid(format!(
+                "suppressed ids are over {} rows, the head has {head_rows}",
+                self.suppressed.rows()
+            ));
         }
         let mut written = HashSet::with_capacity(rows);
         for Row { store, position, token, keys } in self.rows {
