@@ -5,6 +5,7 @@
 //! the CPU, matrices keep the format they are stored in ([`panels`]).
 
 pub mod executor;
+pub mod exp;
 pub mod linear;
 pub mod load;
 pub mod panels;

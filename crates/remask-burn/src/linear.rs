@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, Param};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData, activation};
 
+use crate::exp::swiglu;
 use crate::panels::Panels;
 
 /// A `[out, in]` matrix without bias.
@@ -14,6 +15,13 @@ pub trait Linear: Module {
 
     /// Rows of the matrix, `[ids, in]`: embeddings. Ids are below `out`.
     fn lookup(&self, ids: Tensor<1, Int>) -> Tensor<2>;
+
+    /// `silu(gate) * up` of `[rows, 2 * width]`, gate first: `[rows, width]`.
+    fn gated(gate_up: Tensor<2>) -> Tensor<2> {
+        let width = gate_up.dims()[1] / 2;
+        let gate = activation::silu(gate_up.clone().narrow(1, 0, width));
+        gate * gate_up.narrow(1, width, width)
+    }
 }
 
 /// A matrix as a tensor: it can be trained, and lives on any of Burn's devices.
@@ -49,6 +57,12 @@ impl Linear for Packed {
         let (count, device) = (ids.dims()[0], ids.device());
         let rows: Vec<f32> = ids.into_data().iter::<i64>().flat_map(|id| self.0.row(id as usize)).collect();
         Tensor::from_data(TensorData::new(rows, [count, self.0.cols()]), &device)
+    }
+
+    fn gated(gate_up: Tensor<2>) -> Tensor<2> {
+        let ([rows, columns], device) = (gate_up.dims(), gate_up.device());
+        let out = swiglu(&floats(gate_up), columns / 2);
+        Tensor::from_data(TensorData::new(out, [rows, columns / 2]), &device)
     }
 }
 

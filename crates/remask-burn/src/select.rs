@@ -4,6 +4,8 @@ use pulp::Arch;
 use remask_core::random::{gumbel, threefry};
 use remask_core::{Candidate, Select, TokenSet};
 
+use crate::exp::{LEAST, exp};
+
 /// Stands for logits that do not count, as in the shaders: finite, and far below any that do.
 const NOTHING: f32 = -1e30;
 
@@ -96,40 +98,10 @@ fn sums(logits: &[f32], top: f32) -> (f64, f64) {
     (sum, weighted)
 }
 
-/// Below this, exp is less than 1e-37: nothing beside the 1 of the largest.
-const LEAST: f32 = -85.0;
-
-/// exp of a number in [`LEAST`]`..=0`, to 2e-7 relative: 2^n by the exponent bits times 2^f by its
-/// series, with operations that have vector forms everywhere.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    /// Adding and taking away 1.5 * 2^23 rounds to a whole number.
-    const ROUND: f32 = 12_582_912.0;
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    // ln 2 in two parts: the first has so few bits that its product with n is exact.
-    let f = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
-    let series = 1.0
-        + f * (1.0
-            + f * (0.5
-                + f * (1.0 / 6.0 + f * (1.0 / 24.0 + f * (1.0 / 120.0 + f * (1.0 / 720.0 + f * (1.0 / 5040.0)))))));
-    let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
-    series * power
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use remask_core::random::Key;
-
-    #[test]
-    fn exp_is_accurate() {
-        for i in 0..=85_000 {
-            let x = -(i as f32) / 1000.0;
-            let exact = f64::from(x).exp();
-            assert!((f64::from(exp(x)) - exact).abs() <= 4e-7 * exact, "exp({x}) = {}", exp(x));
-        }
-    }
 
     fn pick(logits: &[f32], temperature: f32, suppressed: &[u32]) -> Option<Candidate> {
         let mut set = TokenSet::new(logits.len());

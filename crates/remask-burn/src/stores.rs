@@ -77,8 +77,9 @@ impl Plan {
         let mut groups = Vec::new();
         let mut start = 0;
         for rows in rows.chunk_by(|a, b| a.store == b.store) {
-            let keys = rows.iter().fold(u32::MAX..0, |k, r| k.start.min(r.keys.start)..k.end.max(r.keys.end));
-            let keys = keys.start as usize..keys.end as usize;
+            let first = rows.iter().map(|r| r.keys.start).min().unwrap_or(0);
+            let end = rows.iter().map(|r| r.keys.end).max().unwrap_or(0);
+            let keys = first as usize..end as usize;
             let mut runs: Vec<(usize, usize, usize)> = Vec::new();
             for (row, position) in rows.iter().enumerate().map(|(i, r)| (start + i, r.position as usize)) {
                 match runs.last_mut() {

@@ -3,7 +3,7 @@
 //! texts there.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor, TensorData, activation};
+use burn::tensor::{Int, Tensor, TensorData};
 use remask_core::Architecture;
 use remask_core::architecture::{Rotary, RotaryPairing};
 
@@ -57,7 +57,6 @@ struct Shape {
     kv_heads: usize,
     head_dim: usize,
     rotary: Rotary,
-    mlp: usize,
     embedding_scale: f32,
     logit_scale: f32,
 }
@@ -98,7 +97,6 @@ impl<L: Linear> Transformer<L> {
             kv_heads: a.attention.kv_heads,
             head_dim: a.attention.head_dim,
             rotary: a.rotary,
-            mlp: a.mlp.hidden,
             embedding_scale: a.embedding_scale,
             logit_scale: a.logit_scale,
         };
@@ -121,9 +119,7 @@ impl<L: Linear> Transformer<L> {
             let projections = self.project(block, block.attention_norm.forward(x.clone()), turns);
             x = x + block.attention_out.product(attend(index, projections));
             let gate_up = block.gate_up.product(block.mlp_norm.forward(x.clone()));
-            let gate = activation::silu(gate_up.clone().narrow(1, 0, self.shape.mlp));
-            let up = gate_up.narrow(1, self.shape.mlp, self.shape.mlp);
-            x = x + block.down.product(gate * up);
+            x = x + block.down.product(L::gated(gate_up));
         }
         x
     }

@@ -85,12 +85,15 @@ pub fn save(folder: &Path, step: u32, sections: &Sections) -> Result<()> {
     Ok(())
 }
 
+/// A checkpoint and the step it was taken after.
+pub type Saved = (u32, Sections);
+
 /// The newest checkpoint that is whole, its step, and a sentence about each newer one that is not.
 ///
 /// # Errors
 /// [`Error::Io`] where the folder cannot be read; [`Error::Checkpoint`] where there are checkpoints and
 /// none is whole.
-pub fn newest(folder: &Path) -> Result<(Option<(u32, Sections)>, Vec<String>)> {
+pub fn newest(folder: &Path) -> Result<(Option<Saved>, Vec<String>)> {
     let mut broken = Vec::new();
     for step in steps(folder)? {
         let file = file_of(folder, step);
