@@ -438,7 +438,7 @@ test('a browser without WebGPU is told so', async () => {
     assert.match(error[1], /WebGPU.*Use a current/);
     await page.goto(`${server.url}/page/`);
     await page.waitForSelector('#problem:not([hidden])', { timeout: 120_000 });
-    assert.match(await page.textContent('#problem'), /no WebGPU.*Use a current/s);
+    assert.match(await page.textContent('#problem'), /WebGPU is not available.*Use a current/s);
   } finally {
     await plain.close();
     rmSync(folder, { recursive: true, force: true });
