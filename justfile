@@ -20,8 +20,8 @@ test *args:
 # Check format, lints and documentation
 lint:
     cargo fmt --all --check
-    cargo clippy --workspace --all-targets -- -D warnings
-    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+    cargo clippy --workspace --all-targets --features remask-cli/train -- -D warnings
+    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --features remask-cli/train --no-deps
 
 # Check that the crates a browser runs compile for wasm32
 wasm:

@@ -10,5 +10,7 @@ source scripts/lib.sh
 
 has_gpu_api || need_packages 'no Vulkan driver was found and the tests run real kernels' "${VULKAN_PACKAGES[@]}"
 need_nextest
-cargo nextest run --workspace "$@"
-(($#)) || cargo test --doc --workspace
+# Training is no part of a plain build, but it is tested.
+features=(--features remask-cli/train)
+cargo nextest run --workspace "${features[@]}" "$@"
+(($#)) || cargo test --doc --workspace "${features[@]}"

@@ -17,6 +17,12 @@ pub fn widen(values: &[f32]) -> Vec<f64> {
     values.iter().copied().map(f64::from).collect()
 }
 
+/// The numbers as f16 holds them.
+#[must_use]
+pub fn rounded(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|v| half::f16::from_f32(*v).to_f32()).collect()
+}
+
 /// A checkpoint of one float32 tensor called "w" of `[rows, cols]`.
 ///
 /// # Panics

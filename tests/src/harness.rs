@@ -1,6 +1,7 @@
 //! Runs one kernel by itself on an adapter.
 
 use remask_wgpu::Gpu;
+use remask_wgpu::kernels::gemm_matrix::MatrixTile;
 use remask_wgpu::recording::{BindGroups, Recorder};
 use remask_wgpu::uniforms::{PassSizes, Uniforms};
 use remask_wgpu::wgsl::KernelSpec;
@@ -26,7 +27,22 @@ impl Harness {
     /// Where the adapter cannot be opened.
     #[must_use]
     pub fn open(adapter: &wgpu::Adapter) -> Self {
-        let gpu = must("open", block_on(Gpu::from_adapter(adapter, remask_wgpu::LimitChoice::WebGpuDefault)));
+        Self::with(adapter, remask_wgpu::LimitChoice::WebGpuDefault)
+    }
+
+    /// Opens an adapter with all that it has, for kernels on matrix units. `None` where it has none that
+    /// they can use.
+    ///
+    /// # Panics
+    /// Where the adapter cannot be opened.
+    #[must_use]
+    pub fn with_matrix_units(adapter: &wgpu::Adapter) -> Option<Self> {
+        let harness = Self::with(adapter, remask_wgpu::LimitChoice::Adapter);
+        MatrixTile::supported(&harness.gpu.profile).then_some(harness)
+    }
+
+    fn with(adapter: &wgpu::Adapter, limits: remask_wgpu::LimitChoice) -> Self {
+        let gpu = must("open", block_on(Gpu::from_adapter(adapter, limits)));
         let uniforms = must("uniforms", block_on(Uniforms::new(&gpu, 64)));
         Self { gpu, uniforms }
     }
@@ -69,6 +85,15 @@ impl Harness {
         recording.encode(&mut encoder, &self.uniforms, None);
         self.gpu.queue.submit([encoder.finish()]);
         must("run", self.gpu.wait());
+    }
+
+    /// The first `count` f16 of a buffer.
+    ///
+    /// # Panics
+    /// Where the device fails.
+    #[must_use]
+    pub fn download_halves(&self, buffer: &wgpu::Buffer, count: usize) -> Vec<f32> {
+        self.download::<half::f16>(buffer, count.next_multiple_of(2)).into_iter().take(count).map(f32::from).collect()
     }
 
     /// The first `count` values of a buffer.

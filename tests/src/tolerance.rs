@@ -15,6 +15,12 @@ impl Tolerance {
     /// float32 with the device's own exp or log in between.
     pub const F32_TRANSCENDENTAL: Self = Self { relative_l2: 1e-5, relative_max: 1e-4 };
 
+    /// Sums of up to 12288 exact products in matrix units, which add with fewer guard bits than float32
+    /// arithmetic does.
+    pub const MATRIX: Self = Self { relative_l2: 2e-5, relative_max: 1e-4 };
+    /// One rounding to f16.
+    pub const F16: Self = Self { relative_l2: 5e-4, relative_max: 1e-3 };
+
     /// Panics with the worst element where `computed` is outside of the bounds. NaN never passes.
     ///
     /// # Panics

@@ -1,9 +1,11 @@
-//! Every golden folder of the project, on every adapter of the machine.
+//! Every golden folder of the project, on every adapter of the machine and on the CPU.
 
 use std::path::{Path, PathBuf};
 
-use remask_core::Model;
+use remask_burn::executor::BurnBackend;
+use remask_burn::{CpuBackend, Device};
 use remask_core::golden::{Golden, check_case, check_logits};
+use remask_core::{Backend, Model};
 use remask_wgpu::{Gpu, LimitChoice, WgpuBackend, adapters};
 
 fn golden_folders() -> Vec<PathBuf> {
@@ -26,17 +28,33 @@ fn goldens_agree_on_every_adapter() {
     }
 }
 
+/// The packed weights of the CPU backend, and Burn's own tensors as other devices have them.
+#[test]
+fn goldens_agree_on_the_cpu() {
+    for folder in golden_folders() {
+        let model = Model::open(&folder).unwrap();
+        let mut cpu = CpuBackend::load(&model, None, &mut |_| ()).unwrap();
+        check_backend(&mut cpu, &model, &folder, &format!("{} on the CPU", folder.display()));
+        let mut dense = BurnBackend::dense(&model, Device::flex(), "burn-flex", &mut |_| ()).unwrap();
+        check_backend(&mut dense, &model, &folder, &format!("{} on Burn flex", folder.display()));
+    }
+}
+
 fn check(adapter: &wgpu::Adapter, limits: LimitChoice, folder: &Path) {
     let name = format!("{} on {} ({limits:?} limits)", folder.display(), adapter.get_info().name);
     let model = Model::open(folder).unwrap();
-    let golden = Golden::open(folder).unwrap();
     let gpu = pollster::block_on(Gpu::from_adapter(adapter, limits)).unwrap();
     let mut backend = pollster::block_on(WgpuBackend::load(gpu, &model, None, &mut |_| ())).unwrap();
-    let error = pollster::block_on(check_logits(&mut backend, &model, &golden)).unwrap();
+    check_backend(&mut backend, &model, folder, &name);
+}
+
+fn check_backend(backend: &mut dyn Backend, model: &Model, folder: &Path, name: &str) {
+    let golden = Golden::open(folder).unwrap();
+    let error = pollster::block_on(check_logits(backend, model, &golden)).unwrap();
     println!("{name}: logits within {:.2e} (relative L2 {:.2e})", error.max_abs, error.relative_l2);
     assert!(error.passes(), "{name}: {error:?}");
     for case in &golden.cases {
-        let result = pollster::block_on(check_case(&mut backend, &model, case)).unwrap();
+        let result = pollster::block_on(check_case(backend, model, case)).unwrap();
         let result = result.unwrap_or_else(|| panic!("{name}: no decoder for {}", case.label()));
         assert!(result.passes(), "{name}: {result:?}");
     }

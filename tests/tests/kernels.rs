@@ -1,6 +1,6 @@
 //! Every kernel's case table, on every adapter of the machine.
 
-use remask_testkit::cases::TABLES;
+use remask_testkit::cases::{MATRIX_TABLES, TABLES};
 use remask_testkit::harness::Harness;
 use remask_wgpu::adapters;
 use remask_wgpu::wgsl::SHADERS;
@@ -24,13 +24,28 @@ macro_rules! tables {
     )* };
 }
 
-tables!(attention, embed, gemm, gemv, head_select, rms_norm, rotary, swiglu);
+tables!(attention, embed, gemm, gemv, head_select, rms_norm, rotary, select_strips, swiglu);
+
+/// Where an adapter has matrix units. Software adapters have none, so this says how many ran.
+#[test]
+fn matrix_units() {
+    let mut ran = 0;
+    for adapter in &pollster::block_on(adapters()) {
+        let Some(mut harness) = Harness::with_matrix_units(adapter) else { continue };
+        for (name, run) in MATRIX_TABLES {
+            println!("{name} on {}", adapter.get_info().name);
+            run(&mut harness);
+        }
+        ran += 1;
+    }
+    println!("{ran} adapters with matrix units");
+}
 
 /// A kernel without a case table is an untested kernel. select_reduce is tested through head_select.
 #[test]
 fn every_kernel_has_a_table() {
     let kernels = SHADERS.iter().filter(|(_, source)| source.contains("@compute")).map(|(name, _)| *name);
     for kernel in kernels.filter(|k| *k != "select_reduce") {
-        assert!(TABLES.iter().any(|(name, _)| *name == kernel), "{kernel} has no case table");
+        assert!(TABLES.iter().chain(MATRIX_TABLES).any(|(name, _)| *name == kernel), "{kernel} has no case table");
     }
 }

@@ -1,8 +1,9 @@
-//! The contract of a pass: rows over a key/value store, on every adapter of the machine.
+//! The contract of a pass: rows over a key/value store, on every adapter of the machine and on the CPU.
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use remask_burn::CpuBackend;
 use remask_core::random::Key;
 use remask_core::{
     Backend, BackendError, Candidate, Canvas, DecodeSettings, Guide, Keys, Model, Pass, Request, Row, Select,
@@ -16,12 +17,13 @@ fn model() -> Model {
     Model::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/llada-mha")).unwrap()
 }
 
-fn on_every_adapter(test: fn(&mut WgpuBackend)) {
+fn on_every_backend(test: fn(&mut dyn Backend)) {
     let adapters = pollster::block_on(adapters());
     assert!(!adapters.is_empty(), "no adapter, nothing was tested: install mesa-vulkan-drivers and libvulkan1");
     for adapter in &adapters {
         test(&mut load(adapter));
     }
+    test(&mut CpuBackend::load(&model(), None, &mut |_| ()).unwrap());
 }
 
 fn load(adapter: &wgpu::Adapter) -> WgpuBackend {
@@ -39,12 +41,12 @@ fn select(row: usize) -> Select {
     Select { row: row as u32, guide: None, temperature: 0.0, key: Key::default() }
 }
 
-fn forward(backend: &mut WgpuBackend, rows: &[Row], select: &[Select]) -> Result<Vec<Candidate>, BackendError> {
+fn forward(backend: &mut dyn Backend, rows: &[Row], select: &[Select]) -> Result<Vec<Candidate>, BackendError> {
     let suppressed = TokenSet::new(backend.head_rows());
     pollster::block_on(backend.forward(&Pass { rows, select, suppressed: &suppressed }))
 }
 
-fn candidates(backend: &mut WgpuBackend, rows: &[Row]) -> Vec<Candidate> {
+fn candidates(backend: &mut dyn Backend, rows: &[Row]) -> Vec<Candidate> {
     let select: Vec<_> = (0..rows.len()).map(select).collect();
     forward(backend, rows, &select).unwrap()
 }
@@ -62,7 +64,7 @@ fn assert_same(a: &[Candidate], b: &[Candidate]) {
 /// After a full pass the store holds what the rows need: computing some rows again changes nothing.
 #[test]
 fn some_rows_over_a_filled_store_equal_all_rows() {
-    on_every_adapter(|backend| {
+    on_every_backend(|backend| {
         let store = backend.create_store(LENGTH).unwrap();
         let all = candidates(backend, &rows(store, 1, 0..LENGTH));
         let some = [3, 4, 9, 23];
@@ -75,7 +77,7 @@ fn some_rows_over_a_filled_store_equal_all_rows() {
 /// One pass over two requests equals two passes, and growing the arena keeps a store's contents.
 #[test]
 fn requests_share_a_pass_without_seeing_each_other() {
-    on_every_adapter(|backend| {
+    on_every_backend(|backend| {
         let a = backend.create_store(LENGTH).unwrap();
         let alone_a = candidates(backend, &rows(a, 1, 0..LENGTH));
         // Enough stores to outgrow the first arena.
@@ -118,7 +120,7 @@ fn generations_share_passes_and_stay_themselves() {
 /// A row that sees only part of the store does not depend on the rest.
 #[test]
 fn keys_outside_of_a_rows_range_do_not_matter() {
-    on_every_adapter(|backend| {
+    on_every_backend(|backend| {
         let store = backend.create_store(LENGTH).unwrap();
         let range = |rows: Vec<Row>| -> Vec<Row> {
             rows.into_iter().map(|r| Row { keys: Keys { start: 2, end: 12 }, ..r }).collect()
@@ -132,7 +134,7 @@ fn keys_outside_of_a_rows_range_do_not_matter() {
 /// Guidance of strength 0 is the conditional row; -1 would be the unconditional one.
 #[test]
 fn guidance_mixes_two_rows() {
-    on_every_adapter(|backend| {
+    on_every_backend(|backend| {
         let (c, u) = (backend.create_store(LENGTH).unwrap(), backend.create_store(LENGTH).unwrap());
         let mut both = rows(c, 1, 0..LENGTH);
         both.extend(rows(u, 2, 0..LENGTH));
@@ -145,7 +147,7 @@ fn guidance_mixes_two_rows() {
 
 #[test]
 fn invalid_passes_are_refused_before_anything_runs() {
-    on_every_adapter(|backend| {
+    on_every_backend(|backend| {
         let store = backend.create_store(LENGTH).unwrap();
         let good = rows(store, 1, 0..4)[0];
         let bad = [

@@ -73,7 +73,9 @@ pub fn run(args: &Args) -> Outcome {
         }
         None => {
             let model = open_model(&args.model)?;
-            let backend = args.device.load(&model)?;
+            let silent = &mut |_| ();
+            let load = WgpuBackend::load(args.device.open()?, &model, args.device.weights, silent);
+            let backend = pollster::block_on(load)?;
             (model.architecture, backend)
         }
     };

@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> Outcome {
     let mut watch = |index: usize, report: &StepReport| {
         if index == watched { view.step(&model, report) } else { ControlFlow::Continue(()) }
     };
-    let result = decode(&mut backend, &model, &vocabulary, requests, &mut watch);
+    let result = decode(&mut *backend, &model, &vocabulary, requests, &mut watch);
     view.finish();
     let done = result?;
     let milliseconds = started.elapsed().as_secs_f64() * 1e3;

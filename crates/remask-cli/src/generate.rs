@@ -86,7 +86,7 @@ pub fn run(args: &Args) -> Outcome {
         first_pass.get_or_insert_with(|| milliseconds(loaded));
         view.step(&model, report)
     };
-    let run = generate(&mut backend, &model.architecture, &model.vocabulary, &prompt, &options, &mut watch);
+    let run = generate(backend.as_mut(), &model.architecture, &model.vocabulary, &prompt, &options, &mut watch);
     let result = pollster::block_on(run);
     let total = milliseconds(loaded);
     view.finish();
@@ -96,7 +96,7 @@ pub fn run(args: &Args) -> Outcome {
     }
     let times = Times { load, first_pass: first_pass.unwrap_or(total), total };
     let text = if args.json {
-        serde_json::to_string_pretty(&as_json(args, &model, &options, &done, &times, &backend)?)?
+        serde_json::to_string_pretty(&as_json(args, &model, &options, &done, &times, backend.as_ref())?)?
     } else {
         text_of(args, &model, &done)?
     };

@@ -1,5 +1,6 @@
 //! `remask`: the command line of the engine.
 
+mod backend;
 mod bench;
 mod bundled;
 mod convert;
@@ -12,6 +13,8 @@ mod inspect;
 mod model_args;
 mod report;
 mod synth;
+#[cfg(feature = "train")]
+mod train;
 mod verify;
 mod view;
 mod watch;
@@ -50,6 +53,9 @@ enum Command {
     Synth(synth::Args),
     /// Measure how long passes take on a device
     Bench(bench::Args),
+    /// Train a model on a folder of text
+    #[cfg(feature = "train")]
+    Train(train::Args),
 }
 
 /// What a command ends with: a message for the user, or nothing where it has said everything itself.
@@ -85,6 +91,8 @@ fn main() -> ExitCode {
         Command::Quantize(args) => convert::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Bench(args) => bench::run(&args),
+        #[cfg(feature = "train")]
+        Command::Train(args) => train::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,15 +5,20 @@ use std::path::Path;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use remask_core::checkpoint::WeightFormat;
-use remask_core::{BackendError, Error, Model};
-use remask_wgpu::{ADAPTER_VARIABLE, Gpu, LimitChoice, WgpuBackend};
+use remask_core::{Backend, BackendError, Error, Model};
+use remask_wgpu::{ADAPTER_VARIABLE, AdapterProfile, Gpu, LimitChoice, adapters};
 
+use crate::backend::BackendName;
 use crate::bundled::{BUNDLED, Bundled};
 
 /// Which device, and how weights are kept on it.
 #[derive(Args, Debug, Clone)]
 pub struct DeviceArgs {
-    /// Adapter by index or part of its name (see `remask devices`); the best one by default
+    /// What computes
+    #[arg(long, env = "REMASK_BACKEND", value_enum, default_value = "auto")]
+    pub backend: BackendName,
+    /// Adapter of the wgpu backend, by index or part of its name (see `remask devices`); the best one
+    /// by default
     #[arg(long, env = ADAPTER_VARIABLE, value_name = "NAME|INDEX")]
     pub adapter: Option<String>,
     /// Keep weights on the device as f32, f16, bf16 or q8; as the checkpoint stores them by default
@@ -25,21 +30,34 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    /// Opens the device.
+    /// Opens the adapter.
     pub fn open(&self) -> Result<Gpu, BackendError> {
-        let limits = if self.webgpu_limits { LimitChoice::WebGpuDefault } else { LimitChoice::Adapter };
-        pollster::block_on(Gpu::open(self.adapter.as_deref(), limits))
+        pollster::block_on(Gpu::open(self.adapter.as_deref(), self.limits()))
     }
 
-    /// Opens the device and moves `model` to it, with a progress bar where someone watches.
-    pub fn load(&self, model: &Model) -> Result<WgpuBackend, BackendError> {
+    /// Opens the best adapter that is a GPU, where there is one.
+    pub fn open_hardware(&self) -> Result<Option<Gpu>, BackendError> {
+        let found = pollster::block_on(adapters());
+        let gpu = found.iter().find(|a| !AdapterProfile::of(a).is_software());
+        gpu.map(|adapter| pollster::block_on(Gpu::from_adapter(adapter, self.limits()))).transpose()
+    }
+
+    fn limits(&self) -> LimitChoice {
+        if self.webgpu_limits { LimitChoice::WebGpuDefault } else { LimitChoice::Adapter }
+    }
+
+    /// Opens the backend and moves `model` to it, with a progress bar where someone watches.
+    pub fn load(&self, model: &Model) -> Result<Box<dyn Backend>, BackendError> {
+        self.load_on(self.backend, model)
+    }
+
+    /// As [`DeviceArgs::load`], with the backend of this name.
+    pub fn load_on(&self, backend: BackendName, model: &Model) -> Result<Box<dyn Backend>, BackendError> {
         let bar = ProgressBar::new(model.checkpoint.total_bytes());
         if let Ok(style) = ProgressStyle::with_template("loading {bar:30} {bytes}/{total_bytes} {bytes_per_sec}") {
             bar.set_style(style);
         }
-        let loaded = self.open().and_then(|gpu| {
-            pollster::block_on(WgpuBackend::load(gpu, model, self.weights, &mut |bytes| bar.set_position(bytes)))
-        });
+        let loaded = backend.open(self, model, &mut |bytes| bar.set_position(bytes));
         bar.finish_and_clear();
         loaded
     }

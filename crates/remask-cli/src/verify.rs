@@ -63,15 +63,14 @@ pub fn run(args: &Args) -> Outcome {
 }
 
 fn check(args: &Args, folder: &std::path::Path) -> Result<FolderReport, Failure> {
-    use remask_core::Backend;
     let model = Model::open(folder)?;
     let golden = Golden::open(folder)?;
     let mut backend = args.device.load(&model)?;
     let failed = |e| explain(e, &model);
-    let logits = pollster::block_on(check_logits(&mut backend, &model, &golden)).map_err(failed)?;
+    let logits = pollster::block_on(check_logits(backend.as_mut(), &model, &golden)).map_err(failed)?;
     let mut cases = Vec::new();
     for case in &golden.cases {
-        let result = pollster::block_on(check_case(&mut backend, &model, case)).map_err(failed)?;
+        let result = pollster::block_on(check_case(backend.as_mut(), &model, case)).map_err(failed)?;
         cases.push(CaseReport { label: case.label(), pass: result.as_ref().is_none_or(CaseResult::passes), result });
     }
     let backend = backend.info();

@@ -5,6 +5,7 @@
 //! and the rows whose next-token candidates are wanted. Rows name their store, so one pass can carry
 //! several requests. Every decoder of this crate is a choice of rows.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -86,6 +87,50 @@ pub struct Pass<'a> {
     pub select: &'a [Select],
     /// Ids that are never chosen and take no probability.
     pub suppressed: &'a TokenSet,
+}
+
+impl Pass<'_> {
+    /// Checks that a pass names only what exists and writes nothing twice. `capacity` answers a store's
+    /// slots, `None` for an unknown one; `head_rows` is the model's.
+    ///
+    /// # Errors
+    /// [`BackendError::InvalidPass`] with the first thing that is wrong.
+    pub fn check(&self, head_rows: usize, capacity: impl Fn(StoreId) -> Option<u32>) -> Result<(), BackendError> {
+        let invalid = |problem: String| Err(BackendError::InvalidPass(problem));
+        let (rows, selected) = (self.rows.len(), self.select.len());
+        if rows == 0 || selected == 0 {
+            return invalid(format!("{rows} rows and {selected} selected; both must be at least 1"));
+        }
+        if self.suppressed.rows() != head_rows {
+            return invalid(format!(
+                "suppressed ids are over {} rows, the head has {head_rows}",
+                self.suppressed.rows()
+            ));
+        }
+        let mut written = HashSet::with_capacity(rows);
+        for Row { store, position, token, keys } in self.rows {
+            let Some(slots) = capacity(*store) else {
+                return invalid(format!("store {} does not exist", store.0));
+            };
+            if *position >= slots || keys.end > slots || keys.start >= keys.end {
+                let range = format!("{}..{}", keys.start, keys.end);
+                return invalid(format!("position {position} with keys {range} in a store of {slots} slots"));
+            }
+            if *token as usize >= head_rows {
+                return invalid(format!("token {token} of {head_rows} embeddings"));
+            }
+            if !written.insert((store, position)) {
+                return invalid(format!("position {position} of store {} twice", store.0));
+            }
+        }
+        for s in self.select {
+            let guide = s.guide.map_or(s.row, |g| g.row);
+            if s.row as usize >= rows || guide as usize >= rows {
+                return invalid(format!("selected row {} (guide {guide}) of {rows} rows", s.row));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A set of token ids as a bit mask over the rows of the head.

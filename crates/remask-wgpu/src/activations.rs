@@ -5,7 +5,9 @@ use remask_core::{Architecture, BackendError};
 
 use crate::gpu::Gpu;
 use crate::kernels::attention::TileRecord;
+use crate::kernels::gemm_matrix::SPLIT_ROWS;
 use crate::kernels::head_select::SELECTION_BYTES;
+use crate::kernels::linear::Arithmetic;
 use crate::kernels::select_reduce::CandidateRecord;
 use crate::kernels::{RowRecord, SelectRecord};
 use crate::plan::{BufferPlan, Lifetime};
@@ -35,6 +37,10 @@ pub struct Activations {
     pub activated: wgpu::Buffer,
     /// Normalised selected rows `[selected, hidden]`.
     pub gathered: wgpu::Buffer,
+    /// What matrix units compute to be added to the residual stream: `[splits, rows, hidden]`.
+    pub addend: wgpu::Buffer,
+    /// A chunk of the head's logits `[selected, ids]`, where matrix units compute it.
+    pub chunk: wgpu::Buffer,
     /// Partial selections `[strips, selected]`.
     pub partials: wgpu::Buffer,
     /// `[selected]`.
@@ -67,27 +73,40 @@ impl Activations {
     ///
     /// # Errors
     /// [`BackendError::OutOfMemory`].
-    pub async fn new(gpu: &Gpu, a: &Architecture, strips: u32, capacity: u32) -> Result<Self, BackendError> {
+    pub async fn new(
+        gpu: &Gpu,
+        a: &Architecture,
+        arithmetic: Arithmetic,
+        strips: u32,
+        capacity: u32,
+    ) -> Result<Self, BackendError> {
         use wgpu::BufferUsages as U;
+        let half = arithmetic == Arithmetic::Half;
+        // Matrix units compute whole tiles of rows, in splits where there are few.
+        let capacity = if half { capacity.next_multiple_of(128) } else { capacity };
         let rows = u64::from(capacity);
+        let split_rows = if half { rows.max(u64::from(SPLIT_ROWS)) } else { rows };
         let floats = |columns: usize, alive| Lifetime { bytes: rows * columns as u64 * 4, alive };
+        let splits = |columns: usize, alive| Lifetime { bytes: split_rows * columns as u64 * 4, alive };
         let (d, at) = (a.hidden, &a.attention);
         let partials = Lifetime { bytes: rows * u64::from(strips) * SELECTION_BYTES, alive: step::HEAD..=step::REDUCE };
         let plan = BufferPlan::new(&[
             floats(d, step::NORM..=step::QKV),
-            floats((at.heads + 2 * at.kv_heads) * at.head_dim, step::QKV..=step::ATTENTION),
+            splits((at.heads + 2 * at.kv_heads) * at.head_dim, step::QKV..=step::ATTENTION),
             floats(at.heads * at.head_dim, step::ATTENTION..=step::OUT),
             floats(d, step::MLP_NORM..=step::GATE_UP),
-            floats(2 * a.mlp.hidden, step::GATE_UP..=step::ACTIVATION),
+            splits(2 * a.mlp.hidden, step::GATE_UP..=step::ACTIVATION),
             floats(a.mlp.hidden, step::ACTIVATION..=step::DOWN),
             floats(d, step::GATHER..=step::HEAD),
             partials,
+            // The chunk is as large as the largest of the others, whose memory it takes.
+            if half { splits(2 * a.mlp.hidden, step::HEAD..=step::REDUCE) } else { floats(0, step::HEAD..=step::HEAD) },
         ]);
         let mut shared = Vec::with_capacity(plan.buffers.len());
         for bytes in &plan.buffers {
             shared.push(gpu.storage("intermediate results", *bytes).await?);
         }
-        let [normed, qkv, attended, normed_mlp, gate_up, activated, gathered, partials] =
+        let [normed, qkv, attended, normed_mlp, gate_up, activated, gathered, partials, chunk] =
             std::array::from_fn(|i| shared[plan.assigned[i]].clone());
         let records = |bytes: usize| rows * bytes as u64;
         let candidate_bytes = records(size_of::<CandidateRecord>());
@@ -104,6 +123,8 @@ impl Activations {
             gate_up,
             activated,
             gathered,
+            addend: gpu.storage("addend", if half { split_rows * d as u64 * 4 } else { 16 }).await?,
+            chunk,
             partials,
             candidates: gpu.storage("candidates", candidate_bytes).await?,
             candidates_host: gpu.buffer("candidates, host", candidate_bytes, U::MAP_READ | U::COPY_DST).await?,

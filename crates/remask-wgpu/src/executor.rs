@@ -2,29 +2,21 @@
 
 use std::collections::{HashMap, HashSet};
 
-use remask_core::architecture::{Biases, MlpKind, NormKind, RotaryPairing};
+use remask_core::architecture::{Biases, MlpKind, NormKind};
 use remask_core::backend::BackendInfo;
 use remask_core::checkpoint::WeightFormat;
 use remask_core::{Architecture, Backend, BackendError, BackendFuture, Candidate, Model, Pass, StoreId};
 
 use crate::activations::Activations;
 use crate::gpu::Gpu;
-use crate::kernels::linear::{Shape, Strategy};
+use crate::kernels::linear::Arithmetic;
 use crate::kernels::select_reduce::{CandidateRecord, NOT_FINITE};
-use crate::kernels::{
-    RowRecord, SelectRecord, attention, embed, gemm, head_select, rms_norm, rotary, select_reduce, swiglu,
-};
+use crate::kernels::{RowRecord, SelectRecord, attention, head_select, rotary};
+use crate::pass::{Answer, PassPlan, attention_tile_rows};
 use crate::recording::{BindGroups, Recorder, Recording};
 use crate::stores::Stores;
 use crate::uniforms::{PassSizes, Uniforms};
-use crate::weights::{DeviceMatrix, DeviceWeights};
-
-/// What a pass answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Answer {
-    Candidates,
-    Logits,
-}
+use crate::weights::{DeviceLayer, DeviceMatrix, DeviceWeights};
 
 /// Recordings kept before all are forgotten. Sizes are rounded up to a few an octave, so that even
 /// servers stay below this.
@@ -38,9 +30,10 @@ pub struct WgpuBackend {
     gpu: Gpu,
     architecture: Architecture,
     weights: DeviceWeights,
+    arithmetic: Arithmetic,
     rotary: wgpu::Buffer,
     stores: Stores,
-    /// Keys and values of each layer, `[arena slots, kv_heads * head_dim]` float32.
+    /// Keys and values of each layer, `[arena slots, kv_heads * head_dim]` in float32 or f16.
     arena: Vec<[wgpu::Buffer; 2]>,
     arena_slots: u32,
     activations: Activations,
@@ -52,8 +45,12 @@ pub struct WgpuBackend {
 }
 
 /// Bytes of one slot of keys or of values in one layer.
-fn slot_bytes(a: &Architecture) -> u64 {
-    (a.attention.kv_heads * a.attention.head_dim * 4) as u64
+fn slot_bytes(a: &Architecture, arithmetic: Arithmetic) -> u64 {
+    let bytes = match arithmetic {
+        Arithmetic::Full => 4,
+        Arithmetic::Half => 2,
+    };
+    (a.attention.kv_heads * a.attention.head_dim * bytes) as u64
 }
 
 impl WgpuBackend {
@@ -90,12 +87,17 @@ impl WgpuBackend {
         gpu.queue.write_buffer(&rotary, 0, bytemuck::cast_slice(&table));
         let suppressed_words = vec![0; a.embedding_rows.div_ceil(32)];
         let suppressed = gpu.storage("suppressed", suppressed_words.len() as u64 * 4).await?;
-        let activations = Activations::new(&gpu, &a, strips(weights.head()), 64).await?;
+        let mut formats: Vec<_> = weights.layers.iter().flat_map(DeviceLayer::formats).collect();
+        formats.dedup();
+        let arithmetic = Arithmetic::choose(&gpu.profile, &a, &formats);
+        tracing::debug!(?arithmetic, ?formats, "loaded");
+        let activations = Activations::new(&gpu, &a, arithmetic, strips(weights.head()), 64).await?;
         let uniforms = Uniforms::new(&gpu, PARAMETER_SLOTS).await?;
         Ok(Self {
             gpu,
             architecture: a,
             weights,
+            arithmetic,
             rotary,
             stores: Stores::default(),
             arena: Vec::new(),
@@ -182,7 +184,9 @@ impl WgpuBackend {
             });
         }
         let store: Vec<_> = pass.rows.iter().map(|r| r.store.0).collect();
-        let tiles = attention::tiles(&rows, &store, a.attention.head_dim as u32);
+        let rounded = PassSizes { rows: rows.len() as u32, ..PassSizes::default() }.rounded_up().rows;
+        let most = attention_tile_rows(self.arithmetic, a.attention.head_dim as u32, rounded);
+        let tiles = attention::tiles(&rows, &store, most);
         Ok(Translated { rows, select, tiles })
     }
 
@@ -190,7 +194,7 @@ impl WgpuBackend {
     async fn reserve(&mut self, rows: u32) -> Result<(), BackendError> {
         if self.stores.extent() > self.arena_slots {
             let slots = self.stores.extent().next_power_of_two().max(256);
-            let most = (self.gpu.profile.limits.binding / slot_bytes(&self.architecture)) as u32;
+            let most = (self.gpu.profile.limits.binding / slot_bytes(&self.architecture, self.arithmetic)) as u32;
             let slots = slots.min(most.max(self.stores.extent()));
             self.grow_arena(slots).await?;
         }
@@ -198,13 +202,14 @@ impl WgpuBackend {
             let strips = strips(self.weights.head());
             self.forget_recordings();
             let capacity = rows.next_multiple_of(64);
-            self.activations = Activations::new(&self.gpu, &self.architecture, strips, capacity).await?;
+            self.activations =
+                Activations::new(&self.gpu, &self.architecture, self.arithmetic, strips, capacity).await?;
         }
         Ok(())
     }
 
     async fn grow_arena(&mut self, slots: u32) -> Result<(), BackendError> {
-        let bytes = u64::from(slots) * slot_bytes(&self.architecture);
+        let bytes = u64::from(slots) * slot_bytes(&self.architecture, self.arithmetic);
         let mut arena = Vec::with_capacity(self.architecture.layers);
         for _ in 0..self.architecture.layers {
             arena.push([self.gpu.storage("keys", bytes).await?, self.gpu.storage("values", bytes).await?]);
@@ -228,80 +233,17 @@ impl WgpuBackend {
     }
 
     async fn record(&mut self, sizes: PassSizes, answer: Answer) -> Result<Recording, BackendError> {
-        let (a, w, act) = (&self.architecture, &self.weights, &self.activations);
-        let at = &a.attention;
-        let (head_dim, heads, kv_heads) = (at.head_dim as u32, at.heads as u32, at.kv_heads as u32);
-        let cols4 = a.hidden as u32 / 4;
-        let mut r = Recorder::new(&mut self.gpu, &mut self.uniforms, &mut self.groups);
-
-        for part in &w.embedding.parts {
-            let params = embed::Params { cols4, first: part.first, part_rows: part.rows, scale: a.embedding_scale };
-            let buffers = [&part.buffer, &act.rows, &act.hidden];
-            r.dispatch(embed::spec(w.embedding.format), &buffers, &params, embed::grid(sizes.rows)).await?;
-        }
-        let norm = |scale| rms_norm::Params { cols4, eps: a.norm.eps, scale, padding: 0 };
-        let interleaved = a.rotary.pairing == RotaryPairing::Interleaved;
-        for (layer, [keys, values]) in w.layers.iter().zip(&self.arena) {
-            let buffers = [&act.hidden, &layer.attention_norm, &act.normed];
-            r.dispatch(rms_norm::spec(false), &buffers, &norm(1.0), rms_norm::grid(sizes.rows)).await?;
-            linear(&mut r, &layer.qkv, &act.normed, &act.qkv, sizes.rows, Onto::New).await?;
-            let spec = rotary::spec(head_dim, a.rotary.dims as u32, interleaved);
-            let params = rotary::Params { heads, kv_heads, padding: [0; 2] };
-            let buffers = [&act.rows, &self.rotary, &act.qkv, keys, values];
-            r.dispatch(spec, &buffers, &params, rotary::grid(sizes.rows)).await?;
-            let params = attention::Params {
-                q_stride: (heads + 2 * kv_heads) * head_dim,
-                kv_stride: kv_heads * head_dim,
-                group: heads / kv_heads,
-                scale: at.scale,
-            };
-            let buffers = [&act.tiles, &act.rows, &act.qkv, keys, values, &act.attended];
-            let grid = attention::grid(sizes.tiles, heads);
-            let spec = attention::spec(r.gpu.profile.is_software(), head_dim);
-            r.dispatch(spec, &buffers, &params, grid).await?;
-            linear(&mut r, &layer.attention_out, &act.attended, &act.hidden, sizes.rows, Onto::Residual).await?;
-
-            let buffers = [&act.hidden, &layer.mlp_norm, &act.normed_mlp];
-            r.dispatch(rms_norm::spec(false), &buffers, &norm(1.0), rms_norm::grid(sizes.rows)).await?;
-            linear(&mut r, &layer.gate_up, &act.normed_mlp, &act.gate_up, sizes.rows, Onto::New).await?;
-            let width = a.mlp.hidden as u32;
-            let params = swiglu::Params { cols4: width / 4, padding: [0; 3] };
-            let grid = swiglu::grid(sizes.rows, width);
-            r.dispatch(swiglu::spec(), &[&act.gate_up, &act.activated], &params, grid).await?;
-            linear(&mut r, &layer.down, &act.activated, &act.hidden, sizes.rows, Onto::Residual).await?;
-        }
-        let buffers = [&act.hidden, &w.final_norm, &act.gathered, &act.select];
-        let grid = rms_norm::grid(sizes.selected);
-        r.dispatch(rms_norm::spec(true), &buffers, &norm(a.logit_scale), grid).await?;
-        match answer {
-            Answer::Logits => {
-                linear(&mut r, w.head(), &act.gathered, &act.logits, sizes.selected, Onto::Selected).await?;
-            }
-            Answer::Candidates => {
-                let head = w.head();
-                let shape = Shape { rows: sizes.selected, cols: head.cols, out: head.rows };
-                let strategy = Strategy::choose(&r.gpu.profile, head.format, shape).for_head();
-                let mut first_strip = 0;
-                for part in &head.parts {
-                    let params = head_select::Params {
-                        cols4,
-                        part_rows: part.rows,
-                        first: part.first,
-                        first_strip,
-                        strip_tiles: head_select::strip_tiles(strategy, part.rows),
-                        padding: [0; 3],
-                    };
-                    let buffers = [&part.buffer, &act.gathered, &act.partials, &act.select, &self.suppressed];
-                    let grid = head_select::grid(strategy, sizes.selected, part.rows);
-                    r.dispatch(head_select::spec(head.format, strategy), &buffers, &params, grid).await?;
-                    first_strip += head_select::strips(strategy, part.rows);
-                }
-                let params = select_reduce::Params { strips: first_strip, padding: [0; 3] };
-                let grid = select_reduce::grid(sizes.selected);
-                r.dispatch(select_reduce::spec(), &[&act.partials, &act.candidates], &params, grid).await?;
-            }
-        }
-        Ok(r.finish())
+        let plan = PassPlan {
+            architecture: &self.architecture,
+            weights: &self.weights,
+            arithmetic: self.arithmetic,
+            activations: &self.activations,
+            rotary: &self.rotary,
+            arena: &self.arena,
+            suppressed: &self.suppressed,
+            sizes,
+        };
+        plan.record(Recorder::new(&mut self.gpu, &mut self.uniforms, &mut self.groups), answer).await
     }
 
     /// Makes everything ready for a pass: buffers, its recording, the records that its kernels read.
@@ -410,44 +352,7 @@ struct Translated {
     tiles: Vec<attention::TileRecord>,
 }
 
-/// Where a linear layer's result goes, and over which rows.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Onto {
-    /// Over the pass's rows, into a buffer of its own.
-    New,
-    /// Over the pass's rows, added to what is there.
-    Residual,
-    /// Over the selected rows, into a buffer of its own.
-    Selected,
-}
-
-async fn linear(
-    r: &mut Recorder<'_>,
-    matrix: &DeviceMatrix,
-    x: &wgpu::Buffer,
-    out: &wgpu::Buffer,
-    rows: u32,
-    onto: Onto,
-) -> Result<(), BackendError> {
-    let shape = Shape { rows, cols: matrix.cols, out: matrix.rows };
-    let strategy = Strategy::choose(&r.gpu.profile, matrix.format, shape);
-    let spec = strategy.spec(matrix.format, onto == Onto::Residual);
-    for part in &matrix.parts {
-        let params = gemm::Params {
-            cols4: matrix.cols / 4,
-            part_rows: part.rows,
-            first: part.first,
-            out_stride: matrix.rows,
-            over_selected: u32::from(onto == Onto::Selected),
-            padding: [0; 3],
-        };
-        let grid = strategy.grid(rows, part.rows);
-        r.dispatch(spec.clone(), &[&part.buffer, x, out], &params, grid).await?;
-    }
-    Ok(())
-}
-
-/// Partial selections that a head makes for one row of many. For the few rows of [`gemv::Few`] there are
+/// Partial selections that a head makes for one row of many. For the few rows of `gemv` there are
 /// four times as many, which fit because buffers have room for 64 rows at least.
 fn strips(head: &DeviceMatrix) -> u32 {
     head.parts.len() as u32 * head_select::TILED_STRIPS
@@ -497,7 +402,7 @@ impl Backend for WgpuBackend {
             )));
         }
         let store = self.stores.create(capacity);
-        let bytes = u64::from(self.stores.extent()) * slot_bytes(&self.architecture);
+        let bytes = u64::from(self.stores.extent()) * slot_bytes(&self.architecture, self.arithmetic);
         if bytes > self.gpu.profile.limits.binding {
             self.stores.release(store);
             return Err(BackendError::OutOfMemory { action: "making a key/value store".to_owned(), bytes });

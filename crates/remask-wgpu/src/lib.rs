@@ -9,6 +9,7 @@ pub mod activations;
 pub mod executor;
 pub mod gpu;
 pub mod kernels;
+pub mod pass;
 pub mod plan;
 pub mod profile;
 pub mod recording;

@@ -48,6 +48,14 @@ pub struct DeviceLayer {
     pub down: DeviceMatrix,
 }
 
+impl DeviceLayer {
+    /// Formats of the matrices.
+    #[must_use]
+    pub fn formats(&self) -> [WeightFormat; 4] {
+        [&self.qkv, &self.attention_out, &self.gate_up, &self.down].map(|m| m.format)
+    }
+}
+
 /// Every weight of a model.
 pub struct DeviceWeights {
     /// `[embedding_rows, hidden]`; also the head where that is tied.

@@ -1,25 +1,31 @@
 //! Renders the shaders of `shaders/` for one specialisation: includes, conditions, constants.
 //!
-//! The language is four directives on lines of their own: `#include "name"` (once a module),
-//! `#if NAME`, `#if NAME == word`, `#else` and `#endif`. Numbers become WGSL constants at the top of
-//! the module, so kernels stay readable WGSL.
+//! The language is a few directives on lines of their own: `#include "name"` (once a module),
+//! `#if NAME`, `#if NAME == word`, `#else` and `#endif`, and `#for i in 0..N` to `#endfor`, which repeats
+//! its lines with `$i` replaced: matrices of the matrix units must be variables of their own, since no
+//! driver can be trusted to unroll an array of them. Numbers become WGSL constants at the top of the
+//! module, so kernels stay readable WGSL.
 
 use std::fmt::Write as _;
 
 /// Every shader file, by name.
 pub const SHADERS: &[(&str, &str)] = &[
     ("attention", include_str!("../../../shaders/attention.wgsl")),
+    ("attention_matrix", include_str!("../../../shaders/attention_matrix.wgsl")),
     ("embed", include_str!("../../../shaders/embed.wgsl")),
     ("gemm", include_str!("../../../shaders/gemm.wgsl")),
+    ("gemm_matrix", include_str!("../../../shaders/gemm_matrix.wgsl")),
     ("gemm_tile", include_str!("../../../shaders/gemm_tile.wgsl")),
     ("gemv", include_str!("../../../shaders/gemv.wgsl")),
     ("gemv_tile", include_str!("../../../shaders/gemv_tile.wgsl")),
+    ("halves", include_str!("../../../shaders/halves.wgsl")),
     ("head_select", include_str!("../../../shaders/head_select.wgsl")),
     ("pass", include_str!("../../../shaders/pass.wgsl")),
     ("random", include_str!("../../../shaders/random.wgsl")),
     ("rms_norm", include_str!("../../../shaders/rms_norm.wgsl")),
     ("rotary", include_str!("../../../shaders/rotary.wgsl")),
     ("select_reduce", include_str!("../../../shaders/select_reduce.wgsl")),
+    ("select_strips", include_str!("../../../shaders/select_strips.wgsl")),
     ("selection", include_str!("../../../shaders/selection.wgsl")),
     ("swiglu", include_str!("../../../shaders/swiglu.wgsl")),
     ("weights", include_str!("../../../shaders/weights.wgsl")),
@@ -50,6 +56,7 @@ impl Dialect {
         for extension in extensions {
             lines += match (self, extension) {
                 (_, Extension::F16) => "enable f16;\n",
+                (_, Extension::Matrix) => "enable wgpu_cooperative_matrix;\n",
                 (Self::Naga, Extension::Subgroups) => "",
                 (Self::Browser, Extension::Subgroups) => "enable subgroups;\n",
             };
@@ -65,6 +72,8 @@ pub enum Extension {
     F16,
     /// Subgroup operations.
     Subgroups,
+    /// Matrix units, as naga knows them; no browser has them.
+    Matrix,
 }
 
 /// A value of a specialisation.
@@ -138,33 +147,106 @@ impl KernelSpec {
         };
         let source = SHADERS.iter().find(|(name, _)| *name == file).map(|(_, source)| *source);
         let source = source.ok_or_else(|| error(0, "no such shader file"))?;
-        // One entry an open #if: whether its lines count.
-        let mut open: Vec<bool> = Vec::new();
-        for (number, line) in source.lines().enumerate() {
-            let live = open.iter().all(|o| *o);
+        let lines: Vec<_> = source.lines().collect();
+        let mut at = 0;
+        self.block(
+            &lines,
+            &mut at,
+            true,
+            &mut Vec::new(),
+            &mut |live, name, out| {
+                if live { self.append(name, included, out) } else { Ok(()) }
+            },
+            out,
+        )
+        .map_err(|e| match e {
+            BlockError::Here(line, problem) => error(line, problem),
+            BlockError::Included(e) => e,
+        })?;
+        if at == lines.len() { Ok(()) } else { Err(error(at, "no #if or #for is open here")) }
+    }
+
+    /// Renders lines from `at` up to the directive that ends their block, which is left to the caller.
+    /// `counters` are the values of the `#for` names in scope.
+    fn block(
+        &self,
+        lines: &[&str],
+        at: &mut usize,
+        live: bool,
+        counters: &mut Vec<(String, u32)>,
+        include: &mut Include<'_>,
+        out: &mut String,
+    ) -> Result<(), BlockError> {
+        while let Some(line) = lines.get(*at) {
+            let number = *at;
             let Some(directive) = line.trim_start().strip_prefix('#') else {
                 if live {
-                    out.push_str(line);
+                    // Names of one scope never begin alike, so the order of replacement does not matter.
+                    let text = counters.iter().fold((*line).to_owned(), |text, (name, value)| {
+                        if text.contains('$') { text.replace(&format!("${name}"), &value.to_string()) } else { text }
+                    });
+                    out.push_str(&text);
                     out.push('\n');
                 }
+                *at += 1;
                 continue;
             };
             let (word, rest) = directive.split_once(' ').unwrap_or((directive, ""));
+            let rest = rest.trim();
+            let missing = |what| BlockError::Here(number, what);
             match word {
-                "include" if live => self.append(rest.trim().trim_matches('"'), included, out)?,
-                "include" => {}
-                "if" => open.push(self.holds(rest.trim())),
-                "else" => {
-                    let last = open.last_mut().ok_or_else(|| error(number, "#else without #if"))?;
-                    *last = !*last;
+                "include" => {
+                    include(live, rest.trim_matches('"'), out).map_err(BlockError::Included)?;
+                    *at += 1;
                 }
-                "endif" => {
-                    open.pop().ok_or_else(|| error(number, "#endif without #if"))?;
+                "if" => {
+                    let holds = self.holds(rest);
+                    *at += 1;
+                    self.block(lines, at, live && holds, counters, include, out)?;
+                    if lines.get(*at).is_some_and(|l| l.trim() == "#else") {
+                        *at += 1;
+                        self.block(lines, at, live && !holds, counters, include, out)?;
+                    }
+                    if lines.get(*at).is_none_or(|l| l.trim() != "#endif") {
+                        return Err(missing("#if without #endif"));
+                    }
+                    *at += 1;
                 }
-                other => return Err(error(number, &format!("unknown directive #{other}"))),
+                "for" => {
+                    let (name, bound) =
+                        rest.split_once(" in 0..").ok_or_else(|| missing("#for must be `#for name in 0..count`"))?;
+                    let count = self.number(bound).ok_or_else(|| missing("the count of #for is no number"))?;
+                    let begin = number + 1;
+                    // Once at least, unseen, to find where it ends.
+                    for i in 0..count.max(1) {
+                        *at = begin;
+                        counters.push((name.to_owned(), i));
+                        let done = self.block(lines, at, live && count > 0, counters, include, out);
+                        counters.pop();
+                        done?;
+                        if !live {
+                            break;
+                        }
+                    }
+                    if lines.get(*at).is_none_or(|l| l.trim() != "#endfor") {
+                        return Err(missing("#for without #endfor"));
+                    }
+                    *at += 1;
+                }
+                "else" | "endif" | "endfor" => return Ok(()),
+                _ => return Err(missing("unknown directive")),
             }
         }
-        if open.is_empty() { Ok(()) } else { Err(error(source.lines().count(), "#if without #endif")) }
+        Ok(())
+    }
+
+    /// A literal, or the value of a number of this specialisation.
+    fn number(&self, text: &str) -> Option<u32> {
+        let define = || self.defines.iter().find(|(name, _)| *name == text);
+        text.parse().ok().or_else(|| match define()?.1 {
+            Define::Number(n) => Some(n),
+            Define::Word(_) | Define::Flag => None,
+        })
     }
 
     fn holds(&self, condition: &str) -> bool {
@@ -178,6 +260,15 @@ impl KernelSpec {
             },
         }
     }
+}
+
+/// Appends another file, where it is live.
+type Include<'a> = dyn FnMut(bool, &str, &mut String) -> Result<(), RenderError> + 'a;
+
+/// A defect in the lines of a file, or in one that they include.
+enum BlockError {
+    Here(usize, &'static str),
+    Included(RenderError),
 }
 
 /// A defect in a shader file.
@@ -202,6 +293,22 @@ mod tests {
         let text = spec.render(Dialect::Naga).unwrap();
         assert_eq!(text.matches("fn weight4").count(), 1);
         assert!(text.contains("array<u32>") && !text.contains('#'));
+    }
+
+    #[test]
+    fn repeated_lines_count() {
+        let spec = KernelSpec::portable("test", vec![("N", Define::Number(2)), ("NONE", Define::Number(0))]);
+        let text = "#for i in 0..N\n#for j in 0..2\nacc_$i_$j\n#endfor\n#if N == 3\nno\n#endif\n#endfor\n#for k in 0..NONE\nno\n#endfor\nend";
+        let lines: Vec<_> = text.lines().collect();
+        let (mut at, mut out) = (0, String::new());
+        let done = spec.block(&lines, &mut at, true, &mut Vec::new(), &mut |_, _, _| Ok(()), &mut out);
+        assert!(done.is_ok() && at == lines.len());
+        assert_eq!(out, "acc_0_0\nacc_0_1\nacc_1_0\nacc_1_1\nend\n");
+        for broken in ["#if N\nx", "#for i in 0..N\nx", "#for i in N\n#endfor", "#for i in 0..what\n#endfor", "#what"] {
+            let lines: Vec<_> = broken.lines().collect();
+            let done = spec.block(&lines, &mut 0, true, &mut Vec::new(), &mut |_, _, _| Ok(()), &mut String::new());
+            assert!(done.is_err(), "{broken}");
+        }
     }
 
     #[test]

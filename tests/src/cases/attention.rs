@@ -6,18 +6,18 @@ use crate::data::{uniform, widen};
 use crate::harness::{Harness, sizes};
 use crate::tolerance::Tolerance;
 
-struct Case {
-    name: &'static str,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
+pub(super) struct Case {
+    pub name: &'static str,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
     /// (store, first slot seen, one past the last slot seen) of each row.
-    rows: Vec<(u32, u32, u32)>,
+    pub rows: Vec<(u32, u32, u32)>,
     /// Magnitude of queries and keys.
-    scale: f32,
+    pub scale: f32,
 }
 
-const SLOTS: usize = 200;
+pub(super) const SLOTS: usize = 200;
 
 fn cases() -> Vec<Case> {
     let all = |rows: usize, keys: u32| vec![(0, 0, keys); rows];
@@ -62,7 +62,7 @@ fn check(h: &mut Harness, c: &Case, software: bool) {
     };
     let rows: Vec<_> = c.rows.iter().map(row).collect();
     let stores: Vec<_> = c.rows.iter().map(|r| r.0).collect();
-    let tiles = attention::tiles(&rows, &stores, c.head_dim as u32);
+    let tiles = attention::tiles(&rows, &stores, attention::tile(c.head_dim as u32).0);
     let scale = 1.0 / (c.head_dim as f32).sqrt();
     let params = attention::Params {
         q_stride: stride as u32,
@@ -79,7 +79,20 @@ fn check(h: &mut Harness, c: &Case, software: bool) {
         &[(attention::spec(software, c.head_dim as u32), &tensors[..], params, grid)],
     );
 
-    let (q, k, v) = (widen(&qkv), widen(&keys), widen(&values));
+    let reference = reference(c, &widen(&qkv), &widen(&keys), &widen(&values));
+    let tolerance = if c.scale > 1.0 {
+        // exp turns the rounding of a score of thousands into a relative error of 1e-4.
+        Tolerance { relative_l2: 1e-3, relative_max: 5e-3 }
+    } else {
+        Tolerance::F32_TRANSCENDENTAL
+    };
+    tolerance.check(&format!("attention, {}", c.name), &h.download(&out, reference.len()), &reference);
+}
+
+/// Attention in float64.
+pub(super) fn reference(c: &Case, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
+    let (stride, width) = ((c.heads + 2 * c.kv_heads) * c.head_dim, c.kv_heads * c.head_dim);
+    let scale = 1.0 / (c.head_dim as f32).sqrt();
     let mut reference = Vec::new();
     for (r, (_, start, end)) in c.rows.iter().enumerate() {
         for head in 0..c.heads {
@@ -94,11 +107,5 @@ fn check(h: &mut Harness, c: &Case, software: bool) {
             reference.extend((0..c.head_dim).map(mix));
         }
     }
-    let tolerance = if c.scale > 1.0 {
-        // exp turns the rounding of a score of thousands into a relative error of 1e-4.
-        Tolerance { relative_l2: 1e-3, relative_max: 5e-3 }
-    } else {
-        Tolerance::F32_TRANSCENDENTAL
-    };
-    tolerance.check(&format!("attention, {}", c.name), &h.download(&out, reference.len()), &reference);
+    reference
 }

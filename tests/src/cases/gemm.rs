@@ -3,7 +3,7 @@
 use remask_core::checkpoint::WeightFormat;
 use remask_wgpu::kernels::WEIGHT_FORMATS;
 use remask_wgpu::kernels::gemm::{self, Tile};
-use remask_wgpu::kernels::linear::Strategy;
+use remask_wgpu::kernels::linear::Portable;
 use remask_wgpu::weights::DeviceMatrix;
 
 use crate::blocking::block_on;
@@ -64,13 +64,13 @@ pub fn run(h: &mut Harness) {
 fn check_tiles(h: &mut Harness, c: &Case, format: WeightFormat) {
     for software in [false, true] {
         for out in [c.out as u32, 100_000] {
-            check(h, c, format, Strategy::Tiled(Tile::choose(software, c.rows as u32, out)));
+            check(h, c, format, Portable::Tiled(Tile::choose(software, c.rows as u32, out)));
         }
     }
 }
 
 /// Runs one case with one kernel and compares with float64.
-pub(super) fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: Strategy) {
+pub(super) fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: Portable) {
     let (x, w) = (uniform(1, c.rows * c.cols, c.scale), uniform(2, c.out * c.cols, 0.5));
     let before = uniform(3, c.rows * c.out, 1.0);
     let checkpoint = checkpoint_of(&w, c.out, c.cols);

@@ -2,7 +2,7 @@
 
 use remask_wgpu::kernels::WEIGHT_FORMATS;
 use remask_wgpu::kernels::gemv::Few;
-use remask_wgpu::kernels::linear::Strategy;
+use remask_wgpu::kernels::linear::Portable;
 
 use super::gemm::{Case, check};
 use crate::harness::Harness;
@@ -32,7 +32,7 @@ pub fn run(h: &mut Harness) {
     for case in CASES {
         for format in WEIGHT_FORMATS.into_iter().filter(|f| f.fits(case.cols)) {
             for (out, cols) in [(case.out as u32, case.cols as u32), (8192, 1024), (100_000, 4096)] {
-                check(h, case, format, Strategy::Few(Few::choose(format, case.rows as u32, out, cols)));
+                check(h, case, format, Portable::Few(Few::choose(format, case.rows as u32, out, cols)));
             }
         }
     }

@@ -5,7 +5,7 @@ use remask_core::checkpoint::WeightFormat;
 use remask_core::random::{Key, gumbel, threefry};
 use remask_wgpu::kernels::gemm::Tile;
 use remask_wgpu::kernels::gemv::Few;
-use remask_wgpu::kernels::linear::Strategy;
+use remask_wgpu::kernels::linear::Portable;
 use remask_wgpu::kernels::select_reduce::{CandidateRecord, NOT_FINITE};
 use remask_wgpu::kernels::{SelectRecord, WEIGHT_FORMATS, head_select, select_reduce};
 use remask_wgpu::weights::DeviceMatrix;
@@ -47,8 +47,8 @@ pub fn run(h: &mut Harness) {
     for case in &cases() {
         for format in WEIGHT_FORMATS.into_iter().filter(|f| f.fits(case.cols)) {
             let (rows, ids) = (case.rows as u32, case.ids as u32);
-            let tiled = [false, true].map(|software| Strategy::Tiled(Tile::choose(software, rows, ids)));
-            let few = (rows <= Few::MOST_ROWS).then(|| Strategy::Few(Few::choose(format, rows, ids, case.cols as u32)));
+            let tiled = [false, true].map(|software| Portable::Tiled(Tile::choose(software, rows, ids)));
+            let few = (rows <= Few::MOST_ROWS).then(|| Portable::Few(Few::choose(format, rows, ids, case.cols as u32)));
             for strategy in tiled.into_iter().chain(few) {
                 check(h, case, format, strategy.for_head());
             }
@@ -63,7 +63,7 @@ struct Head<'a> {
     w: &'a [f32],
     ids: usize,
     format: WeightFormat,
-    strategy: Strategy,
+    strategy: Portable,
 }
 
 /// Runs head_select and select_reduce over one matrix.
@@ -102,7 +102,7 @@ fn select(
     h.download(&out, select.len())
 }
 
-fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: Strategy) {
+fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: Portable) {
     let (x, w) = (uniform(1, c.rows * c.cols, c.scale), uniform(2, c.ids * c.cols, 0.5));
     let mut suppressed = TokenSet::new(c.ids);
     if c.suppress_every > 0 {
@@ -128,7 +128,13 @@ fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: Strategy) {
 }
 
 /// Compares a candidate with what float64 makes of the same logits.
-fn compare(name: &str, candidate: &CandidateRecord, logits: &[f64], select: &SelectRecord, suppressed: &TokenSet) {
+pub(super) fn compare(
+    name: &str,
+    candidate: &CandidateRecord,
+    logits: &[f64],
+    select: &SelectRecord,
+    suppressed: &TokenSet,
+) {
     let live: Vec<_> = (0..logits.len() as u32).filter(|id| !suppressed.contains(*id)).collect();
     let noise = |id: u32| f64::from(gumbel(threefry(Key(select.key), [select.position, id])));
     let temperature = f64::from(select.temperature);
@@ -199,7 +205,7 @@ fn not_finite(h: &mut Harness) {
 }
 
 /// Both kinds of kernel, for a head of many ids.
-fn strategies(rows: u32) -> [Strategy; 2] {
+fn strategies(rows: u32) -> [Portable; 2] {
     let few = Few::choose(WeightFormat::F32, rows, 20_000, 32);
-    [Strategy::Tiled(Tile::choose(false, rows, 20_000)), Strategy::Few(few)].map(Strategy::for_head)
+    [Portable::Tiled(Tile::choose(false, rows, 20_000)), Portable::Few(few)].map(Portable::for_head)
 }

@@ -1,12 +1,15 @@
 //! One case table a kernel.
 
 pub mod attention;
+pub mod attention_matrix;
 pub mod embed;
 pub mod gemm;
+pub mod gemm_matrix;
 pub mod gemv;
 pub mod head_select;
 pub mod rms_norm;
 pub mod rotary;
+pub mod select_strips;
 pub mod swiglu;
 
 use crate::harness::Harness;
@@ -24,5 +27,11 @@ pub const TABLES: &[Table] = &[
     ("head_select", head_select::run),
     ("rms_norm", rms_norm::run),
     ("rotary", rotary::run),
+    ("select_strips", select_strips::run),
     ("swiglu", swiglu::run),
 ];
+
+/// Tables of kernels on matrix units, and of what portable kernels do beside them in f16. They run on
+/// adapters that have such units.
+pub const MATRIX_TABLES: &[Table] =
+    &[("attention_matrix", attention_matrix::run), ("gemm_matrix", gemm_matrix::run), ("rotary", rotary::run_half)];

@@ -2,7 +2,7 @@
 
 use remask_wgpu::kernels::{SelectRecord, rms_norm};
 
-use crate::data::{uniform, widen};
+use crate::data::uniform;
 use crate::harness::{Harness, sizes};
 use crate::tolerance::Tolerance;
 
@@ -11,24 +11,52 @@ const CASES: &[(usize, usize, f32)] = &[(1, 4, 1.0), (3, 64, 1.0), (7, 512, 1e4)
 
 const EPS: f32 = 1e-5;
 
-/// Runs every case.
+/// Runs every case, alone, with an addend of several splits, and into f16.
 pub fn run(h: &mut Harness) {
     for (rows, cols, scale) in CASES {
-        let x = uniform(1, rows * cols, *scale);
-        let weight = uniform(2, *cols, 2.0);
-        let buffers = (h.upload(&x), h.upload(&weight), h.poisoned(rows * cols));
-        let params = rms_norm::Params { cols4: *cols as u32 / 4, eps: EPS, scale: 0.5, padding: 0 };
-        let tensors = [&buffers.0, &buffers.1, &buffers.2];
-        h.run(sizes(*rows, 1, 1), &[(rms_norm::spec(false), &tensors[..], params, rms_norm::grid(*rows as u32))]);
-        let reference: Vec<_> = (0..*rows).flat_map(|r| normed(&x, &weight, r, 0.5)).collect();
-        Tolerance::F32.check(&format!("rms_norm {rows}x{cols}"), &h.download(&buffers.2, rows * cols), &reference);
-
-        gathered(h, &x, &weight, *rows);
+        for (splits, half) in [(0, false), (1, false), (3, false), (2, true)] {
+            let x = uniform(1, rows * cols, *scale);
+            let weight = uniform(2, *cols, 2.0);
+            let addend = uniform(3, rows * cols * splits.max(1), *scale);
+            let sums = summed(&x, &addend, splits);
+            let buffers = (h.upload(&x), h.upload(&weight), h.poisoned(rows * cols), h.upload(&addend));
+            let params = params(*rows, *cols, 0.5, splits);
+            let variant = rms_norm::Variant { gather: false, add: splits > 0, half };
+            let tensors = [&buffers.0, &buffers.1, &buffers.2, &buffers.3];
+            let tensors = if splits > 0 { &tensors[..] } else { &tensors[..3] };
+            h.run(sizes(*rows, 1, 1), &[(rms_norm::spec(variant), tensors, params, rms_norm::grid(*rows as u32))]);
+            let reference: Vec<_> = (0..*rows).flat_map(|r| normed(&sums, &weight, r, 0.5)).collect();
+            let name = format!("rms_norm {rows}x{cols} and {splits} splits, half {half}");
+            if half {
+                Tolerance::F16.check(&name, &h.download_halves(&buffers.2, rows * cols), &reference);
+            } else {
+                Tolerance::F32.check(&name, &h.download(&buffers.2, rows * cols), &reference);
+            }
+            Tolerance::F32.check(&format!("{name}: the sum"), &h.download(&buffers.0, rows * cols), &sums);
+            gathered(h, &x, &weight, *rows, splits);
+        }
     }
 }
 
+fn params(rows: usize, cols: usize, scale: f32, splits: usize) -> rms_norm::Params {
+    rms_norm::Params {
+        cols4: cols as u32 / 4,
+        eps: EPS,
+        scale,
+        splits: splits as u32,
+        split_stride4: (rows * cols / 4) as u32,
+        padding: [0; 3],
+    }
+}
+
+/// x and every split of what is added to it.
+fn summed(x: &[f32], addend: &[f32], splits: usize) -> Vec<f64> {
+    let added = |i: usize| addend.chunks(x.len()).take(splits).map(|s| f64::from(s[i])).sum::<f64>();
+    x.iter().enumerate().map(|(i, v)| f64::from(*v) + added(i)).collect()
+}
+
 /// Every row twice, backwards, with the first row as guide.
-fn gathered(h: &mut Harness, x: &[f32], weight: &[f32], rows: usize) {
+fn gathered(h: &mut Harness, x: &[f32], weight: &[f32], rows: usize, splits: usize) {
     let cols = weight.len();
     let select: Vec<_> = (0..rows * 2)
         .map(|i| SelectRecord {
@@ -38,17 +66,22 @@ fn gathered(h: &mut Harness, x: &[f32], weight: &[f32], rows: usize) {
             ..SelectRecord::default()
         })
         .collect();
+    let addend = uniform(3, x.len() * splits.max(1), 1.0);
+    let sums = summed(x, &addend, splits);
     let buffers = (h.upload(x), h.upload(weight), h.poisoned(select.len() * cols), h.upload(&select));
-    let params = rms_norm::Params { cols4: cols as u32 / 4, eps: EPS, scale: 1.0, padding: 0 };
-    let tensors = [&buffers.0, &buffers.1, &buffers.2, &buffers.3];
+    let device_addend = h.upload(&addend);
+    let tensors = [&buffers.0, &buffers.1, &buffers.2, &buffers.3, &device_addend];
+    let tensors = if splits > 0 { &tensors[..] } else { &tensors[..4] };
     let grid = rms_norm::grid(select.len() as u32);
-    h.run(sizes(rows, select.len(), 1), &[(rms_norm::spec(true), &tensors[..], params, grid)]);
+    let variant = rms_norm::Variant { gather: true, add: splits > 0, half: false };
+    let params = params(rows, cols, 1.0, splits);
+    h.run(sizes(rows, select.len(), 1), &[(rms_norm::spec(variant), tensors, params, grid)]);
     let mix = |s: &SelectRecord| {
-        let own = normed(x, weight, s.row as usize, 1.0);
+        let own = normed(&sums, weight, s.row as usize, 1.0);
         if s.guide == s.row {
             return own;
         }
-        let guide = normed(x, weight, s.guide as usize, 1.0);
+        let guide = normed(&sums, weight, s.guide as usize, 1.0);
         guide.iter().zip(&own).map(|(u, c)| u + (f64::from(s.guide_scale) + 1.0) * (c - u)).collect()
     };
     let reference: Vec<_> = select.iter().flat_map(mix).collect();
@@ -56,9 +89,9 @@ fn gathered(h: &mut Harness, x: &[f32], weight: &[f32], rows: usize) {
     Tolerance::F32.check(&format!("rms_norm gathered {rows}x{cols}"), &computed, &reference);
 }
 
-fn normed(x: &[f32], weight: &[f32], row: usize, scale: f64) -> Vec<f64> {
+fn normed(x: &[f64], weight: &[f32], row: usize, scale: f64) -> Vec<f64> {
     let cols = weight.len();
-    let row = widen(&x[row * cols..(row + 1) * cols]);
+    let row = &x[row * cols..(row + 1) * cols];
     let mean = row.iter().map(|v| v * v).sum::<f64>() / cols as f64;
     let inverse = scale / (mean + f64::from(EPS)).sqrt();
     row.iter().zip(weight).map(|(v, w)| v * inverse * f64::from(*w)).collect()

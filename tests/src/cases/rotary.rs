@@ -29,29 +29,54 @@ const SLOTS: usize = 20;
 /// Runs every case.
 pub fn run(h: &mut Harness) {
     for case in CASES {
-        check(h, case);
+        for splits in [1, 3] {
+            check::<f32>(h, case, splits, Tolerance::F32);
+        }
     }
 }
 
-fn check(h: &mut Harness, c: &Case) {
+/// Runs every case over stores in f16.
+pub fn run_half(h: &mut Harness) {
+    for case in CASES {
+        check::<half::f16>(h, case, 2, Tolerance::F16);
+    }
+}
+
+/// `T` is what the stores hold.
+fn check<T>(h: &mut Harness, c: &Case, splits: usize, tolerance: Tolerance)
+where
+    T: bytemuck::Pod,
+    f32: From<T>,
+    T: Narrow,
+{
     // Positions far apart, slots in another order than rows.
     let rows: Vec<_> = [(0, 7), (4000, 3), (17, 19)]
         .map(|(position, slot)| RowRecord { position, slot, ..RowRecord::default() })
         .to_vec();
     let (heads, width) = (c.heads + 2 * c.kv_heads, c.kv_heads * c.head_dim);
-    let qkv = uniform(1, rows.len() * heads * c.head_dim, 1.0);
-    let old = uniform(2, SLOTS * width, 1.0);
+    let parts: Vec<_> = (0..splits).map(|s| uniform(10 + s as u32, rows.len() * heads * c.head_dim, 1.0)).collect();
+    let count = parts[0].len();
+    let qkv: Vec<f64> = (0..count).map(|i| parts.iter().map(|p| f64::from(p[i])).sum()).collect();
+    let old: Vec<T> = uniform(2, SLOTS * width, 1.0).into_iter().map(T::narrow).collect();
     let settings = Rotary { theta: 500_000.0, dims: c.rotated, pairing: c.pairing };
     let table = h.upload(&rotary::table(&settings, 4001));
-    let (device_rows, device_qkv) = (h.upload(&rows), h.upload(&qkv));
+    let (device_rows, device_qkv) = (h.upload(&rows), h.upload(&parts.concat()));
     let (keys, values) = (h.upload(&old), h.upload(&old));
-    let params = rotary::Params { heads: c.heads as u32, kv_heads: c.kv_heads as u32, padding: [0; 2] };
-    let spec = rotary::spec(c.head_dim as u32, c.rotated as u32, c.pairing == RotaryPairing::Interleaved);
+    let params = rotary::Params {
+        heads: c.heads as u32,
+        kv_heads: c.kv_heads as u32,
+        splits: splits as u32,
+        split_stride: count as u32,
+    };
+    let half = size_of::<T>() == 2;
+    let spec = rotary::spec(c.head_dim as u32, c.rotated as u32, c.pairing == RotaryPairing::Interleaved, half);
+    let grid = rotary::grid(rows.len() as u32, heads as u32, c.head_dim as u32);
     let tensors = [&device_rows, &table, &device_qkv, &keys, &values];
-    h.run(sizes(rows.len(), 1, 1), &[(spec, &tensors[..], params, rotary::grid(rows.len() as u32))]);
+    h.run(sizes(rows.len(), 1, 1), &[(spec, &tensors[..], params, grid)]);
 
-    let source = widen(&qkv);
-    let (mut expect_qkv, mut expect_keys, mut expect_values) = (source.clone(), widen(&old), widen(&old));
+    let widened = |values: &[T]| -> Vec<f64> { values.iter().map(|v| f64::from(f32::from(*v))).collect() };
+    let source = qkv;
+    let (mut expect_qkv, mut expect_keys, mut expect_values) = (source.clone(), widened(&old), widened(&old));
     for (r, row) in rows.iter().enumerate() {
         for head in 0..heads {
             let at = (r * heads + head) * c.head_dim;
@@ -68,9 +93,33 @@ fn check(h: &mut Harness, c: &Case) {
         }
     }
     let name = format!("rotary {}+{} heads of {}, {} {:?}", c.heads, c.kv_heads, c.head_dim, c.rotated, c.pairing);
-    Tolerance::F32.check(&format!("{name}: queries"), &h.download(&device_qkv, qkv.len()), &expect_qkv);
-    Tolerance::F32.check(&format!("{name}: keys"), &h.download(&keys, old.len()), &expect_keys);
-    Tolerance::F32.check(&format!("{name}: values"), &h.download(&values, old.len()), &expect_values);
+    // Keys and values are left as they were summed from: only queries are written back.
+    let first: Vec<f32> = h.download(&device_qkv, count);
+    let queries = |values: &[f64]| -> Vec<f64> {
+        values.chunks(heads * c.head_dim).flat_map(|row| row[..c.heads * c.head_dim].to_vec()).collect()
+    };
+    let computed: Vec<f32> = queries(&widen(&first)).into_iter().map(|v| v as f32).collect();
+    Tolerance::F32.check(&format!("{name}: queries"), &computed, &queries(&expect_qkv));
+    let stored = |buffer| h.download::<T>(buffer, old.len()).into_iter().map(f32::from).collect::<Vec<_>>();
+    tolerance.check(&format!("{name}: keys"), &stored(&keys), &expect_keys);
+    tolerance.check(&format!("{name}: values"), &stored(&values), &expect_values);
+}
+
+/// What stores hold, made from float32.
+trait Narrow {
+    fn narrow(value: f32) -> Self;
+}
+
+impl Narrow for f32 {
+    fn narrow(value: f32) -> Self {
+        value
+    }
+}
+
+impl Narrow for half::f16 {
+    fn narrow(value: f32) -> Self {
+        Self::from_f32(value)
+    }
 }
 
 fn turn(head: &[f64], position: u32, r: &Rotary) -> Vec<f64> {

@@ -8,8 +8,8 @@ use std::io::{Write, stdout};
 use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use remask_core::Error;
 use remask_core::backend::BackendInfo;
-use remask_core::{Backend, Error};
 use serde::{Deserialize, Serialize};
 
 use crate::bundled::BUNDLED;
@@ -101,7 +101,7 @@ pub fn run(args: &Args) -> Outcome {
     if let Ok(style) = ProgressStyle::with_template("{msg:24} {bar:30} {pos}/{len} answers, {eta} left") {
         bar.set_style(style);
     }
-    let mut measurer = Measurer::new(&mut backend, &model, &questions, &prompts, args.likelihood_samples, args.seed);
+    let mut measurer = Measurer::new(&mut *backend, &model, &questions, &prompts, args.likelihood_samples, args.seed);
     let mut measured: Vec<Measured> = Vec::new();
     for setting in &settings {
         bar.set_message(setting.name.clone());

@@ -4,8 +4,11 @@
 // Helpers outside of a #[test] fail the test by a panic, as the tests themselves do.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod backends;
 mod commands;
 mod refusals;
+#[cfg(feature = "train")]
+mod train;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -129,7 +129,8 @@ fn a_prompt_that_is_no_text_is_refused() {
 #[test]
 fn without_an_adapter_there_is_a_word_about_drivers() {
     let model = golden("llada-mha");
-    for mut command in [generate(&model, "--prompt-ids 1"), remask(&["verify", &model]), remask(&["devices"])] {
+    let asked = generate(&model, "--prompt-ids 1 --backend wgpu");
+    for mut command in [asked, remask(&["verify", &model, "--backend", "wgpu"]), remask(&["devices"])] {
         command.env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent");
         refused("no driver", &run(command), &["adapter", "install", "mesa-vulkan-drivers"]);
     }

@@ -72,11 +72,10 @@ pub fn grid(tiles: u32, heads: u32) -> [u32; 3] {
     [tiles, heads, 1]
 }
 
-/// Cuts rows into tiles of at most [`tile`]'s rows. `store` names each row's store: rows of different
+/// Cuts rows into tiles of at most `most` rows. `store` names each row's store: rows of different
 /// stores never share a tile, since the union of their slots would span everything in between.
 #[must_use]
-pub fn tiles(rows: &[RowRecord], store: &[u32], head_dim: u32) -> Vec<TileRecord> {
-    let (most, _) = tile(head_dim);
+pub fn tiles(rows: &[RowRecord], store: &[u32], most: u32) -> Vec<TileRecord> {
     let mut tiles: Vec<TileRecord> = Vec::with_capacity(rows.len().div_ceil(most as usize));
     let mut last_store = None;
     for (i, (row, store)) in rows.iter().zip(store).enumerate() {
@@ -110,7 +109,7 @@ mod tests {
     fn stores_never_share_a_tile() {
         let row = |start, end| RowRecord { key_start: start, key_end: end, ..RowRecord::default() };
         let rows = [row(0, 4), row(1, 6), row(100, 104), row(0, 4)];
-        let tiles = tiles(&rows, &[0, 0, 1, 0], 64);
+        let tiles = tiles(&rows, &[0, 0, 1, 0], 16);
         let spans: Vec<_> = tiles.iter().map(|t| (t.first, t.count, t.key_start, t.key_end)).collect();
         assert_eq!(spans, [(0, 2, 0, 6), (2, 1, 100, 104), (3, 1, 0, 4)]);
     }

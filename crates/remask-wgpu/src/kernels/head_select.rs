@@ -3,7 +3,7 @@
 use remask_core::checkpoint::WeightFormat;
 
 use super::gemm::HEAD_TILE_N;
-use super::linear::Strategy;
+use super::linear::Portable;
 use crate::wgsl::{Define, KernelSpec};
 
 /// `Params` of the shader.
@@ -29,10 +29,10 @@ pub const SELECTION_BYTES: u64 = 32;
 
 /// Ids of a tile, and strips of a part at most: so many that the device stays full, so few that partial
 /// selections stay small.
-fn tile_and_most_strips(strategy: Strategy) -> (u32, u32) {
+fn tile_and_most_strips(strategy: Portable) -> (u32, u32) {
     match strategy {
-        Strategy::Few(few) => (few.tile_columns(), 1024),
-        Strategy::Tiled(_) => (HEAD_TILE_N, TILED_STRIPS),
+        Portable::Few(few) => (few.tile_columns(), 1024),
+        Portable::Tiled(_) => (HEAD_TILE_N, TILED_STRIPS),
     }
 }
 
@@ -41,38 +41,38 @@ pub const TILED_STRIPS: u32 = 256;
 
 /// Tiles that one workgroup takes.
 #[must_use]
-pub fn strip_tiles(strategy: Strategy, part_rows: u32) -> u32 {
+pub fn strip_tiles(strategy: Portable, part_rows: u32) -> u32 {
     let (tile, most) = tile_and_most_strips(strategy);
     part_rows.div_ceil(tile).div_ceil(most).max(1)
 }
 
 /// Strips of a part.
 #[must_use]
-pub fn strips(strategy: Strategy, part_rows: u32) -> u32 {
+pub fn strips(strategy: Portable, part_rows: u32) -> u32 {
     let (tile, _) = tile_and_most_strips(strategy);
     part_rows.div_ceil(tile).div_ceil(strip_tiles(strategy, part_rows))
 }
 
 /// The kernel for a head of `format`.
 #[must_use]
-pub fn spec(format: WeightFormat, strategy: Strategy) -> KernelSpec {
+pub fn spec(format: WeightFormat, strategy: Portable) -> KernelSpec {
     let defines = match strategy {
-        Strategy::Few(few) => {
+        Portable::Few(few) => {
             let mut defines = few.defines(format);
             defines.push(("FEW", Define::Flag));
             defines
         }
-        Strategy::Tiled(tile) => tile.defines(format),
+        Portable::Tiled(tile) => tile.defines(format),
     };
     KernelSpec::portable("head_select", defines)
 }
 
 /// Workgroups for `rows` selected rows and `part_rows` ids.
 #[must_use]
-pub fn grid(strategy: Strategy, rows: u32, part_rows: u32) -> [u32; 3] {
+pub fn grid(strategy: Portable, rows: u32, part_rows: u32) -> [u32; 3] {
     let row_tiles = match strategy {
-        Strategy::Few(_) => 1,
-        Strategy::Tiled(tile) => rows.div_ceil(tile.rows()),
+        Portable::Few(_) => 1,
+        Portable::Tiled(tile) => rows.div_ceil(tile.rows()),
     };
     [strips(strategy, part_rows), row_tiles, 1]
 }

@@ -1,8 +1,11 @@
 //! Which kernel computes a linear layer, as a pure function of the adapter and the shape.
 
+use remask_core::Architecture;
 use remask_core::checkpoint::WeightFormat;
 
+use super::attention_matrix;
 use super::gemm::{self, Tile};
+use super::gemm_matrix::MatrixTile;
 use super::gemv::{self, Few};
 use crate::profile::AdapterProfile;
 use crate::wgsl::KernelSpec;
@@ -10,11 +13,64 @@ use crate::wgsl::KernelSpec;
 /// A kernel for a product `[rows, cols] x [out, cols]^T`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Strategy {
+    /// float32 activations, and nothing that WebGPU does not always have.
+    Portable(Portable),
+    /// Matrix units: f16 activations in, splits to be summed out.
+    Matrix(MatrixTile),
+}
+
+/// A kernel that every device can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Portable {
     /// Each weight is read once; what counts is the rate at which memory gives them.
     Few(Few),
     /// Tiles of rows and columns; what counts is arithmetic.
     Tiled(Tile),
 }
+
+/// The arithmetic of a model's linear layers and attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Arithmetic {
+    /// float32 throughout.
+    Full,
+    /// f16 factors and float32 sums on matrix units; keys and values are stored in f16.
+    Half,
+}
+
+/// Narrower models are computed in float32 even where there are matrix units: their passes take as long
+/// as their dispatches do.
+const MATRIX_HIDDEN: usize = 1024;
+
+impl Arithmetic {
+    /// The arithmetic for a model whose matrices are kept in `formats`. Matrix units take over where the
+    /// weights are f16 or int8 already, and every matrix of a layer has a shape that they can compute;
+    /// f32 and bf16 weights ask for more than f16 holds.
+    #[must_use]
+    pub fn choose(profile: &AdapterProfile, a: &Architecture, formats: &[WeightFormat]) -> Self {
+        let at = &a.attention;
+        let qkv = (at.heads + 2 * at.kv_heads) * at.head_dim;
+        let layers = [
+            (a.hidden, qkv),
+            (at.heads * at.head_dim, a.hidden),
+            (a.hidden, 2 * a.mlp.hidden),
+            (a.mlp.hidden, a.hidden),
+        ];
+        let fits = |format: &WeightFormat| {
+            layers.iter().all(|(cols, out)| {
+                let shape = Shape { rows: 1, cols: *cols as u32, out: *out as u32 };
+                MatrixTile::choose(*format, shape).is_some()
+            })
+        };
+        let half = MatrixTile::supported(profile)
+            && attention_matrix::fits(at.head_dim as u32)
+            && a.hidden >= MATRIX_HIDDEN
+            && formats.iter().all(fits);
+        if half { Self::Half } else { Self::Full }
+    }
+}
+
+/// Rows up to which reading each weight once with ordinary arithmetic is as fast as matrix units are.
+const FEW_BEFORE_MATRIX: u32 = 4;
 
 /// The shape of a product `[rows, cols] x [out, cols]^T`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +84,26 @@ pub struct Shape {
 }
 
 impl Strategy {
+    /// The kernel for a linear layer, or for a head.
+    #[must_use]
+    pub fn choose(profile: &AdapterProfile, arithmetic: Arithmetic, format: WeightFormat, shape: Shape) -> Self {
+        if arithmetic == Arithmetic::Half
+            && shape.rows > FEW_BEFORE_MATRIX
+            && let Some(tile) = MatrixTile::choose(format, shape)
+        {
+            return Self::Matrix(tile);
+        }
+        Self::Portable(Portable::choose(profile, format, shape))
+    }
+
+    /// Whether the kernel takes f16 activations.
+    #[must_use]
+    pub fn is_half(self) -> bool {
+        matches!(self, Self::Matrix(_))
+    }
+}
+
+impl Portable {
     /// The kernel for a linear layer.
     #[must_use]
     pub fn choose(profile: &AdapterProfile, format: WeightFormat, shape: Shape) -> Self {
@@ -64,6 +140,79 @@ impl Strategy {
         match self {
             Self::Few(few) => gemv::grid(few, part_rows),
             Self::Tiled(tile) => gemm::grid(tile, rows, part_rows),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{MatrixShape, ProfileLimits};
+
+    fn profile(kind: &str, matrix: bool) -> AdapterProfile {
+        let shape = MatrixShape { m: 16, n: 16, k: 16, input: "F16".into(), output: "F32".into() };
+        AdapterProfile {
+            name: String::new(),
+            api: "Vulkan".into(),
+            kind: kind.into(),
+            driver: String::new(),
+            vendor: 0,
+            device: 0,
+            shader_f16: matrix,
+            subgroups: matrix.then_some((32, 32)),
+            matrix_shapes: if matrix { vec![shape] } else { Vec::new() },
+            timestamps: false,
+            pipeline_cache: false,
+            limits: ProfileLimits {
+                buffer: 1 << 30,
+                binding: 1 << 30,
+                storage_buffers: 8,
+                workgroup_bytes: if matrix { 48 << 10 } else { 16 << 10 },
+                invocations: 1024,
+                workgroups: 65535,
+                uniform_alignment: 256,
+            },
+        }
+    }
+
+    /// The name of the kernel that a device picks.
+    fn picked(profile: &AdapterProfile, arithmetic: Arithmetic, format: WeightFormat, shape: [u32; 3]) -> String {
+        let [rows, cols, out] = shape;
+        match Strategy::choose(profile, arithmetic, format, Shape { rows, cols, out }) {
+            Strategy::Portable(Portable::Few(few)) => format!("few {}x{}", few.rows, few.columns),
+            Strategy::Portable(Portable::Tiled(t)) => format!("tiled {}x{}", t.rows(), t.columns()),
+            Strategy::Matrix(t) => format!("matrix {}x{} in {}", t.m, t.n, t.splits),
+        }
+    }
+
+    #[test]
+    fn kernels_follow_adapter_and_shape() {
+        use Arithmetic::{Full, Half};
+        use WeightFormat::{Bf16, F16, Q8};
+        let (plain, matrix, software) =
+            (profile("DiscreteGpu", false), profile("DiscreteGpu", true), profile("Cpu", false));
+        let table = [
+            (&plain, Full, F16, [1, 4096, 12288], "few 1x2"),
+            (&plain, Full, Q8, [8, 4096, 24576], "few 8x2"),
+            (&plain, Full, Bf16, [3, 512, 512], "few 4x1"),
+            (&plain, Full, F16, [1, 20, 12288], "tiled 16x64"),
+            (&plain, Full, F16, [9, 4096, 12288], "tiled 16x64"),
+            (&plain, Full, Bf16, [150, 512, 512], "tiled 32x32"),
+            (&plain, Full, F16, [1024, 4096, 12288], "tiled 64x64"),
+            (&software, Full, F16, [1, 4096, 12288], "tiled 2x64"),
+            (&software, Full, F16, [150, 4096, 12288], "tiled 32x64"),
+            (&matrix, Half, F16, [1, 4096, 12288], "few 1x2"),
+            (&matrix, Half, F16, [5, 4096, 24576], "matrix 16x64 in 1"),
+            (&matrix, Half, F16, [32, 4096, 4096], "matrix 32x64 in 4"),
+            (&matrix, Half, Q8, [64, 12288, 4096], "matrix 64x64 in 4"),
+            (&matrix, Half, F16, [128, 4096, 4096], "matrix 128x128 in 4"),
+            (&matrix, Half, F16, [1024, 4096, 12288], "matrix 128x128 in 1"),
+            (&matrix, Full, F16, [32, 4096, 4096], "tiled 32x64"),
+            (&matrix, Half, Bf16, [32, 4096, 4096], "tiled 32x64"),
+            (&matrix, Half, F16, [32, 4000, 4096], "tiled 32x64"),
+        ];
+        for (profile, arithmetic, format, shape, expected) in table {
+            assert_eq!(picked(profile, arithmetic, format, shape), expected, "{arithmetic:?} {format} {shape:?}");
         }
     }
 }

@@ -4,19 +4,22 @@
 //! Adding a kernel touches three files: the shader, a file here, and its case table in `tests/`.
 
 pub mod attention;
+pub mod attention_matrix;
 pub mod embed;
 pub mod gemm;
+pub mod gemm_matrix;
 pub mod gemv;
 pub mod head_select;
 pub mod linear;
 pub mod rms_norm;
 pub mod rotary;
 pub mod select_reduce;
+pub mod select_strips;
 pub mod swiglu;
 
 use remask_core::checkpoint::WeightFormat;
 
-use self::linear::Strategy;
+use self::linear::Portable;
 use crate::wgsl::{Define, KernelSpec};
 
 /// `Row` of `shaders/pass.wgsl`.
@@ -74,7 +77,16 @@ pub const WEIGHT_FORMATS: [WeightFormat; 4] =
 /// Every specialisation that this build can ask for, for the tests that compile them all.
 #[must_use]
 pub fn all_specs() -> Vec<KernelSpec> {
-    let mut specs = vec![select_reduce::spec(), swiglu::spec(), rms_norm::spec(false), rms_norm::spec(true)];
+    let mut specs = vec![select_reduce::spec(), select_strips::spec()];
+    for half in [false, true] {
+        specs.push(swiglu::spec(half));
+        for (gather, add) in [(false, false), (false, true), (true, false), (true, true)] {
+            specs.push(rms_norm::spec(rms_norm::Variant { gather, add, half }));
+        }
+        for rows in [1, 100, 1000] {
+            specs.extend([64, 128].map(|head_dim| attention_matrix::spec(head_dim, rows, half)));
+        }
+    }
     for format in WEIGHT_FORMATS {
         specs.push(embed::spec(format));
         // Every tile and unrolling that rows and widths lead to.
@@ -82,18 +94,25 @@ pub fn all_specs() -> Vec<KernelSpec> {
             .into_iter()
             .flat_map(|rows| [(rows, 64, 512), (rows, 8192, 1024), (rows, 100_000, 4096)])
         {
-            let few = (rows <= gemv::Few::MOST_ROWS).then(|| Strategy::Few(gemv::Few::choose(format, rows, out, cols)));
-            let tiles = [false, true].map(|software| Strategy::Tiled(gemm::Tile::choose(software, rows, out)));
-            for strategy in few.into_iter().chain(tiles) {
-                let head = strategy.for_head();
-                specs.push(head_select::spec(format, head));
-                specs.extend([false, true].map(|residual| strategy.spec(format, residual)));
+            if rows <= gemv::Few::MOST_ROWS {
+                let few = gemv::Few::choose(format, rows, out, cols);
+                specs.push(head_select::spec(format, Portable::Few(few).for_head()));
+                specs.extend([false, true].map(|residual| gemv::spec(format, few, residual)));
             }
+            for tile in [false, true].map(|software| gemm::Tile::choose(software, rows, out)) {
+                specs.push(head_select::spec(format, Portable::Tiled(tile).for_head()));
+                specs.extend([false, true].map(|residual| gemm::spec(format, tile, residual)));
+            }
+        }
+        for rows in [1, 17, 33, 65, 257] {
+            let tile = gemm_matrix::MatrixTile::choose(format, linear::Shape { rows, cols: 4096, out: 4096 });
+            specs.extend(tile.map(|tile| gemm_matrix::spec(format, tile)));
         }
     }
     for head_dim in [8, 10, 16, 64, 80, 128, 256] {
         specs.extend([false, true].map(|software| attention::spec(software, head_dim)));
-        specs.extend([false, true].map(|interleaved| rotary::spec(head_dim, head_dim / 4 * 2, interleaved)));
+        let kinds = [(false, false), (true, false), (false, true)];
+        specs.extend(kinds.map(|(turned, half)| rotary::spec(head_dim, head_dim / 4 * 2, turned, half)));
     }
     let mut seen = std::collections::HashSet::new();
     specs.retain(|spec| seen.insert(spec.clone()));

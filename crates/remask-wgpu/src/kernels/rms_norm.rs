@@ -12,14 +12,32 @@ pub struct Params {
     pub eps: f32,
     /// Factor on the result.
     pub scale: f32,
-    /// Zero.
-    pub padding: u32,
+    /// Splits of what is added to x.
+    pub splits: u32,
+    /// Elements of a split / 4.
+    pub split_stride4: u32,
+    /// Zeros.
+    pub padding: [u32; 3],
 }
 
-/// The kernel over all rows, or over the selected ones.
+/// What a norm does beside normalising.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Variant {
+    /// Over the selected rows, with their guides mixed in.
+    pub gather: bool,
+    /// Adds the sum of an addend's splits first.
+    pub add: bool,
+    /// The result is f16.
+    pub half: bool,
+}
+
+/// The kernel over all rows, or over the selected ones. Buffers: x, weight, out, then the selected rows
+/// where `gather`, then the addend where `add`.
 #[must_use]
-pub fn spec(gather: bool) -> KernelSpec {
-    KernelSpec::portable("rms_norm", if gather { vec![("GATHER", Define::Flag)] } else { Vec::new() })
+pub fn spec(variant: Variant) -> KernelSpec {
+    let flags = [("GATHER", variant.gather), ("ADD", variant.add), ("HALF", variant.half)];
+    let on = flags.into_iter().filter(|(_, on)| *on);
+    KernelSpec::portable("rms_norm", on.map(|(name, _)| (name, Define::Flag)).collect())
 }
 
 /// One workgroup a row.

@@ -2,7 +2,7 @@
 
 use remask_core::architecture::Rotary;
 
-use crate::wgsl::{Define, KernelSpec};
+use crate::wgsl::{Define, Extension, KernelSpec};
 
 /// `Params` of the shader.
 #[repr(C)]
@@ -12,24 +12,31 @@ pub struct Params {
     pub heads: u32,
     /// Key/value heads.
     pub kv_heads: u32,
-    /// Zeros.
-    pub padding: [u32; 2],
+    /// Splits of queries, keys and values.
+    pub splits: u32,
+    /// Elements of a split.
+    pub split_stride: u32,
 }
 
-/// The kernel for heads of `head_dim` elements, the first `rotated` of which turn.
+/// The kernel for heads of `head_dim` elements, the first `rotated` of which turn, over stores in f16
+/// where `half_kv`.
 #[must_use]
-pub fn spec(head_dim: u32, rotated: u32, interleaved: bool) -> KernelSpec {
+pub fn spec(head_dim: u32, rotated: u32, interleaved: bool, half_kv: bool) -> KernelSpec {
     let mut defines = vec![("HEAD_DIM", Define::Number(head_dim)), ("ROTATED", Define::Number(rotated))];
     if interleaved {
         defines.push(("INTERLEAVED", Define::Flag));
     }
-    KernelSpec::portable("rotary", defines)
+    if half_kv {
+        defines.push(("HALF_KV", Define::Flag));
+    }
+    let extensions = if half_kv { vec![Extension::F16] } else { Vec::new() };
+    KernelSpec { shader: "rotary", defines, extensions }
 }
 
-/// One workgroup a row.
+/// Workgroups for `rows` rows of `heads` heads of any kind.
 #[must_use]
-pub fn grid(rows: u32) -> [u32; 3] {
-    [rows, 1, 1]
+pub fn grid(rows: u32, heads: u32, head_dim: u32) -> [u32; 3] {
+    [rows, (heads * head_dim / 2).div_ceil(256), 1]
 }
 
 /// `(cos, sin)` of every position and pair, `[positions, dims / 2]`, from float64: shader `sin` is too

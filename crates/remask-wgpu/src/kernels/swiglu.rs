@@ -1,6 +1,6 @@
 //! SwiGLU; see `shaders/swiglu.wgsl`.
 
-use crate::wgsl::KernelSpec;
+use crate::wgsl::{Define, KernelSpec};
 
 /// `Params` of the shader.
 #[repr(C)]
@@ -8,14 +8,18 @@ use crate::wgsl::KernelSpec;
 pub struct Params {
     /// Columns of the result / 4.
     pub cols4: u32,
-    /// Zeros.
-    pub padding: [u32; 3],
+    /// Splits of gate and up.
+    pub splits: u32,
+    /// Elements of a split / 4.
+    pub split_stride4: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
-/// The kernel.
+/// The kernel; its result is f16 where `half`.
 #[must_use]
-pub fn spec() -> KernelSpec {
-    KernelSpec::portable("swiglu", Vec::new())
+pub fn spec(half: bool) -> KernelSpec {
+    KernelSpec::portable("swiglu", if half { vec![("HALF", Define::Flag)] } else { Vec::new() })
 }
 
 /// Workgroups for `rows` rows of `cols` columns.

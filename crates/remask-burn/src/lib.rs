@@ -1,0 +1,18 @@
+//! Remask's models as Burn modules.
+//!
+//! [`CpuBackend`] implements [`remask_core::Backend`] for machines without a usable GPU; [`BurnBackend`]
+//! does for Burn's other devices. Both run the modules of [`transformer`], which training runs too. On
+//! the CPU, matrices keep the format they are stored in ([`panels`]).
+
+pub mod executor;
+pub mod linear;
+pub mod load;
+pub mod panels;
+pub mod select;
+pub mod stores;
+#[cfg(feature = "train")]
+pub mod train;
+pub mod transformer;
+
+pub use burn::tensor::Device;
+pub use executor::{BurnBackend, CpuBackend};

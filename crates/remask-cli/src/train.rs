@@ -1,0 +1,169 @@
+//! `remask train`.
+
+use std::io::{Write, stdout};
+use std::path::PathBuf;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use remask_burn::Device;
+use remask_burn::train::{Corpus, Settings, Trainer};
+use remask_core::Error;
+
+use crate::Outcome;
+use crate::report::tell;
+
+/// A masked diffusion model from a folder of text. The defaults make one of the bundled model's shape.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Folder of .txt files (documents apart by lines <|endoftext|>) and .jsonl files ({"prompt", "response"} lines)
+    corpus: PathBuf,
+    /// Folder to write the model to; a run that was broken off there goes on
+    output: PathBuf,
+    /// What computes: cpu, or one of Burn's backends that this build has
+    #[arg(long, value_enum, default_value = "cpu")]
+    backend: TrainBackend,
+    /// Steps of the run
+    #[arg(long, default_value_t = 8000, value_name = "N")]
+    steps: u32,
+    /// Sequences of a step
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    batch: usize,
+    /// Positions of the model, and tokens of a sequence
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    context: usize,
+    /// Width of the residual stream
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    hidden: usize,
+    /// Transformer blocks
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    layers: usize,
+    /// Attention heads
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    heads: usize,
+    /// Inner width of the MLP
+    #[arg(long, default_value_t = 1344, value_name = "N")]
+    mlp: usize,
+    /// Ids of the tokenizer that is trained on the corpus, at most
+    #[arg(long, default_value_t = 8192, value_name = "N")]
+    vocabulary: usize,
+    /// Use this tokenizer.json in place of training one
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Largest learning rate
+    #[arg(long, default_value_t = 1e-3, value_name = "RATE")]
+    learning_rate: f64,
+    /// Steps over which the learning rate rises
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    warm_up: u32,
+    /// AdamW's weight decay
+    #[arg(long, default_value_t = 0.1, value_name = "DECAY")]
+    weight_decay: f32,
+    /// Decay of the running average of the weights, which is what is written
+    #[arg(long, default_value_t = 0.999, value_name = "DECAY")]
+    average: f32,
+    /// Share of sequences that are questions with answers
+    #[arg(long, default_value_t = 0.4, value_name = "SHARE")]
+    pairs: f32,
+    /// Seed of every draw
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Write a checkpoint and measure on held-out texts every this many steps
+    #[arg(long, default_value_t = 200, value_name = "STEPS")]
+    save_every: u32,
+}
+
+/// Devices that train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum TrainBackend {
+    /// The CPU
+    Cpu,
+    /// wgpu
+    #[cfg(feature = "burn-wgpu")]
+    BurnWgpu,
+    /// Vulkan
+    #[cfg(feature = "burn-vulkan")]
+    BurnVulkan,
+    /// Metal
+    #[cfg(feature = "burn-metal")]
+    BurnMetal,
+    /// CUDA
+    #[cfg(feature = "burn-cuda")]
+    BurnCuda,
+    /// ROCm
+    #[cfg(feature = "burn-rocm")]
+    BurnRocm,
+}
+
+impl TrainBackend {
+    fn device(self) -> Device {
+        match self {
+            Self::Cpu => Device::flex(),
+            #[cfg(feature = "burn-wgpu")]
+            Self::BurnWgpu => Device::wgpu(Default::default()),
+            #[cfg(feature = "burn-vulkan")]
+            Self::BurnVulkan => Device::vulkan(Default::default()),
+            #[cfg(feature = "burn-metal")]
+            Self::BurnMetal => Device::metal(Default::default()),
+            #[cfg(feature = "burn-cuda")]
+            Self::BurnCuda => Device::cuda(0),
+            #[cfg(feature = "burn-rocm")]
+            Self::BurnRocm => Device::rocm(0),
+        }
+    }
+}
+
+impl Args {
+    fn settings(&self) -> Settings {
+        Settings {
+            vocabulary: self.vocabulary,
+            hidden: self.hidden,
+            layers: self.layers,
+            heads: self.heads,
+            mlp: self.mlp,
+            context: self.context,
+            batch: self.batch,
+            steps: self.steps,
+            learning_rate: self.learning_rate,
+            warm_up: self.warm_up,
+            weight_decay: self.weight_decay,
+            average: self.average,
+            pairs: self.pairs,
+            seed: self.seed,
+        }
+    }
+}
+
+pub fn run(args: &Args) -> Outcome {
+    let corpus = Corpus::open(&args.corpus)?;
+    let tokenizer = match &args.tokenizer {
+        Some(file) => Some(std::fs::read(file).map_err(Error::io("read", file))?),
+        None => None,
+    };
+    let mut trainer = Trainer::start(&corpus, args.settings(), &args.output, tokenizer, args.backend.device())?;
+    for note in trainer.notes() {
+        tell("note", note);
+    }
+    writeln!(stdout(), "{} parameters, {} tokens of text", trainer.parameters(), trainer.corpus_tokens())?;
+    let bar = ProgressBar::new(u64::from(args.steps)).with_position(u64::from(trainer.step()));
+    if let Ok(style) = ProgressStyle::with_template("training {bar:30} {pos}/{len}  {msg}  {eta} left") {
+        bar.set_style(style);
+    }
+    bar.reset_eta();
+    let (started, mut tokens) = (std::time::Instant::now(), 0);
+    while trainer.step() < args.steps {
+        let report = trainer.advance()?;
+        tokens += report.tokens;
+        let speed = tokens as f64 / started.elapsed().as_secs_f64();
+        bar.set_message(format!("loss {:.3}  {speed:.0} tokens/s", report.loss));
+        bar.inc(1);
+        if report.step.is_multiple_of(args.save_every.max(1)) || report.step == args.steps {
+            let held_out = trainer.measure()?;
+            trainer.save()?;
+            let held_out = held_out.map_or(String::new(), |loss| format!(", held out {loss:.4}"));
+            let line = format!("step {}: loss {:.4}{held_out}, {speed:.0} tokens/s", report.step, report.loss);
+            bar.suspend(|| writeln!(stdout(), "{line}"))?;
+        }
+    }
+    bar.finish_and_clear();
+    writeln!(stdout(), "{}: try remask generate --model with it; loss.svg shows the curve", args.output.display())?;
+    Ok(())
+}

@@ -1,0 +1,355 @@
+//! Which dispatches make a pass.
+
+use remask_core::architecture::RotaryPairing;
+use remask_core::{Architecture, BackendError};
+
+use crate::activations::Activations;
+use crate::kernels::linear::{Arithmetic, Portable, Shape, Strategy};
+use crate::kernels::{
+    attention, attention_matrix, embed, gemm, gemm_matrix, head_select, rms_norm, rotary, select_reduce, select_strips,
+    swiglu,
+};
+use crate::recording::{Recorder, Recording};
+use crate::uniforms::PassSizes;
+use crate::weights::{DeviceMatrix, DeviceWeights};
+
+/// What a pass answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// A candidate a selected row.
+    Candidates,
+    /// The logits of the selected rows.
+    Logits,
+}
+
+/// What the dispatches of a pass work on.
+pub struct PassPlan<'a> {
+    /// Shapes.
+    pub architecture: &'a Architecture,
+    /// Weights.
+    pub weights: &'a DeviceWeights,
+    /// Kind of arithmetic.
+    pub arithmetic: Arithmetic,
+    /// Intermediate results.
+    pub activations: &'a Activations,
+    /// Cosines and sines.
+    pub rotary: &'a wgpu::Buffer,
+    /// Keys and values of each layer.
+    pub arena: &'a [[wgpu::Buffer; 2]],
+    /// Suppressed ids.
+    pub suppressed: &'a wgpu::Buffer,
+    /// Sizes that the dispatches are large enough for.
+    pub sizes: PassSizes,
+}
+
+/// Rows of an attention tile in a pass of `rows` rows.
+#[must_use]
+pub fn attention_tile_rows(arithmetic: Arithmetic, head_dim: u32, rows: u32) -> u32 {
+    match arithmetic {
+        Arithmetic::Full => attention::tile(head_dim).0,
+        Arithmetic::Half => attention_matrix::tile(rows).0,
+    }
+}
+
+/// How a linear layer's result lies in its buffer.
+#[derive(Debug, Clone, Copy)]
+struct Splits {
+    /// Partial sums, one behind the other.
+    count: u32,
+    /// Elements of one.
+    stride: u32,
+}
+
+impl Splits {
+    /// The result itself.
+    const WHOLE: Self = Self { count: 1, stride: 0 };
+}
+
+/// Rows that a linear layer runs over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Rows,
+    Selected,
+}
+
+impl PassPlan<'_> {
+    fn strategy(&self, r: &Recorder<'_>, matrix: &DeviceMatrix, rows: u32) -> Strategy {
+        let shape = Shape { rows, cols: matrix.cols, out: matrix.rows };
+        // A part that is cut inside a tile could not be computed tile by tile.
+        let whole = matrix.parts.iter().all(|p| p.rows.is_multiple_of(128));
+        let arithmetic = if whole { self.arithmetic } else { Arithmetic::Full };
+        Strategy::choose(&r.gpu.profile, arithmetic, matrix.format, shape)
+    }
+
+    /// Records the pass.
+    ///
+    /// # Errors
+    /// As [`Recorder::dispatch`].
+    pub async fn record(&self, mut r: Recorder<'_>, answer: Answer) -> Result<Recording, BackendError> {
+        let (a, w, act, sizes) = (self.architecture, self.weights, self.activations, self.sizes);
+        let at = &a.attention;
+        let (head_dim, heads, kv_heads) = (at.head_dim as u32, at.heads as u32, at.kv_heads as u32);
+        let half_kv = self.arithmetic == Arithmetic::Half;
+
+        for part in &w.embedding.parts {
+            let params = embed::Params {
+                cols4: a.hidden as u32 / 4,
+                first: part.first,
+                part_rows: part.rows,
+                scale: a.embedding_scale,
+            };
+            let buffers = [&part.buffer, &act.rows, &act.hidden];
+            r.dispatch(embed::spec(w.embedding.format), &buffers, &params, embed::grid(sizes.rows)).await?;
+        }
+        let interleaved = a.rotary.pairing == RotaryPairing::Interleaved;
+        // What lies in act.addend and is still to be added to the residual stream.
+        let mut pending = None;
+        for (layer, [keys, values]) in w.layers.iter().zip(self.arena) {
+            let qkv = self.strategy(&r, &layer.qkv, sizes.rows);
+            let out = self.strategy(&r, &layer.attention_out, sizes.rows);
+            self.norm(&mut r, &layer.attention_norm, &act.normed, pending.take(), qkv.is_half()).await?;
+            let splits = self.linear(&mut r, &layer.qkv, &act.normed, &act.qkv, qkv, Over::Rows).await?;
+
+            let spec = rotary::spec(head_dim, a.rotary.dims as u32, interleaved, half_kv);
+            let params = rotary::Params { heads, kv_heads, splits: splits.count, split_stride: splits.stride };
+            let buffers = [&act.rows, self.rotary, &act.qkv, keys, values];
+            let grid = rotary::grid(sizes.rows, heads + 2 * kv_heads, head_dim);
+            r.dispatch(spec, &buffers, &params, grid).await?;
+            let params = attention::Params {
+                q_stride: (heads + 2 * kv_heads) * head_dim,
+                kv_stride: kv_heads * head_dim,
+                group: heads / kv_heads,
+                scale: at.scale,
+            };
+            let buffers = [&act.tiles, &act.rows, &act.qkv, keys, values, &act.attended];
+            let spec = match self.arithmetic {
+                Arithmetic::Full => attention::spec(r.gpu.profile.is_software(), head_dim),
+                Arithmetic::Half => attention_matrix::spec(head_dim, sizes.rows, out.is_half()),
+            };
+            r.dispatch(spec, &buffers, &params, attention::grid(sizes.tiles, heads)).await?;
+            pending = self.residual(&mut r, &layer.attention_out, &act.attended, out).await?;
+
+            let gate_up = self.strategy(&r, &layer.gate_up, sizes.rows);
+            let down = self.strategy(&r, &layer.down, sizes.rows);
+            self.norm(&mut r, &layer.mlp_norm, &act.normed_mlp, pending.take(), gate_up.is_half()).await?;
+            let splits =
+                self.linear(&mut r, &layer.gate_up, &act.normed_mlp, &act.gate_up, gate_up, Over::Rows).await?;
+            let width = a.mlp.hidden as u32;
+            let (cols4, split_stride4) = (width / 4, splits.stride / 4);
+            let params = swiglu::Params { cols4, splits: splits.count, split_stride4, padding: 0 };
+            let buffers = [&act.gate_up, &act.activated];
+            r.dispatch(swiglu::spec(down.is_half()), &buffers, &params, swiglu::grid(sizes.rows, width)).await?;
+            pending = self.residual(&mut r, &layer.down, &act.activated, down).await?;
+        }
+        self.head(&mut r, pending, answer).await?;
+        Ok(r.finish())
+    }
+
+    /// A norm over all rows, which adds what is pending to the residual stream first.
+    async fn norm(
+        &self,
+        r: &mut Recorder<'_>,
+        weight: &wgpu::Buffer,
+        out: &wgpu::Buffer,
+        pending: Option<Splits>,
+        half: bool,
+    ) -> Result<(), BackendError> {
+        let act = self.activations;
+        let mut buffers = vec![&act.hidden, weight, out];
+        if pending.is_some() {
+            buffers.push(&act.addend);
+        }
+        let spec = rms_norm::spec(rms_norm::Variant { gather: false, add: pending.is_some(), half });
+        r.dispatch(spec, &buffers, &self.norm_params(pending, 1.0), rms_norm::grid(self.sizes.rows)).await
+    }
+
+    fn norm_params(&self, pending: Option<Splits>, scale: f32) -> rms_norm::Params {
+        let splits = pending.unwrap_or(Splits { count: 0, stride: 0 });
+        rms_norm::Params {
+            cols4: self.architecture.hidden as u32 / 4,
+            eps: self.architecture.norm.eps,
+            scale,
+            splits: splits.count,
+            split_stride4: splits.stride / 4,
+            padding: [0; 3],
+        }
+    }
+
+    /// A linear layer whose result is added to the residual stream: now, or by the next norm where it
+    /// comes in splits.
+    async fn residual(
+        &self,
+        r: &mut Recorder<'_>,
+        matrix: &DeviceMatrix,
+        x: &wgpu::Buffer,
+        strategy: Strategy,
+    ) -> Result<Option<Splits>, BackendError> {
+        let act = self.activations;
+        match strategy {
+            Strategy::Matrix(_) => self.linear(r, matrix, x, &act.addend, strategy, Over::Rows).await.map(Some),
+            Strategy::Portable(portable) => {
+                let (rows, over) = (self.sizes.rows, Over::Rows);
+                portable_linear(r, matrix, x, &act.hidden, portable, rows, over, true).await.map(|()| None)
+            }
+        }
+    }
+
+    /// A linear layer into a buffer of its own.
+    async fn linear(
+        &self,
+        r: &mut Recorder<'_>,
+        matrix: &DeviceMatrix,
+        x: &wgpu::Buffer,
+        out: &wgpu::Buffer,
+        strategy: Strategy,
+        over: Over,
+    ) -> Result<Splits, BackendError> {
+        let rows = if over == Over::Selected { self.sizes.selected } else { self.sizes.rows };
+        let tile = match strategy {
+            Strategy::Portable(portable) => {
+                portable_linear(r, matrix, x, out, portable, rows, over, false).await?;
+                return Ok(Splits::WHOLE);
+            }
+            Strategy::Matrix(tile) => tile,
+        };
+        let splits = Splits { count: tile.splits, stride: tile.padded(rows) * matrix.rows };
+        for part in &matrix.parts {
+            let params = gemm_matrix::Params {
+                cols8: matrix.cols / 8,
+                part_rows: part.rows,
+                first: part.first,
+                out_stride: matrix.rows,
+                split_cols8: matrix.cols / 8 / tile.splits,
+                split_stride: splits.stride,
+                over_selected: u32::from(over == Over::Selected),
+                first_row: 0,
+            };
+            let grid = gemm_matrix::grid(tile, rows, part.rows);
+            r.dispatch(gemm_matrix::spec(matrix.format, tile), &[&part.buffer, x, out], &params, grid).await?;
+        }
+        Ok(splits)
+    }
+
+    /// The last norm over the selected rows, and the head.
+    async fn head(&self, r: &mut Recorder<'_>, pending: Option<Splits>, answer: Answer) -> Result<(), BackendError> {
+        let (act, head, selected) = (self.activations, self.weights.head(), self.sizes.selected);
+        // Logits are for verification: they are computed as exactly as there is a kernel for.
+        let strategy = match answer {
+            Answer::Candidates => self.strategy(r, head, selected),
+            Answer::Logits => {
+                let shape = Shape { rows: selected, cols: head.cols, out: head.rows };
+                Strategy::Portable(Portable::choose(&r.gpu.profile, head.format, shape))
+            }
+        };
+        let mut buffers = vec![&act.hidden, &self.weights.final_norm, &act.gathered, &act.select];
+        if pending.is_some() {
+            buffers.push(&act.addend);
+        }
+        let variant = rms_norm::Variant { gather: true, add: pending.is_some(), half: strategy.is_half() };
+        let params = self.norm_params(pending, self.architecture.logit_scale);
+        r.dispatch(rms_norm::spec(variant), &buffers, &params, rms_norm::grid(selected)).await?;
+
+        let strips = match (answer, strategy) {
+            (Answer::Logits, _) => {
+                self.linear(r, head, &act.gathered, &act.logits, strategy, Over::Selected).await?;
+                return Ok(());
+            }
+            (Answer::Candidates, Strategy::Portable(portable)) => self.portable_head(r, portable.for_head()).await?,
+            (Answer::Candidates, Strategy::Matrix(tile)) => self.matrix_head(r, tile).await?,
+        };
+        let params = select_reduce::Params { strips, padding: [0; 3] };
+        let buffers = [&act.partials, &act.candidates];
+        r.dispatch(select_reduce::spec(), &buffers, &params, select_reduce::grid(selected)).await
+    }
+
+    /// The head fused with selection. Returns the strips of partial selections.
+    async fn portable_head(&self, r: &mut Recorder<'_>, kernel: Portable) -> Result<u32, BackendError> {
+        let (act, head, selected) = (self.activations, self.weights.head(), self.sizes.selected);
+        let mut first_strip = 0;
+        for part in &head.parts {
+            let params = head_select::Params {
+                cols4: head.cols / 4,
+                part_rows: part.rows,
+                first: part.first,
+                first_strip,
+                strip_tiles: head_select::strip_tiles(kernel, part.rows),
+                padding: [0; 3],
+            };
+            let buffers = [&part.buffer, &act.gathered, &act.partials, &act.select, self.suppressed];
+            let grid = head_select::grid(kernel, selected, part.rows);
+            r.dispatch(head_select::spec(head.format, kernel), &buffers, &params, grid).await?;
+            first_strip += head_select::strips(kernel, part.rows);
+        }
+        Ok(first_strip)
+    }
+
+    /// The head on matrix units: as many ids at a time as their logits find room for, and the selection
+    /// over these. Returns the strips of partial selections.
+    async fn matrix_head(&self, r: &mut Recorder<'_>, tile: gemm_matrix::MatrixTile) -> Result<u32, BackendError> {
+        let (act, head, selected) = (self.activations, self.weights.head(), self.sizes.selected);
+        let tile = gemm_matrix::MatrixTile { splits: 1, ..tile };
+        let room = (act.chunk.size() / 4) as u32 / tile.padded(selected);
+        // Even chunks, so that the last one fills the device too.
+        let chunks = head.rows.div_ceil(room / 128 * 128);
+        let most = head.rows.div_ceil(chunks).next_multiple_of(128);
+        let mut strips = 0;
+        for part in &head.parts {
+            for first_row in (0..part.rows).step_by(most as usize) {
+                let ids = most.min(part.rows - first_row);
+                let params = gemm_matrix::Params {
+                    cols8: head.cols / 8,
+                    part_rows: part.rows,
+                    first: 0,
+                    out_stride: most,
+                    split_cols8: head.cols / 8,
+                    split_stride: 0,
+                    over_selected: 1,
+                    first_row,
+                };
+                let buffers = [&part.buffer, &act.gathered, &act.chunk];
+                let grid = gemm_matrix::grid(tile, selected, ids);
+                r.dispatch(gemm_matrix::spec(head.format, tile), &buffers, &params, grid).await?;
+                let params = select_strips::Params {
+                    stride: most,
+                    count: ids,
+                    first: part.first + first_row,
+                    first_strip: strips,
+                    strip_ids: select_strips::STRIP_IDS,
+                    padding: [0; 3],
+                };
+                let buffers = [&act.chunk, &act.partials, &act.select, self.suppressed];
+                r.dispatch(select_strips::spec(), &buffers, &params, select_strips::grid(selected, ids)).await?;
+                strips += select_strips::strips(ids);
+            }
+        }
+        Ok(strips)
+    }
+}
+
+/// A linear layer by a kernel that every device can run.
+#[allow(clippy::too_many_arguments, reason = "each is a separate fact about one dispatch")]
+async fn portable_linear(
+    r: &mut Recorder<'_>,
+    matrix: &DeviceMatrix,
+    x: &wgpu::Buffer,
+    out: &wgpu::Buffer,
+    kernel: Portable,
+    rows: u32,
+    over: Over,
+    residual: bool,
+) -> Result<(), BackendError> {
+    let spec = kernel.spec(matrix.format, residual);
+    for part in &matrix.parts {
+        let params = gemm::Params {
+            cols4: matrix.cols / 4,
+            part_rows: part.rows,
+            first: part.first,
+            out_stride: matrix.rows,
+            over_selected: u32::from(over == Over::Selected),
+            padding: [0; 3],
+        };
+        let grid = kernel.grid(rows, part.rows);
+        r.dispatch(spec.clone(), &[&part.buffer, x, out], &params, grid).await?;
+    }
+    Ok(())
+}

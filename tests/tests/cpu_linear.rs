@@ -1,0 +1,59 @@
+//! The CPU's linear layer against float64, in every weight format.
+
+use remask_burn::panels::Panels;
+use remask_core::checkpoint::{Matrix, WeightFormat};
+use remask_core::quantize;
+use remask_testkit::cases::gemm::{CASES, product};
+use remask_testkit::data::{checkpoint_of, stored, uniform, widen};
+use remask_testkit::tolerance::Tolerance;
+
+const FORMATS: [WeightFormat; 4] = [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Q8];
+
+fn check(rows: usize, cols: usize, out: usize, scale: f32, format: WeightFormat) {
+    let (x, w) = (uniform(1, rows * cols, scale), uniform(2, out * cols, 0.5));
+    let checkpoint = checkpoint_of(&w, out, cols);
+    let panels = Panels::stack(&[Matrix::open(&checkpoint, "w", out, cols).unwrap()], Some(format)).unwrap();
+    assert_eq!((panels.rows(), panels.cols(), panels.format()), (out, cols, format));
+    let weights = stored(&w, out, cols, format);
+    let reference = product(&widen(&x), &weights, rows, cols, out);
+    let name = format!("[{rows}, {cols}] x [{out}, {cols}] {format}");
+    Tolerance::F32.check(&name, &panels.product(&x, rows), &reference);
+    for row in [0, out / 2, out - 1] {
+        assert_eq!(widen(&panels.row(row)), weights[row * cols..(row + 1) * cols], "{name}, row {row}");
+    }
+}
+
+#[test]
+fn products_agree_with_float64() {
+    for format in FORMATS {
+        for case in CASES.iter().filter(|c| format.fits(c.cols)) {
+            check(case.rows, case.cols, case.out, case.scale, format);
+        }
+        // Every number of rows that a run over a panel can have, and more than one task.
+        for rows in (1..27).chain([97, 300]) {
+            check(rows, 160, 75, 1.0, format);
+        }
+    }
+    // Inner dimensions that only some formats can hold.
+    check(5, 1, 33, 1.0, WeightFormat::F32);
+    check(5, 129, 33, 1.0, WeightFormat::F32);
+    check(50, 44, 33, 1.0, WeightFormat::Bf16);
+}
+
+/// Stacked matrices that end inside a panel lie one after the other.
+#[test]
+fn matrices_are_stacked_by_rows() {
+    let (heights, cols) = ([20, 45, 3], 64);
+    let values: Vec<_> = (0..3).map(|i| uniform(10 + i as u32, heights[i] * cols, 0.5)).collect();
+    let checkpoints: Vec<_> = (0..3).map(|i| checkpoint_of(&values[i], heights[i], cols)).collect();
+    let sources: Vec<_> = (0..3).map(|i| Matrix::open(&checkpoints[i], "w", heights[i], cols).unwrap()).collect();
+    let panels = Panels::stack(&sources, None).unwrap();
+    let all = values.concat();
+    for row in 0..68 {
+        assert_eq!(panels.row(row), all[row * cols..(row + 1) * cols], "row {row}");
+    }
+    let q8 = Panels::stack(&sources, Some(WeightFormat::Q8)).unwrap();
+    let (quants, scales) = quantize::q8(&all);
+    let back = quantize::dequantize_q8(bytemuck::cast_slice(&quants), bytemuck::cast_slice(&scales));
+    assert_eq!(q8.row(66), back[66 * cols..67 * cols]);
+}
