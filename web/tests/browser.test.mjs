@@ -302,6 +302,25 @@ test('files are kept, resumed and verified', async () => {
   assert.match(missing.message, /config\.json does not exist\. Check the address/);
 });
 
+test('a model is loaded from files of the user\'s own', async () => {
+  const { info, same, refused } = await inPage(async () => {
+    const { Engine, ModelError } = await import('/dist/index.js');
+    const names = ['config.json', 'model.safetensors', 'golden.json'];
+    const files = await Promise.all(names.map(async (name) => new File([await (await fetch(`/golden/llada-mha/${name}`)).blob()], name)));
+    const ask = async (engine) => {
+      const { canvasIds } = await engine.generate({ ids: [74, 142, 37] }, { maxTokens: 4, steps: 1 }).result;
+      engine.dispose();
+      return canvasIds.join();
+    };
+    const own = await Engine.load(files);
+    const same = (await ask(own)) === (await ask(await Engine.load('/golden/llada-mha/', { cache: false })));
+    const refused = await Engine.load(files.slice(1)).catch((e) => [e instanceof ModelError, e.message]);
+    return { info: own.info, same, refused };
+  });
+  assert.deepEqual([info.model.origin, info.cached, same], ['local files', false, true]);
+  assert.ok(refused[0] && /no config\.json.*Choose the whole model folder/.test(refused[1]), String(refused));
+});
+
 test('chat completions have OpenAI\'s shape, streamed and whole', async () => {
   const { whole, chunks, refused } = await inPage(async () => {
     const { Engine } = await import('/dist/index.js');
@@ -334,8 +353,8 @@ test('the page: load, watch, stop, replay, compare, gaps, and once more without 
   const page = await context.newPage();
   const errors = [];
   page.on('pageerror', (error) => errors.push(String(error)));
-  const engine = (state) => page.waitForFunction((s) => document.body.dataset.engine === s, state, { timeout: 60_000 });
-  const run = (state) => page.waitForFunction((s) => document.body.dataset.run === s, state, { timeout: 150_000 });
+  const engine = (state) => page.waitForFunction((s) => document.body.dataset.engine === s, state, { timeout: 120_000 });
+  const run = (state) => page.waitForFunction((s) => document.body.dataset.run === s, state, { timeout: 400_000 });
   await page.goto(`${server.url}/page/`);
   await engine('ready');
   assert.match(await page.textContent('#model-name'), /tales-33m on .*swiftshader/i);
@@ -349,7 +368,7 @@ test('the page: load, watch, stop, replay, compare, gaps, and once more without 
 
   // Stopped in mid-generation by the keyboard: what was decided stays.
   await page.press('#prompt', 'Enter');
-  await page.waitForFunction(() => document.querySelector('.state')?.textContent === 'pass 2', null, { timeout: 90_000 });
+  await page.waitForFunction(() => document.querySelector('.state')?.textContent === 'pass 2', null, { timeout: 400_000 });
   assert.ok((await page.locator('.text .decided').count()) >= 2);
   assert.ok((await page.locator('.text .proposed').count()) >= 1);
   await page.locator('.state').first().click();
@@ -370,7 +389,7 @@ test('the page: load, watch, stop, replay, compare, gaps, and once more without 
   assert.equal(await page.inputValue('.replay input'), '0');
   assert.equal(await page.locator('.text .hole').count(), 8);
   await page.keyboard.press(' ');
-  await page.waitForFunction((n) => document.querySelector('.replay input').value === String(n), passes);
+  await page.waitForFunction((n) => document.querySelector('.replay input').value === String(n), passes, { timeout: 120_000 });
   assert.match(await page.textContent('.figures'), /rows computed\d+ of \d+/);
   await page.check('input[name=shade][value=depth]', { force: true });
   assert.equal(await page.getAttribute('.text', 'data-shade'), 'depth');
@@ -418,8 +437,8 @@ test('a browser without WebGPU is told so', async () => {
     assert.ok(error[0], String(error));
     assert.match(error[1], /WebGPU.*Use a current/);
     await page.goto(`${server.url}/page/`);
-    await page.waitForSelector('#problem:not([hidden])');
-    assert.match(await page.textContent('#problem'), /no WebGPU.*Use a current/s);
+    await page.waitForSelector('#problem:not([hidden])', { timeout: 120_000 });
+    assert.match(await page.textContent('#problem'), /WebGPU is not available.*Use a current/s);
   } finally {
     await plain.close();
     rmSync(folder, { recursive: true, force: true });

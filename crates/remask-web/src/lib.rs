@@ -1,4 +1,4 @@
-//! Remask for browsers: [`remask_core`] and [`remask_wgpu`] behind wasm-bindgen, for the npm package
+//! Remask for browsers: `remask-core` and `remask-wgpu` behind wasm-bindgen, for the npm package
 //! `@remask/web`. It runs in a dedicated Worker; `web/package` holds the TypeScript around it.
 //!
 //! Nothing is computed or decided here that the native program computes otherwise: this crate turns a

@@ -5,6 +5,7 @@ use remask_wgpu::kernels::gemm_matrix::{self, MatrixTile};
 use remask_wgpu::kernels::linear::Shape;
 use remask_wgpu::weights::DeviceMatrix;
 
+use crate::blocking::block_on;
 use crate::data::{checkpoint_of, rounded, stored, uniform};
 use crate::harness::{Harness, sizes};
 use crate::tolerance::Tolerance;
@@ -46,7 +47,7 @@ fn check(h: &mut Harness, [rows, cols, out]: [usize; 3], format: WeightFormat, s
     let (x, w) = (rounded(&uniform(1, padded * cols, scale)), uniform(2, out * cols, 0.5));
     let checkpoint = checkpoint_of(&w, out, cols);
     let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [out, cols], Some(format));
-    let matrix = pollster::block_on(matrix).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let matrix = block_on(matrix).unwrap_or_else(|e| panic!("{name}: {e}"));
     let halves: Vec<_> = x.iter().map(|v| half::f16::from_f32(*v)).collect();
     let (device_x, device_out) = (h.upload(&halves), h.poisoned(padded * out * tile.splits as usize));
     let params = gemm_matrix::Params {

@@ -19,7 +19,7 @@ type Mode = 'ask' | 'continue' | 'fill';
 const EXAMPLES: Record<Mode, { text: string; hint: string }> = {
   ask: { text: 'Why should we share our toys?', hint: 'The bundled model, 33 million parameters, answers simple questions and tells stories.' },
   continue: { text: 'Once upon a time there was a little fox who', hint: 'The text goes on from where you stop.' },
-  fill: { text: 'Lily had a red _____ . One day she lost it in the ____ , and she was very ___ .', hint: 'Every _ is one masked token: write as many as the gap should have.' },
+  fill: { text: 'Lily had a red __. One day she lost it in the __, and she was very _.', hint: 'Every _ is one masked token: write as many as the gap should have.' },
 };
 
 let engine: Engine | null = null;
@@ -77,7 +77,7 @@ async function load(): Promise<void> {
 function problem(error: unknown): void {
   const known = error instanceof RemaskError;
   const titles: Record<string, string> = {
-    'no-webgpu': 'This browser has no WebGPU',
+    'no-webgpu': 'WebGPU is not available here',
     download: 'The model did not arrive',
     model: 'This model cannot be used',
     'out-of-memory': 'Out of memory',
@@ -87,9 +87,11 @@ function problem(error: unknown): void {
   };
   find('problem-title').textContent = (known && titles[error.kind]) || 'Something went wrong';
   const text = error instanceof Error ? error.message : String(error);
-  find('problem-text').textContent = known && error.fix ? text.slice(0, -error.fix.length).trim() : text;
+  const said = known && error.fix ? text.slice(0, -error.fix.length).trim() : text;
+  find('problem-text').textContent = said.charAt(0).toUpperCase() + said.slice(1);
   find('problem-fix').textContent = known ? error.fix : '';
   find('retry').hidden = known && error.kind === 'request';
+  find('other-model').hidden = known && error.kind !== 'model' && error.kind !== 'download' && error.kind !== 'limits';
   find('problem').hidden = false;
 }
 
