@@ -1,13 +1,19 @@
-//! `remask bench`: how long passes take on this machine's devices.
+//! `remask bench`: how long passes and generations take on this machine's devices.
 
 use std::io::{Write, stdout};
+use std::ops::ControlFlow;
 use std::time::Instant;
 
+use remask_core::backend::BackendInfo;
 use remask_core::checkpoint::WeightFormat;
+use remask_core::decode::Vocabulary;
 use remask_core::families::parse_config;
 use remask_core::random::Key;
-use remask_core::{Architecture, Backend, Keys, Pass, Row, Select, TokenSet};
+use remask_core::{
+    Architecture, Backend, Cache, DecodeOptions, Keys, MorConfig, Pass, Row, Select, TokenSet, generate,
+};
 use remask_wgpu::WgpuBackend;
+use serde::Serialize;
 
 use crate::bundled::BUNDLED;
 use crate::model_args::{DeviceArgs, open_model};
@@ -34,9 +40,48 @@ pub struct Args {
     /// Passes timed for each number of rows
     #[arg(long, default_value_t = 15, value_name = "N")]
     repeats: usize,
-    /// Show the time of each kernel
+    /// Time whole generations too: plain, cached, and with mixture of recursions
     #[arg(long)]
+    generations: bool,
+    /// Show the time of each kernel
+    #[arg(long, conflicts_with = "json")]
     kernels: bool,
+    /// Print JSON in place of Markdown
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything measured on one backend.
+#[derive(Serialize)]
+struct Report {
+    backend: BackendInfo,
+    /// Milliseconds from the start of loading.
+    load_ms: f64,
+    passes: Vec<PassTimes>,
+    generations: Vec<GenerationTimes>,
+}
+
+#[derive(Serialize)]
+struct PassTimes {
+    rows: u32,
+    /// The first pass of this many rows: kernels are compiled within it.
+    first_ms: f64,
+    median_ms: f64,
+    fastest_ms: f64,
+    /// Weights read once over the median.
+    weights_gb_s: f64,
+    /// Products of weights and rows over the median.
+    tflop_s: f64,
+}
+
+#[derive(Serialize)]
+struct GenerationTimes {
+    what: &'static str,
+    tokens: usize,
+    passes: u32,
+    rows: u64,
+    /// The faster of two runs.
+    ms: f64,
 }
 
 /// A pass over `rows` positions that see each other.
@@ -63,61 +108,150 @@ impl Request {
 
 pub fn run(args: &Args) -> Outcome {
     let started = Instant::now();
-    let (architecture, mut backend) = match args.shape {
+    let (architecture, vocabulary, mut backend) = match args.shape {
         Some(shape) => {
             let text = serde_json::to_string(&shape.config(args.layers))?;
             let (_, architecture) = parse_config("config.json", &text)?;
             let format = args.device.weights.unwrap_or(WeightFormat::F16);
             let random = WgpuBackend::random(args.device.open()?, architecture.clone(), format);
-            (architecture, pollster::block_on(random)?)
+            let vocabulary = Vocabulary::of(&architecture)?;
+            (architecture, vocabulary, pollster::block_on(random)?)
         }
         None => {
             let model = open_model(&args.model)?;
             let backend = args.device.load(&model)?;
-            (model.architecture, backend)
+            (model.architecture, model.vocabulary, backend)
         }
     };
-    let info = backend.info();
-    writeln!(
-        stdout(),
-        "{} ({}), {} weights, loaded in {:.0} ms",
-        info.adapter,
-        info.backend,
-        info.weights,
-        ms(started)
-    )?;
-    passes(args, &architecture, &mut backend)
+    let load_ms = ms(started);
+    let mut report = Report { backend: backend.info(), load_ms, passes: Vec::new(), generations: Vec::new() };
+    for &count in args.rows.iter().filter(|n| **n as usize <= architecture.max_positions) {
+        let request = Request::new(&mut backend, architecture.vocab_size as u32, count)?;
+        report.passes.push(passes(args, &architecture, &mut backend, &request)?);
+        if args.kernels {
+            kernels(&mut backend, &request, count)?;
+        }
+        backend.release_store(request.rows[0].store);
+    }
+    if args.generations {
+        for (what, options) in generations() {
+            if options.max_tokens + PROMPT as usize <= architecture.max_positions {
+                report.generations.push(generation(what, &options, &architecture, &vocabulary, &mut backend)?);
+            }
+        }
+    }
+    let text = if args.json { serde_json::to_string_pretty(&report)? } else { report.markdown() };
+    writeln!(stdout(), "{text}")?;
+    Ok(())
 }
 
 fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
-fn passes(args: &Args, a: &Architecture, backend: &mut WgpuBackend) -> Outcome {
-    let mut cells = vec![["rows", "first ms", "median ms", "fastest ms"].map(str::to_owned).to_vec()];
-    for &count in args.rows.iter().filter(|n| **n as usize <= a.max_positions) {
-        let request = Request::new(backend, a.vocab_size as u32, count)?;
-        let mut times = Vec::new();
-        for _ in 0..=args.repeats {
-            let begun = Instant::now();
-            pollster::block_on(backend.forward(&request.pass()))?;
-            times.push(ms(begun));
-        }
-        let first = times.remove(0);
-        times.sort_by(f64::total_cmp);
-        cells.push(vec![
-            count.to_string(),
-            format!("{first:.2}"),
-            format!("{:.3}", times[times.len() / 2]),
-            format!("{:.3}", times[0]),
-        ]);
-        if args.kernels {
-            kernels(backend, &request, count)?;
-        }
-        backend.release_store(request.rows[0].store);
+/// Tokens of the prompt that generations begin with.
+const PROMPT: u32 = 8;
+
+/// What whole generations are timed with. Schedules are fixed, so random weights, which are never
+/// certain of anything, take as many passes as trained ones.
+fn generations() -> [(&'static str, DecodeOptions); 5] {
+    let cut =
+        |max_tokens, steps, block_length| DecodeOptions { max_tokens, steps, block_length, ..DecodeOptions::default() };
+    [
+        ("150 tokens in 64 steps, blocks of 32, plain", cut(150, 64, 32)),
+        ("150 tokens in 64 steps, blocks of 32, dual cache", DecodeOptions { cache: Cache::Dual, ..cut(150, 64, 32) }),
+        (
+            "150 tokens in 64 steps, blocks of 32, mixture of recursions",
+            DecodeOptions { mor: Some(MorConfig::default()), ..cut(150, 64, 32) },
+        ),
+        ("1024 tokens in 16 steps, one block, plain", cut(1024, 16, 1024)),
+        (
+            "1024 tokens in 16 steps, one block, mixture of recursions",
+            DecodeOptions { mor: Some(MorConfig::default()), ..cut(1024, 16, 1024) },
+        ),
+    ]
+}
+
+fn generation(
+    what: &'static str,
+    options: &DecodeOptions,
+    a: &Architecture,
+    vocabulary: &Vocabulary,
+    backend: &mut dyn Backend,
+) -> Result<GenerationTimes, Failure> {
+    let prompt: Vec<_> = (0..PROMPT).map(|i| (i * 7919 + 11) % a.vocab_size as u32).collect();
+    let mut times = GenerationTimes { what, tokens: options.max_tokens, passes: 0, rows: 0, ms: f64::INFINITY };
+    for _ in 0..2 {
+        let begun = Instant::now();
+        let mut watch = |_: &remask_core::StepReport| ControlFlow::Continue(());
+        let done = pollster::block_on(generate(backend, a, vocabulary, &prompt, options, &mut watch))?;
+        times.ms = times.ms.min(ms(begun));
+        (times.passes, times.rows) = (done.forward_passes, done.rows_computed);
     }
-    write!(stdout(), "{}", table(&cells))?;
-    Ok(())
+    Ok(times)
+}
+
+fn passes(args: &Args, a: &Architecture, backend: &mut dyn Backend, request: &Request) -> Result<PassTimes, Failure> {
+    let mut times = Vec::new();
+    for _ in 0..=args.repeats.max(1) {
+        let begun = Instant::now();
+        pollster::block_on(backend.forward(&request.pass()))?;
+        times.push(ms(begun));
+    }
+    let first_ms = times.remove(0);
+    times.sort_by(f64::total_cmp);
+    let median_ms = times[times.len() / 2];
+    // A table that is not the head is only looked up, one row a token.
+    let table = if a.tied_head { 0 } else { a.embedding_rows * a.hidden };
+    let multiplied = a.parameters() as usize - table;
+    let format: Option<WeightFormat> = backend.info().weights.parse().ok();
+    let bytes = format.map_or(0, |f| f.bytes(multiplied / a.hidden, a.hidden));
+    Ok(PassTimes {
+        rows: request.rows.len() as u32,
+        first_ms,
+        median_ms,
+        fastest_ms: times[0],
+        weights_gb_s: bytes as f64 / median_ms / 1e6,
+        tflop_s: 2.0 * multiplied as f64 * request.rows.len() as f64 / median_ms / 1e9,
+    })
+}
+
+impl Report {
+    fn markdown(&self) -> String {
+        let info = &self.backend;
+        let mut text =
+            format!("{}, {}, {} weights, loaded in {:.0} ms", info.adapter, info.backend, info.weights, self.load_ms);
+        text += "\n\n";
+        let passes = self.passes.iter().map(|p| {
+            vec![
+                p.rows.to_string(),
+                format!("{:.3}", p.median_ms),
+                format!("{:.3}", p.fastest_ms),
+                format!("{:.0}", p.first_ms),
+                format!("{:.0}", p.weights_gb_s),
+                format!("{:.1}", p.tflop_s),
+            ]
+        });
+        let names = ["rows", "median ms", "fastest ms", "first ms", "weights GB/s", "TFLOP/s"];
+        text += &markdown(&names, passes);
+        if !self.generations.is_empty() {
+            let runs = self
+                .generations
+                .iter()
+                .map(|g| vec![g.what.to_owned(), g.passes.to_string(), g.rows.to_string(), format!("{:.0}", g.ms)]);
+            text.push('\n');
+            text += &markdown(&["generation", "passes", "rows", "ms"], runs);
+        }
+        text
+    }
+}
+
+fn markdown(names: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut text = format!("| {} |\n|{}\n", names.join(" | "), "---|".repeat(names.len()));
+    for row in rows {
+        text += &format!("| {} |\n", row.join(" | "));
+    }
+    text
 }
 
 /// Milliseconds of each kernel in one pass, the slowest first.
