@@ -33,12 +33,9 @@ struct Half8 {
 
 #if WEIGHT == f16
 @group(0) @binding(0) var<storage, read> weights: array<Half8>;
-#endif
-#if WEIGHT == q8
-@group(0) @binding(0) var<storage, read> weights: array<vec2<u32>>;
-#endif
-#if WEIGHT == q4
-@group(0) @binding(0) var<storage, read> weights: array<u32>;
+#else
+// Blocks of 32 quants, two elements each for int8 and one for int4, then their f16 scales.
+@group(0) @binding(0) var<storage, read> weights: array<vec4<u32>>;
 #endif
 @group(0) @binding(1) var<storage, read> x: array<Half8>;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
@@ -48,12 +45,45 @@ const THREADS: u32 = WARPS_M * WARPS_N * 32u;
 const UNITS: u32 = TILE_K / 8u;
 const STEP_ROWS: u32 = THREADS / UNITS;
 const PITCH: u32 = TILE_K / 4u + 2u;
+#if WEIGHT == f16
+#else
+// Blocks in a row of a stage, taken like groups; groups of eight weights in an element of `weights`.
+const BLOCKS: u32 = TILE_K / 32u;
+const BLOCK_ROWS: u32 = THREADS / BLOCKS;
+#if WEIGHT == q8
+const QUANTS: u32 = 2u;
+#else
+const QUANTS: u32 = 4u;
+#endif
+#endif
 
 var<workgroup> tile_x: array<vec4<f16>, TILE_M * PITCH>;
 var<workgroup> tile_w: array<vec4<f16>, TILE_N * PITCH>;
 
 fn halves(bits: u32) -> vec2<f16> {
     return vec2<f16>(unpack2x16float(bits));
+}
+
+// The scale of a block, of the eight that lie in one element.
+fn scale_of(eight: vec4<u32>, block: u32) -> f16 {
+    let two = halves(eight[(block >> 1u) & 3u]);
+    return select(two.x, two.y, (block & 1u) == 1u);
+}
+
+// Four int8. A byte b + 128 in the low bits of f16 1024 is 1152 + b.
+fn int8(word: u32) -> vec4<f16> {
+    let biased = word ^ 0x80808080u;
+    let even = halves((biased & 0x00FF00FFu) | 0x64006400u);
+    let odd = halves(((biased >> 8u) & 0x00FF00FFu) | 0x64006400u);
+    return vec4<f16>(even.x, odd.x, even.y, odd.y) - 1152.0h;
+}
+
+// Four int4 from the low nibbles of a word's bytes. A nibble q in the low bits of f16 1024 is 1024 + q,
+// and stands for q - 8.
+fn int4(word: u32) -> vec4<f16> {
+    let even = halves((word & 0x000F000Fu) | 0x64006400u);
+    let odd = halves(((word >> 8u) & 0x000F000Fu) | 0x64006400u);
+    return vec4<f16>(even.x, odd.x, even.y, odd.y) - 1032.0h;
 }
 
 @compute @workgroup_size(THREADS)
@@ -71,17 +101,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let unit_row = lane / UNITS;
     let unit = lane % UNITS;
     let store_x = unit_row * PITCH + unit * 2u;
-#if WEIGHT == q4
-    // The low nibbles of a word are weights 4c .. 4c + 3 of its block of 32, the high ones 16 + 4c ..
-    let store_w = unit_row * PITCH + unit / 4u * 8u + unit % 4u;
-#else
-    let store_w = store_x;
-#endif
     let step = STEP_ROWS * params.cols8;
     var at_x = (m0 + unit_row) * params.cols8 + group.z * params.split_cols8 + unit;
+#if WEIGHT == f16
+    let store_w = store_x;
     var at_w = (params.first_row + n0 + unit_row) * params.cols8 + group.z * params.split_cols8 + unit;
-    // Scales lie behind the quants, two a word.
-    let scales = params.part_rows * params.cols8;
+#else
+    let block_row = lane / BLOCKS;
+    let store_w = block_row * PITCH + lane % BLOCKS * 8u;
+    let block_step = BLOCK_ROWS * params.cols8 / 4u;
+    var at_w = ((params.first_row + n0 + block_row) * params.cols8 + group.z * params.split_cols8) / 4u + lane % BLOCKS;
+    let scales = params.part_rows * params.cols8 / QUANTS;
+#endif
 
 #for i in 0..FRAGS_M
 #for j in 0..FRAGS_N
@@ -92,12 +123,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var next_x_$i = x[at_x + $iu * step];
 #endfor
 #for i in 0..W_EACH
+#if WEIGHT == f16
     var next_w_$i = weights[at_w + $iu * step];
+#else
+    var scale_$i = weights[scales + ((at_w + $iu * block_step) >> 3u)];
 #if WEIGHT == q8
-    var scale_$i = weights[scales + ((at_w + $iu * step) >> 4u)];
+    var next_w_$i = weights[(at_w + $iu * block_step) * 2u];
+    var more_w_$i = weights[(at_w + $iu * block_step) * 2u + 1u];
+#else
+    var next_w_$i = weights[at_w + $iu * block_step];
 #endif
-#if WEIGHT == q4
-    var scale_$i = weights[scales + ((at_w + $iu * step) >> 3u)];
 #endif
 #endfor
 
@@ -114,43 +149,57 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endif
 #if WEIGHT == q8
         {
-            let index = at_w + $iu * step;
-            let words = select(scale_$i.x, scale_$i.y, (index & 8u) != 0u);
-            let scale = select(halves(words).x, halves(words).y, (index & 4u) != 0u);
-            // A byte b + 128 in the low bits of f16 1024 is 1152 + b.
-            let biased = next_w_$i ^ vec2<u32>(0x80808080u);
-            let even = vec4<f16>(halves((biased.x & 0x00FF00FFu) | 0x64006400u), halves((biased.y & 0x00FF00FFu) | 0x64006400u)) - 1152.0h;
-            let odd = vec4<f16>(halves(((biased.x >> 8u) & 0x00FF00FFu) | 0x64006400u), halves(((biased.y >> 8u) & 0x00FF00FFu) | 0x64006400u)) - 1152.0h;
-            tile_w[store_w + $iu * STEP_ROWS * PITCH] = vec4<f16>(even.x, odd.x, even.y, odd.y) * scale;
-            tile_w[store_w + $iu * STEP_ROWS * PITCH + 1u] = vec4<f16>(even.z, odd.z, even.w, odd.w) * scale;
+            let scale = scale_of(scale_$i, at_w + $iu * block_step);
+            let to = store_w + $iu * BLOCK_ROWS * PITCH;
+            tile_w[to] = int8(next_w_$i.x) * scale;
+            tile_w[to + 1u] = int8(next_w_$i.y) * scale;
+            tile_w[to + 2u] = int8(next_w_$i.z) * scale;
+            tile_w[to + 3u] = int8(next_w_$i.w) * scale;
+            tile_w[to + 4u] = int8(more_w_$i.x) * scale;
+            tile_w[to + 5u] = int8(more_w_$i.y) * scale;
+            tile_w[to + 6u] = int8(more_w_$i.z) * scale;
+            tile_w[to + 7u] = int8(more_w_$i.w) * scale;
         }
 #endif
 #if WEIGHT == q4
         {
-            let scale = select(halves(scale_$i).x, halves(scale_$i).y, ((at_w + $iu * step) & 4u) != 0u);
-            // A nibble q in the low bits of f16 1024 is 1024 + q, and stands for q - 8.
-            let even = vec4<f16>(halves((next_w_$i & 0x000F000Fu) | 0x64006400u), halves(((next_w_$i >> 4u) & 0x000F000Fu) | 0x64006400u)) - 1032.0h;
-            let odd = vec4<f16>(halves(((next_w_$i >> 8u) & 0x000F000Fu) | 0x64006400u), halves(((next_w_$i >> 12u) & 0x000F000Fu) | 0x64006400u)) - 1032.0h;
-            tile_w[store_w + $iu * STEP_ROWS * PITCH] = vec4<f16>(even.x, odd.x, even.y, odd.y) * scale;
-            tile_w[store_w + $iu * STEP_ROWS * PITCH + 4u] = vec4<f16>(even.z, odd.z, even.w, odd.w) * scale;
+            // The low nibbles are the block's first 16 weights, the high ones the others.
+            let scale = scale_of(scale_$i, at_w + $iu * block_step);
+            let to = store_w + $iu * BLOCK_ROWS * PITCH;
+            tile_w[to] = int4(next_w_$i.x) * scale;
+            tile_w[to + 1u] = int4(next_w_$i.y) * scale;
+            tile_w[to + 2u] = int4(next_w_$i.z) * scale;
+            tile_w[to + 3u] = int4(next_w_$i.w) * scale;
+            tile_w[to + 4u] = int4(next_w_$i.x >> 4u) * scale;
+            tile_w[to + 5u] = int4(next_w_$i.y >> 4u) * scale;
+            tile_w[to + 6u] = int4(next_w_$i.z >> 4u) * scale;
+            tile_w[to + 7u] = int4(next_w_$i.w >> 4u) * scale;
         }
 #endif
 #endfor
         workgroupBarrier();
         // The last stage is loaded once more, which costs less than a branch around the loads.
-        let ahead = select(0u, UNITS, stage + 1u < stages);
-        at_x += ahead;
-        at_w += ahead;
+        let more = stage + 1u < stages;
+        at_x += select(0u, UNITS, more);
 #for i in 0..X_EACH
         next_x_$i = x[at_x + $iu * step];
 #endfor
-#for i in 0..W_EACH
-        next_w_$i = weights[at_w + $iu * step];
-#if WEIGHT == q8
-        scale_$i = weights[scales + ((at_w + $iu * step) >> 4u)];
+#if WEIGHT == f16
+        at_w += select(0u, UNITS, more);
+#else
+        at_w += select(0u, BLOCKS, more);
 #endif
-#if WEIGHT == q4
-        scale_$i = weights[scales + ((at_w + $iu * step) >> 3u)];
+#for i in 0..W_EACH
+#if WEIGHT == f16
+        next_w_$i = weights[at_w + $iu * step];
+#else
+        scale_$i = weights[scales + ((at_w + $iu * block_step) >> 3u)];
+#if WEIGHT == q8
+        next_w_$i = weights[(at_w + $iu * block_step) * 2u];
+        more_w_$i = weights[(at_w + $iu * block_step) * 2u + 1u];
+#else
+        next_w_$i = weights[at_w + $iu * block_step];
+#endif
 #endif
 #endfor
 #for s in 0..STEPS

@@ -43,7 +43,7 @@ struct Params {
 #endif
 #endif
 
-var<workgroup> sums: array<f32, 128>;
+var<workgroup> sums: array<f32, THREADS>;
 
 fn input(index: u32) -> vec4<f32> {
     var v = x[index];
@@ -58,7 +58,7 @@ fn input(index: u32) -> vec4<f32> {
 // 1 / root mean square of a row; every invocation must call it.
 fn inverse_rms(row: u32, lane: u32) -> f32 {
     var sum = 0.0;
-    for (var c = lane; c < params.cols4; c += 128u) {
+    for (var c = lane; c < params.cols4; c += THREADS) {
         let v = input(row * params.cols4 + c);
         sum += dot(v, v);
 #if ADD
@@ -69,7 +69,7 @@ fn inverse_rms(row: u32, lane: u32) -> f32 {
 #endif
     }
     sums[lane] = sum;
-    for (var width = 64u; width > 0u; width >>= 1u) {
+    for (var width = THREADS / 2u; width > 0u; width >>= 1u) {
         workgroupBarrier();
         if lane < width {
             sums[lane] += sums[lane + width];
@@ -81,7 +81,7 @@ fn inverse_rms(row: u32, lane: u32) -> f32 {
     return 1.0 / sqrt(mean + params.eps);
 }
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
 #if GATHER
     if group.x >= pass_info.selected {
@@ -97,7 +97,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let row = group.x;
 #endif
     let own = inverse_rms(row, lane);
-    for (var c = lane; c < params.cols4; c += 128u) {
+    for (var c = lane; c < params.cols4; c += THREADS) {
         // Without GATHER what was added is in x by now: an invocation reads what it wrote itself.
 #if GATHER
         var v = input(row * params.cols4 + c) * own;

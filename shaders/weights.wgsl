@@ -52,6 +52,33 @@ fn weight4(row: u32, col4: u32, cols4: u32, rows: u32) -> vec4<f32> {
 }
 #endif
 #endif
+#if WEIGHT == q4
+// int4 quants of all rows, 16 bytes a block of 32 along the row, then one f16 scale a block, two scales a
+// word. Byte j of a block is weight j in its low nibble and weight j + 16 in its high one, both plus 8.
+@group(0) @binding(0) var<storage, read> weights: array<u32>;
+
+// Group `group` of four weights of a block, without its scale.
+fn four(block: u32, group: u32) -> vec4<f32> {
+    let nibbles = (weights[block * 4u + group % 4u] >> (group / 4u * 4u)) & 0x0F0F0F0Fu;
+    return vec4<f32>((vec4<u32>(nibbles) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(15u)) - 8.0;
+}
+
+#if WIDE
+fn weight8(row: u32, col8: u32, cols8: u32, rows: u32) -> Eight {
+    let block = (row * cols8 + col8) >> 2u;
+    let scales = unpack2x16float(weights[rows * cols8 + (block >> 1u)]);
+    let scale = select(scales.x, scales.y, (block & 1u) == 1u);
+    let group = col8 % 4u * 2u;
+    return Eight(four(block, group) * scale, four(block, group + 1u) * scale);
+}
+#else
+fn weight4(row: u32, col4: u32, cols4: u32, rows: u32) -> vec4<f32> {
+    let block = (row * cols4 + col4) >> 3u;
+    let scales = unpack2x16float(weights[rows * cols4 / 2u + (block >> 1u)]);
+    return four(block, col4 % 8u) * select(scales.x, scales.y, (block & 1u) == 1u);
+}
+#endif
+#endif
 #if WEIGHT == q8
 // int8 quants of all rows, then one f16 scale a block of 32 along the row, two scales a word.
 fn four(word: u32) -> vec4<f32> {

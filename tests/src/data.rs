@@ -53,5 +53,6 @@ pub fn stored(values: &[f32], rows: usize, cols: usize, format: WeightFormat) ->
         WeightFormat::F16 => halves().map(|b| half::f16::from_le_bytes(*b).to_f64()).collect(),
         WeightFormat::Bf16 => halves().map(|b| half::bf16::from_le_bytes(*b).to_f64()).collect(),
         WeightFormat::Q8 => widen(&quantize::dequantize_q8(&encoded.values, encoded.scales.as_deref().unwrap_or(&[]))),
+        WeightFormat::Q4 => widen(&quantize::dequantize_q4(&encoded.values, encoded.scales.as_deref().unwrap_or(&[]))),
     }
 }

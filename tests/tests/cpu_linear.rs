@@ -7,7 +7,8 @@ use remask_testkit::cases::gemm::{CASES, product};
 use remask_testkit::data::{checkpoint_of, stored, uniform, widen};
 use remask_testkit::tolerance::Tolerance;
 
-const FORMATS: [WeightFormat; 4] = [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Q8];
+const FORMATS: [WeightFormat; 5] =
+    [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Q8, WeightFormat::Q4];
 
 fn check(rows: usize, cols: usize, out: usize, scale: f32, format: WeightFormat) {
     let (x, w) = (uniform(1, rows * cols, scale), uniform(2, out * cols, 0.5));

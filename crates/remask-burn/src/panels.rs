@@ -47,6 +47,11 @@ enum Weights {
         quants: Vec<i8>,
         scales: Vec<f16>,
     },
+    /// Bytes are `[panels, cols / 2, WIDTH]`: byte j of a block holds its weights j and j + 16.
+    Q4 {
+        nibbles: Vec<u8>,
+        scales: Vec<f16>,
+    },
 }
 
 impl Panels {
@@ -68,6 +73,7 @@ impl Panels {
             WeightFormat::F16 => Weights::F16(fill.values(f16::from_le_bytes)?),
             WeightFormat::Bf16 => Weights::Bf16(fill.values(bf16::from_le_bytes)?),
             WeightFormat::Q8 => Weights::Q8 { quants: fill.values(i8::from_le_bytes)?, scales: fill.scales()? },
+            WeightFormat::Q4 => Weights::Q4 { nibbles: fill.nibbles()?, scales: fill.scales()? },
         };
         Ok(Self { weights, rows, cols })
     }
@@ -92,6 +98,7 @@ impl Panels {
             Weights::F16(_) => WeightFormat::F16,
             Weights::Bf16(_) => WeightFormat::Bf16,
             Weights::Q8 { .. } => WeightFormat::Q8,
+            Weights::Q4 { .. } => WeightFormat::Q4,
         }
     }
 
@@ -100,14 +107,19 @@ impl Panels {
     pub fn row(&self, row: usize) -> Vec<f32> {
         let (panel, lane) = (row / WIDTH, row % WIDTH);
         let of = |k: usize| (panel * self.cols + k) * WIDTH + lane;
+        let scale = |scales: &[f16], k: usize| {
+            scales.get((panel * (self.cols / BLOCK) + k / BLOCK) * WIDTH + lane).map_or(0.0, |s| s.to_f32())
+        };
         let value = |k: usize| match &self.weights {
             Weights::F32(w) => w.get(of(k)).copied().unwrap_or(0.0),
             Weights::F16(w) => w.get(of(k)).map_or(0.0, |v| v.to_f32()),
             Weights::Bf16(w) => w.get(of(k)).map_or(0.0, |v| v.to_f32()),
-            Weights::Q8 { quants, scales } => {
-                let scale = scales.get((panel * (self.cols / BLOCK) + k / BLOCK) * WIDTH + lane);
-                let quant = quants.get(of(k)).copied().unwrap_or(0);
-                f32::from(quant) * scale.map_or(0.0, |s| s.to_f32())
+            Weights::Q8 { quants, scales } => f32::from(quants.get(of(k)).copied().unwrap_or(0)) * scale(scales, k),
+            Weights::Q4 { nibbles, scales } => {
+                let byte = panel * (self.cols / 2) + k / BLOCK * (BLOCK / 2) + k % (BLOCK / 2);
+                let pair = nibbles.get(byte * WIDTH + lane).copied().unwrap_or(0x88);
+                let nibble = if k % BLOCK < BLOCK / 2 { pair & 15 } else { pair >> 4 };
+                (f32::from(nibble) - 8.0) * scale(scales, k)
             }
         };
         (0..self.cols).map(value).collect()
@@ -226,19 +238,34 @@ impl Weights {
             Self::Q8 { quants, scales } => {
                 // Two plain loops, which compilers turn into vectors; in one they stay scalar.
                 to.iter_mut().zip(&quants[range]).for_each(|(to, q)| *to = f32::from(*q));
-                let scales = &scales[at / BLOCK * WIDTH..];
-                let mut block = [0f32; WIDTH];
-                for (to, scales) in to.chunks_mut(BLOCK * WIDTH).zip(scales.as_chunks::<WIDTH>().0) {
-                    scales.convert_to_f32_slice(&mut block);
-                    let (block, _) = S::as_simd_f32s(&block);
-                    for feature in to.chunks_exact_mut(WIDTH) {
-                        let (feature, _) = S::as_mut_simd_f32s(feature);
-                        feature.iter_mut().zip(block).for_each(|(v, s)| *v = simd.mul_f32s(*v, *s));
-                    }
+                rescale(simd, to, &scales[at / BLOCK * WIDTH..]);
+            }
+            Self::Q4 { nibbles, scales } => {
+                let bytes = &nibbles[range.start / 2..range.end / 2];
+                let half = BLOCK / 2 * WIDTH;
+                for (to, bytes) in to.chunks_exact_mut(2 * half).zip(bytes.chunks_exact(half)) {
+                    let (low, high) = to.split_at_mut(half);
+                    low.iter_mut().zip(bytes).for_each(|(to, b)| *to = f32::from((b & 15) as i8 - 8));
+                    high.iter_mut().zip(bytes).for_each(|(to, b)| *to = f32::from((b >> 4) as i8 - 8));
                 }
+                rescale(simd, to, &scales[at / BLOCK * WIDTH..]);
             }
         }
         to
+    }
+}
+
+/// Multiplies decoded blocks `[blocks * BLOCK, WIDTH]` with their scales `[blocks, WIDTH]`.
+#[inline(always)]
+fn rescale<S: Simd>(simd: S, to: &mut [f32], scales: &[f16]) {
+    let mut block = [0f32; WIDTH];
+    for (to, scales) in to.chunks_mut(BLOCK * WIDTH).zip(scales.as_chunks::<WIDTH>().0) {
+        scales.convert_to_f32_slice(&mut block);
+        let (block, _) = S::as_simd_f32s(&block);
+        for feature in to.chunks_exact_mut(WIDTH) {
+            let (feature, _) = S::as_mut_simd_f32s(feature);
+            feature.iter_mut().zip(block).for_each(|(v, s)| *v = simd.mul_f32s(*v, *s));
+        }
     }
 }
 
@@ -310,6 +337,11 @@ impl Fill<'_> {
     /// The weights themselves.
     fn values<T: Zeroable + Copy + Send, const BYTES: usize>(&self, read: fn([u8; BYTES]) -> T) -> Result<Vec<T>> {
         self.panels(self.cols, |encoded| &encoded.values, read)
+    }
+
+    /// Pairs of int4.
+    fn nibbles(&self) -> Result<Vec<u8>> {
+        self.panels(self.cols / 2, |encoded| &encoded.values, u8::from_le_bytes)
     }
 
     /// One scale a block of weights.

@@ -1,14 +1,21 @@
-//! `remask bench`: how long passes take on this machine's devices.
+//! `remask bench`: how long passes and generations take on this machine's devices.
 
 use std::io::{Write, stdout};
+use std::ops::ControlFlow;
 use std::time::Instant;
 
+use remask_core::backend::BackendInfo;
 use remask_core::checkpoint::WeightFormat;
+use remask_core::decode::Vocabulary;
 use remask_core::families::parse_config;
 use remask_core::random::Key;
-use remask_core::{Architecture, Backend, Keys, Pass, Row, Select, TokenSet};
+use remask_core::{
+    Architecture, Backend, Cache, DecodeOptions, Keys, Model, MorConfig, Pass, Row, Select, TokenSet, generate,
+};
 use remask_wgpu::WgpuBackend;
+use serde::Serialize;
 
+use crate::backend::BackendName;
 use crate::bundled::BUNDLED;
 use crate::model_args::{DeviceArgs, open_model};
 use crate::report::table;
@@ -28,15 +35,64 @@ pub struct Args {
     layers: Option<usize>,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Backends to hold against each other, in place of --backend: the first is what logits and
+    /// generations of the others are compared with
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "NAME,...", conflicts_with_all = ["backend", "shape"])]
+    backends: Vec<BackendName>,
     /// Rows of the passes to time; each sees all the others, and every row's candidate is wanted
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32, 64, 128, 256, 512, 1024], value_name = "N,...")]
     rows: Vec<u32>,
     /// Passes timed for each number of rows
     #[arg(long, default_value_t = 15, value_name = "N")]
     repeats: usize,
-    /// Show the time of each kernel
+    /// Time whole generations too: plain, cached, and with mixture of recursions
     #[arg(long)]
+    generations: bool,
+    /// Show the time of each kernel, on the wgpu backend
+    #[arg(long, conflicts_with_all = ["json", "backends"])]
     kernels: bool,
+    /// Print JSON in place of Markdown
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything measured on one backend.
+#[derive(Serialize)]
+struct Report {
+    backend: BackendInfo,
+    /// Milliseconds from the start of loading.
+    load_ms: f64,
+    passes: Vec<PassTimes>,
+    generations: Vec<GenerationTimes>,
+    /// Largest difference of its logits from the first backend's; `None` for the first itself.
+    largest_logit_difference: Option<f32>,
+}
+
+#[derive(Serialize)]
+struct PassTimes {
+    rows: u32,
+    /// The first pass of this many rows: kernels are compiled within it.
+    first_ms: f64,
+    median_ms: f64,
+    fastest_ms: f64,
+    /// Weights read once over the median.
+    weights_gb_s: f64,
+    /// Products of weights and rows over the median.
+    tflop_s: f64,
+}
+
+#[derive(Serialize)]
+struct GenerationTimes {
+    what: &'static str,
+    tokens: usize,
+    passes: u32,
+    rows: u64,
+    /// The faster of two runs.
+    ms: f64,
+    /// First position that differs from the first backend's text; `None` where none does.
+    parts_at: Option<usize>,
+    #[serde(skip)]
+    token_ids: Vec<u32>,
 }
 
 /// A pass over `rows` positions that see each other.
@@ -61,65 +117,270 @@ impl Request {
     }
 }
 
-pub fn run(args: &Args) -> Outcome {
-    let started = Instant::now();
-    let (architecture, mut backend) = match args.shape {
-        Some(shape) => {
+/// What is measured: a model, or a shape without one, which only our own kernels can have.
+struct Subject {
+    architecture: Architecture,
+    vocabulary: Vocabulary,
+    model: Option<Model>,
+}
+
+impl Subject {
+    fn open(args: &Args) -> Result<Self, Failure> {
+        if let Some(shape) = args.shape {
             let text = serde_json::to_string(&shape.config(args.layers))?;
             let (_, architecture) = parse_config("config.json", &text)?;
-            let format = args.device.weights.unwrap_or(WeightFormat::F16);
-            let random = WgpuBackend::random(args.device.open()?, architecture.clone(), format);
-            (architecture, pollster::block_on(random)?)
+            let vocabulary = Vocabulary::of(&architecture)?;
+            return Ok(Self { architecture, vocabulary, model: None });
         }
-        None => {
-            let model = open_model(&args.model)?;
-            let silent = &mut |_| ();
-            let load = WgpuBackend::load(args.device.open()?, &model, args.device.weights, silent);
-            let backend = pollster::block_on(load)?;
-            (model.architecture, backend)
+        let model = open_model(&args.model)?;
+        Ok(Self { architecture: model.architecture.clone(), vocabulary: model.vocabulary.clone(), model: Some(model) })
+    }
+
+    fn on_wgpu(&self, device: &DeviceArgs) -> Result<WgpuBackend, Failure> {
+        let silent = &mut |_| ();
+        let backend = match &self.model {
+            Some(model) => pollster::block_on(WgpuBackend::load(device.open()?, model, device.weights, silent)),
+            None => {
+                let format = device.weights.unwrap_or(WeightFormat::F16);
+                pollster::block_on(WgpuBackend::random(device.open()?, self.architecture.clone(), format))
+            }
+        };
+        Ok(backend?)
+    }
+
+    fn on(&self, name: BackendName, device: &DeviceArgs) -> Result<Box<dyn Backend>, Failure> {
+        match &self.model {
+            Some(model) => Ok(device.load_on(name, model)?),
+            None => Ok(Box::new(self.on_wgpu(device)?)),
         }
-    };
+    }
+}
+
+pub fn run(args: &Args) -> Outcome {
+    let subject = Subject::open(args)?;
+    if args.kernels {
+        return all_kernels(args, &subject);
+    }
+    let names = if args.backends.is_empty() { vec![args.device.backend] } else { args.backends.clone() };
+    let mut reports: Vec<Report> = Vec::new();
+    let mut first_logits = None;
+    for name in names {
+        let started = Instant::now();
+        let mut backend = subject.on(name, &args.device)?;
+        let load_ms = ms(started);
+        let mut report = measure(args, &subject, &mut *backend, load_ms)?;
+        if args.backends.len() > 1 {
+            let logits = some_logits(&subject, &mut *backend)?;
+            match &first_logits {
+                None => first_logits = Some(logits),
+                Some(first) => report.largest_logit_difference = Some(largest_difference(first, &logits)),
+            }
+        }
+        if let Some(first) = reports.first() {
+            for (own, other) in report.generations.iter_mut().zip(&first.generations) {
+                own.parts_at = own.token_ids.iter().zip(&other.token_ids).position(|(a, b)| a != b);
+            }
+        }
+        if !args.json {
+            writeln!(stdout(), "{}", report.markdown())?;
+        }
+        reports.push(report);
+    }
+    if args.json {
+        writeln!(stdout(), "{}", serde_json::to_string_pretty(&reports)?)?;
+    } else if reports.len() > 1 {
+        writeln!(stdout(), "{}", side_by_side(&reports))?;
+    }
+    Ok(())
+}
+
+fn measure(args: &Args, subject: &Subject, backend: &mut dyn Backend, load_ms: f64) -> Result<Report, Failure> {
+    let a = &subject.architecture;
     let info = backend.info();
-    writeln!(
-        stdout(),
-        "{} ({}), {} weights, loaded in {:.0} ms",
-        info.adapter,
-        info.backend,
-        info.weights,
-        ms(started)
-    )?;
-    passes(args, &architecture, &mut backend)
+    let mut report =
+        Report { backend: info, load_ms, passes: Vec::new(), generations: Vec::new(), largest_logit_difference: None };
+    for &count in args.rows.iter().filter(|n| **n as usize <= a.max_positions) {
+        let request = Request::new(backend, a.vocab_size as u32, count)?;
+        report.passes.push(passes(args, a, backend, &request)?);
+        backend.release_store(request.rows[0].store);
+    }
+    if args.generations {
+        for (what, options) in generations() {
+            if options.max_tokens + PROMPT as usize <= a.max_positions {
+                report.generations.push(generation(what, &options, a, &subject.vocabulary, backend)?);
+            }
+        }
+    }
+    Ok(report)
+}
+
+fn all_kernels(args: &Args, subject: &Subject) -> Outcome {
+    let mut backend = subject.on_wgpu(&args.device)?;
+    let a = &subject.architecture;
+    for &count in args.rows.iter().filter(|n| **n as usize <= a.max_positions) {
+        let request = Request::new(&mut backend, a.vocab_size as u32, count)?;
+        // The first pass compiles kernels.
+        pollster::block_on(backend.forward(&request.pass()))?;
+        kernels(&mut backend, &request, count)?;
+        backend.release_store(request.rows[0].store);
+    }
+    Ok(())
+}
+
+/// Logits of a few rows, to hold backends against each other.
+fn some_logits(subject: &Subject, backend: &mut dyn Backend) -> Result<Vec<f32>, Failure> {
+    let a = &subject.architecture;
+    let request = Request::new(backend, a.vocab_size as u32, a.max_positions.min(33) as u32)?;
+    let logits = pollster::block_on(backend.logits(&request.pass()));
+    backend.release_store(request.rows[0].store);
+    Ok(logits?)
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |most, d| if d.is_nan() { f32::NAN } else { most.max(d) })
+}
+
+/// Backends in columns, with ratios to the first.
+fn side_by_side(reports: &[Report]) -> String {
+    let mut names = vec!["".to_owned()];
+    names.extend(reports.iter().map(|r| format!("{}, {}", r.backend.adapter, r.backend.backend)));
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let first = &reports[0];
+    let against = |ms: f64, first: f64| format!("{ms:.2} ms ({:.2}x)", ms / first);
+    let mut rows = Vec::new();
+    for (i, p) in first.passes.iter().enumerate() {
+        let cell = |r: &Report| against(r.passes[i].median_ms, p.median_ms);
+        rows.push(std::iter::once(format!("{} rows", p.rows)).chain(reports.iter().map(cell)).collect());
+    }
+    for (i, g) in first.generations.iter().enumerate() {
+        let cell = |r: &Report| {
+            let own = &r.generations[i];
+            let same = own.parts_at.map_or("same text".to_owned(), |at| format!("parts at {at}"));
+            format!("{}, {same}", against(own.ms, g.ms))
+        };
+        rows.push(std::iter::once(g.what.to_owned()).chain(reports.iter().map(cell)).collect());
+    }
+    let difference = |r: &Report| r.largest_logit_difference.map_or("-".to_owned(), |d| format!("{d:.2e}"));
+    rows.push(std::iter::once("largest logit difference".to_owned()).chain(reports.iter().map(difference)).collect());
+    markdown(&names, rows.into_iter())
 }
 
 fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
-fn passes(args: &Args, a: &Architecture, backend: &mut WgpuBackend) -> Outcome {
-    let mut cells = vec![["rows", "first ms", "median ms", "fastest ms"].map(str::to_owned).to_vec()];
-    for &count in args.rows.iter().filter(|n| **n as usize <= a.max_positions) {
-        let request = Request::new(backend, a.vocab_size as u32, count)?;
-        let mut times = Vec::new();
-        for _ in 0..=args.repeats {
-            let begun = Instant::now();
-            pollster::block_on(backend.forward(&request.pass()))?;
-            times.push(ms(begun));
-        }
-        let first = times.remove(0);
-        times.sort_by(f64::total_cmp);
-        cells.push(vec![
-            count.to_string(),
-            format!("{first:.2}"),
-            format!("{:.3}", times[times.len() / 2]),
-            format!("{:.3}", times[0]),
-        ]);
-        if args.kernels {
-            kernels(backend, &request, count)?;
-        }
-        backend.release_store(request.rows[0].store);
+/// Tokens of the prompt that generations begin with.
+const PROMPT: u32 = 8;
+
+/// What whole generations are timed with. Schedules are fixed, so random weights, which are never
+/// certain of anything, take as many passes as trained ones.
+fn generations() -> [(&'static str, DecodeOptions); 5] {
+    let cut =
+        |max_tokens, steps, block_length| DecodeOptions { max_tokens, steps, block_length, ..DecodeOptions::default() };
+    [
+        ("150 tokens in 64 steps, blocks of 32, plain", cut(150, 64, 32)),
+        ("150 tokens in 64 steps, blocks of 32, dual cache", DecodeOptions { cache: Cache::Dual, ..cut(150, 64, 32) }),
+        (
+            "150 tokens in 64 steps, blocks of 32, mixture of recursions",
+            DecodeOptions { mor: Some(MorConfig::default()), ..cut(150, 64, 32) },
+        ),
+        ("1024 tokens in 16 steps, one block, plain", cut(1024, 16, 1024)),
+        (
+            "1024 tokens in 16 steps, one block, mixture of recursions",
+            DecodeOptions { mor: Some(MorConfig::default()), ..cut(1024, 16, 1024) },
+        ),
+    ]
+}
+
+fn generation(
+    what: &'static str,
+    options: &DecodeOptions,
+    a: &Architecture,
+    vocabulary: &Vocabulary,
+    backend: &mut dyn Backend,
+) -> Result<GenerationTimes, Failure> {
+    let prompt: Vec<_> = (0..PROMPT).map(|i| (i * 7919 + 11) % a.vocab_size as u32).collect();
+    let mut times = GenerationTimes {
+        what,
+        tokens: options.max_tokens,
+        passes: 0,
+        rows: 0,
+        ms: f64::INFINITY,
+        parts_at: None,
+        token_ids: Vec::new(),
+    };
+    for _ in 0..2 {
+        let begun = Instant::now();
+        let mut watch = |_: &remask_core::StepReport| ControlFlow::Continue(());
+        let done = pollster::block_on(generate(backend, a, vocabulary, &prompt, options, &mut watch))?;
+        times.ms = times.ms.min(ms(begun));
+        (times.passes, times.rows) = (done.forward_passes, done.rows_computed);
+        times.token_ids = done.canvas.tokens().to_vec();
     }
-    write!(stdout(), "{}", table(&cells))?;
-    Ok(())
+    Ok(times)
+}
+
+fn passes(args: &Args, a: &Architecture, backend: &mut dyn Backend, request: &Request) -> Result<PassTimes, Failure> {
+    let mut times = Vec::new();
+    for _ in 0..=args.repeats.max(1) {
+        let begun = Instant::now();
+        pollster::block_on(backend.forward(&request.pass()))?;
+        times.push(ms(begun));
+    }
+    let first_ms = times.remove(0);
+    times.sort_by(f64::total_cmp);
+    let median_ms = times[times.len() / 2];
+    // A table that is not the head is only looked up, one row a token.
+    let table = if a.tied_head { 0 } else { a.embedding_rows * a.hidden };
+    let multiplied = a.parameters() as usize - table;
+    let format: Option<WeightFormat> = backend.info().weights.parse().ok();
+    let bytes = format.map_or(0, |f| f.bytes(multiplied / a.hidden, a.hidden));
+    Ok(PassTimes {
+        rows: request.rows.len() as u32,
+        first_ms,
+        median_ms,
+        fastest_ms: times[0],
+        weights_gb_s: bytes as f64 / median_ms / 1e6,
+        tflop_s: 2.0 * multiplied as f64 * request.rows.len() as f64 / median_ms / 1e9,
+    })
+}
+
+impl Report {
+    fn markdown(&self) -> String {
+        let info = &self.backend;
+        let mut text =
+            format!("{}, {}, {} weights, loaded in {:.0} ms", info.adapter, info.backend, info.weights, self.load_ms);
+        text += "\n\n";
+        let passes = self.passes.iter().map(|p| {
+            vec![
+                p.rows.to_string(),
+                format!("{:.3}", p.median_ms),
+                format!("{:.3}", p.fastest_ms),
+                format!("{:.0}", p.first_ms),
+                format!("{:.0}", p.weights_gb_s),
+                format!("{:.1}", p.tflop_s),
+            ]
+        });
+        let names = ["rows", "median ms", "fastest ms", "first ms", "weights GB/s", "TFLOP/s"];
+        text += &markdown(&names, passes);
+        if !self.generations.is_empty() {
+            let runs = self
+                .generations
+                .iter()
+                .map(|g| vec![g.what.to_owned(), g.passes.to_string(), g.rows.to_string(), format!("{:.0}", g.ms)]);
+            text.push('\n');
+            text += &markdown(&["generation", "passes", "rows", "ms"], runs);
+        }
+        text
+    }
+}
+
+fn markdown(names: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut text = format!("| {} |\n|{}\n", names.join(" | "), "---|".repeat(names.len()));
+    for row in rows {
+        text += &format!("| {} |\n", row.join(" | "));
+    }
+    text
 }
 
 /// Milliseconds of each kernel in one pass, the slowest first.

@@ -21,7 +21,7 @@ pub struct Args {
     input: String,
     /// Folder to write; made where it does not exist
     output: PathBuf,
-    /// Format of the matrices: q8 (int8 in blocks of 32 with f16 scales), f16, bf16 or f32
+    /// Format of the matrices: q8 or q4 (int8 or int4 in blocks of 32 with f16 scales), f16, bf16 or f32
     #[arg(long, default_value = "q8", value_name = "FORMAT")]
     to: WeightFormat,
 }
@@ -34,7 +34,7 @@ const COMPANIONS: &[&str] =
 enum Output<'a> {
     AsIs { dtype: DType, shape: Vec<usize>, bytes: &'a [u8] },
     Values { matrix: Matrix<'a>, format: WeightFormat, shape: Vec<usize> },
-    Scales { matrix: Matrix<'a>, shape: Vec<usize> },
+    Scales { matrix: Matrix<'a>, format: WeightFormat, shape: Vec<usize> },
 }
 
 impl View for Output<'_> {
@@ -47,6 +47,7 @@ impl View for Output<'_> {
                 WeightFormat::F16 => DType::F16,
                 WeightFormat::Bf16 => DType::BF16,
                 WeightFormat::Q8 => DType::I8,
+                WeightFormat::Q4 => DType::U8,
             },
         }
     }
@@ -65,7 +66,7 @@ impl View for Output<'_> {
         match self {
             Self::AsIs { bytes, .. } => Cow::Borrowed(bytes),
             Self::Values { matrix, format, .. } => encode(matrix, *format).map(|e| e.values).unwrap_or_default(),
-            Self::Scales { matrix, .. } => encode(matrix, WeightFormat::Q8).and_then(|e| e.scales).unwrap_or_default(),
+            Self::Scales { matrix, format, .. } => encode(matrix, *format).and_then(|e| e.scales).unwrap_or_default(),
         }
     }
 
@@ -114,10 +115,12 @@ fn outputs(model: &Model, to: WeightFormat) -> Result<BTreeMap<String, Output<'_
         let matrix = Matrix::open(checkpoint, name, rows, cols)?;
         let format = if to.fits(cols) { to } else { WeightFormat::F32 };
         matrix.encode(0..rows, format)?;
-        if format == WeightFormat::Q8 {
-            outputs.insert(scale_name(name), Output::Scales { matrix, shape: vec![rows, cols / BLOCK] });
+        if format.scale_bytes(cols) > 0 {
+            outputs.insert(scale_name(name), Output::Scales { matrix, format, shape: vec![rows, cols / BLOCK] });
         }
-        outputs.insert(name.to_owned(), Output::Values { matrix, format, shape: vec![rows, cols] });
+        // Two int4 lie in a byte.
+        let width = if format == WeightFormat::Q4 { cols / 2 } else { cols };
+        outputs.insert(name.to_owned(), Output::Values { matrix, format, shape: vec![rows, width] });
     }
     for t in checkpoint.tensors() {
         let stale_scale = t.name.strip_suffix(&scale_name("")).is_some_and(|m| outputs.contains_key(m));

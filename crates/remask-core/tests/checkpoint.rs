@@ -260,6 +260,13 @@ fn file_in(format: WeightFormat, weights: &[f32]) -> Vec<u8> {
             let scales = f16::from_f32(0.5).to_le_bytes().repeat(weights.len() / 32);
             file(&[("w", "I8", shape, quants), ("w.scale", "F16", &[shape[0], 2], scales)])
         }
+        WeightFormat::Q4 => {
+            let nibble = |v: f32| (v * 2.0 + 8.0) as u8;
+            let block = |b: &[f32]| (0..16).map(|j| nibble(b[j]) | nibble(b[j + 16]) << 4).collect::<Vec<_>>();
+            let quants = weights.chunks(32).flat_map(block).collect();
+            let scales = f16::from_f32(0.5).to_le_bytes().repeat(weights.len() / 32);
+            file(&[("w", "U8", &[shape[0], 32], quants), ("w.scale", "F16", &[shape[0], 2], scales)])
+        }
     }
 }
 
@@ -267,15 +274,22 @@ const FORMATS: [WeightFormat; 4] = [WeightFormat::F32, WeightFormat::F16, Weight
 
 #[test]
 fn every_format_converts_into_every_other_for_any_rows() {
-    let weights = exact_weights(5);
-    for from in FORMATS {
-        let checkpoint = read(file_in(from, &weights)).unwrap();
+    convert(&exact_weights(5), &FORMATS);
+    // What int4 holds exactly: half integers, each block with a peak of -8 halves.
+    let small = |i: usize| if i % 32 == 5 { -4.0 } else { (i * 7 % 15) as f32 * 0.5 - 3.5 };
+    let weights: Vec<_> = (0..5 * 64).map(small).collect();
+    convert(&weights, &[WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Q4]);
+}
+
+fn convert(weights: &[f32], formats: &[WeightFormat]) {
+    for &from in formats {
+        let checkpoint = read(file_in(from, weights)).unwrap();
         let matrix = Matrix::open(&checkpoint, "w", 5, 64).unwrap();
         assert_eq!(matrix.format, from);
         for rows in [0..5, 1..3, 4..5, 2..2] {
             let expected = &weights[rows.start * 64..rows.end * 64];
             assert_eq!(matrix.to_f32(rows.clone()), expected, "{from} rows {rows:?}");
-            for to in FORMATS {
+            for &to in formats {
                 let encoded = matrix.encode(rows.clone(), to).unwrap();
                 let scales = encoded.scales.as_ref().map_or(0, |s| s.len());
                 assert_eq!(encoded.values.len() + scales, to.bytes(rows.len(), 64), "{from} to {to}");
@@ -302,6 +316,8 @@ fn weights_that_a_format_cannot_hold_are_refused_by_name() {
         (WeightFormat::Q8, 1e7),
         (WeightFormat::Q8, f32::NAN),
         (WeightFormat::Q8, f32::INFINITY),
+        (WeightFormat::Q4, 1e6),
+        (WeightFormat::Q4, f32::NAN),
     ];
     for (format, value) in table {
         let checkpoint = holding(value);

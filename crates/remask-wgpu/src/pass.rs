@@ -159,7 +159,12 @@ impl PassPlan<'_> {
         if pending.is_some() {
             buffers.push(&act.addend);
         }
-        let spec = rms_norm::spec(rms_norm::Variant { gather: false, add: pending.is_some(), half });
+        let spec = rms_norm::spec(rms_norm::Variant {
+            gather: false,
+            add: pending.is_some(),
+            half,
+            wide: self.architecture.hidden >= rms_norm::WIDE,
+        });
         r.dispatch(spec, &buffers, &self.norm_params(pending, 1.0), rms_norm::grid(self.sizes.rows)).await
     }
 
@@ -245,7 +250,12 @@ impl PassPlan<'_> {
         if pending.is_some() {
             buffers.push(&act.addend);
         }
-        let variant = rms_norm::Variant { gather: true, add: pending.is_some(), half: strategy.is_half() };
+        let variant = rms_norm::Variant {
+            gather: true,
+            add: pending.is_some(),
+            half: strategy.is_half(),
+            wide: self.architecture.hidden >= rms_norm::WIDE,
+        };
         let params = self.norm_params(pending, self.architecture.logit_scale);
         r.dispatch(rms_norm::spec(variant), &buffers, &params, rms_norm::grid(selected)).await?;
 

@@ -24,7 +24,7 @@ pub struct DeviceMatrix {
 
 /// Consecutive rows of a matrix in one buffer.
 pub struct Part {
-    /// The weights, with the scales of q8 behind them.
+    /// The weights, with the scales of q8 and q4 behind them.
     pub buffer: wgpu::Buffer,
     /// First row.
     pub first: u32,
@@ -170,9 +170,9 @@ impl<'a> RandomSource<'a> {
             WeightFormat::F32 => (0..CHUNK / 4).flat_map(|_| weight().to_le_bytes()).collect(),
             WeightFormat::F16 => (0..CHUNK / 2).flat_map(|_| half::f16::from_f32(weight()).to_le_bytes()).collect(),
             WeightFormat::Bf16 => (0..CHUNK / 2).flat_map(|_| half::bf16::from_f32(weight()).to_le_bytes()).collect(),
-            WeightFormat::Q8 => (0..CHUNK / 4).flat_map(|_| bits().to_le_bytes()).collect(),
+            WeightFormat::Q8 | WeightFormat::Q4 => (0..CHUNK / 4).flat_map(|_| bits().to_le_bytes()).collect(),
         };
-        let scale = half::f16::from_f32(0.035 / 127.0);
+        let scale = half::f16::from_f32(0.035 / if format == WeightFormat::Q4 { 8.0 } else { 127.0 });
         let scales: Vec<u8> = (0..CHUNK / 16).flat_map(|_| scale.to_le_bytes()).collect();
         let source = Self {
             gpu,

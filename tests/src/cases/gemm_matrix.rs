@@ -32,7 +32,7 @@ const CASES: &[(usize, usize, usize)] = &[
 /// Runs every case in every format that matrix units take.
 pub fn run(h: &mut Harness) {
     for &(rows, cols, out) in CASES {
-        for format in [WeightFormat::F16, WeightFormat::Q8] {
+        for format in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4] {
             check(h, [rows, cols, out], format, 1.0);
         }
     }

@@ -21,7 +21,7 @@ pub fn run(h: &mut Harness) {
             let sums = summed(&x, &addend, splits);
             let buffers = (h.upload(&x), h.upload(&weight), h.poisoned(rows * cols), h.upload(&addend));
             let params = params(*rows, *cols, 0.5, splits);
-            let variant = rms_norm::Variant { gather: false, add: splits > 0, half };
+            let variant = rms_norm::Variant { gather: false, add: splits > 0, half, wide: *cols >= rms_norm::WIDE };
             let tensors = [&buffers.0, &buffers.1, &buffers.2, &buffers.3];
             let tensors = if splits > 0 { &tensors[..] } else { &tensors[..3] };
             h.run(sizes(*rows, 1, 1), &[(rms_norm::spec(variant), tensors, params, rms_norm::grid(*rows as u32))]);
@@ -73,7 +73,7 @@ fn gathered(h: &mut Harness, x: &[f32], weight: &[f32], rows: usize, splits: usi
     let tensors = [&buffers.0, &buffers.1, &buffers.2, &buffers.3, &device_addend];
     let tensors = if splits > 0 { &tensors[..] } else { &tensors[..4] };
     let grid = rms_norm::grid(select.len() as u32);
-    let variant = rms_norm::Variant { gather: true, add: splits > 0, half: false };
+    let variant = rms_norm::Variant { gather: true, add: splits > 0, half: false, wide: cols >= rms_norm::WIDE };
     let params = params(rows, cols, 1.0, splits);
     h.run(sizes(rows, select.len(), 1), &[(rms_norm::spec(variant), tensors, params, grid)]);
     let mix = |s: &SelectRecord| {

@@ -24,6 +24,8 @@ pub enum WeightFormat {
     Bf16,
     /// int8 with one f16 scale a block of 32 along the row: 1.0625 bytes a weight.
     Q8,
+    /// int4 with one f16 scale a block of 32 along the row: 0.5625 bytes a weight.
+    Q4,
 }
 
 impl WeightFormat {
@@ -35,6 +37,7 @@ impl WeightFormat {
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::Q8 => "q8",
+            Self::Q4 => "q4",
         }
     }
 
@@ -46,6 +49,7 @@ impl WeightFormat {
             Self::F32 => weights * 4,
             Self::F16 | Self::Bf16 => weights * 2,
             Self::Q8 => weights + weights / BLOCK * 2,
+            Self::Q4 => weights / 2 + weights / BLOCK * 2,
         }
     }
 
@@ -54,7 +58,7 @@ impl WeightFormat {
     pub fn scale_bytes(self, cols: usize) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 0,
-            Self::Q8 => cols / BLOCK * 2,
+            Self::Q8 | Self::Q4 => cols / BLOCK * 2,
         }
     }
 
@@ -64,7 +68,7 @@ impl WeightFormat {
         match self {
             Self::F32 => true,
             Self::F16 | Self::Bf16 => cols.is_multiple_of(2),
-            Self::Q8 => cols.is_multiple_of(BLOCK),
+            Self::Q8 | Self::Q4 => cols.is_multiple_of(BLOCK),
         }
     }
 }
@@ -84,7 +88,8 @@ impl std::str::FromStr for WeightFormat {
             "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::Bf16),
             "q8" => Ok(Self::Q8),
-            other => Err(format!("unknown weight format {other:?}; use f32, f16, bf16 or q8")),
+            "q4" => Ok(Self::Q4),
+            other => Err(format!("unknown weight format {other:?}; use f32, f16, bf16, q8 or q4")),
         }
     }
 }
@@ -107,7 +112,7 @@ pub struct Matrix<'a> {
 pub struct Encoded<'a> {
     /// The weights, row-major.
     pub values: Cow<'a, [u8]>,
-    /// f16 scales `[rows, cols / 32]`, for [`WeightFormat::Q8`] only.
+    /// f16 scales `[rows, cols / 32]`, for [`WeightFormat::Q8`] and [`WeightFormat::Q4`] only.
     pub scales: Option<Cow<'a, [u8]>>,
 }
 
@@ -117,21 +122,23 @@ impl<'a> Matrix<'a> {
     /// # Errors
     /// [`Error::Tensor`] where it is missing, of another shape or of a type that holds no weights.
     pub fn open(checkpoint: &'a Checkpoint, name: &str, rows: usize, cols: usize) -> Result<Self> {
-        let view = checkpoint.tensor(name, &[rows, cols])?;
+        // Two int4 lie in a byte.
+        let nibbles = cols.is_multiple_of(BLOCK) && checkpoint.get(name).is_some_and(|v| v.dtype == DType::U8);
+        let view = checkpoint.tensor(name, &[rows, if nibbles { cols / 2 } else { cols }])?;
         let (format, scales) = match view.dtype {
             DType::F32 => (WeightFormat::F32, None),
             DType::F16 => (WeightFormat::F16, None),
             DType::BF16 => (WeightFormat::Bf16, None),
-            DType::I8 if cols.is_multiple_of(BLOCK) => {
+            DType::I8 | DType::U8 if cols.is_multiple_of(BLOCK) => {
                 let scales = checkpoint.tensor(&quantize::scale_name(name), &[rows, cols / BLOCK])?;
                 if scales.dtype != DType::F16 {
                     let problem = format!("scales are {}, must be F16", scales.dtype);
                     return Err(Error::tensor(scales.file, scales.name, problem));
                 }
-                (WeightFormat::Q8, Some(scales.bytes))
+                (if nibbles { WeightFormat::Q4 } else { WeightFormat::Q8 }, Some(scales.bytes))
             }
             other => {
-                let problem = format!("is {other}; weights must be F32, F16, BF16 or I8 in blocks of {BLOCK}");
+                let problem = format!("is {other}; weights must be F32, F16, BF16, or I8 or U8 in blocks of {BLOCK}");
                 return Err(Error::tensor(view.file, name, problem));
             }
         };
@@ -160,7 +167,7 @@ impl<'a> Matrix<'a> {
     /// [`Error::Tensor`] where `format` cannot hold a weight: bf16 and f32 hold them all.
     pub fn encode(&self, rows: Range<usize>, format: WeightFormat) -> Result<Encoded<'a>> {
         if format == self.format {
-            let scales = (format == WeightFormat::Q8).then(|| Cow::Borrowed(self.scale_slice(&rows)));
+            let scales = (format.scale_bytes(self.cols) > 0).then(|| Cow::Borrowed(self.scale_slice(&rows)));
             return Ok(Encoded { values: Cow::Borrowed(self.slice(&rows)), scales });
         }
         let values = self.to_f32(rows);
@@ -180,13 +187,19 @@ impl<'a> Matrix<'a> {
                 }
                 (values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(), None)
             }
-            WeightFormat::Q8 => {
-                let (quants, scales) = quantize::q8(&values);
+            WeightFormat::Q8 | WeightFormat::Q4 => {
+                let (quants, scales) = if format == WeightFormat::Q8 {
+                    let (quants, scales) = quantize::q8(&values);
+                    (bytemuck::cast_slice(&quants).to_vec(), scales)
+                } else {
+                    quantize::q4(&values)
+                };
                 if let Some(block) = scales.iter().position(|s| !s.is_finite()) {
-                    let lost = |v: &&f32| !quantize::scale(v.abs()).is_finite();
+                    let steps = if format == WeightFormat::Q8 { 127.0 } else { 8.0 };
+                    let lost = |v: &&f32| !f16::from_f32(v.abs() / steps).is_finite();
                     return Err(refused(values[block * BLOCK..].iter().find(lost)));
                 }
-                (bytemuck::cast_slice(&quants).to_vec(), Some(Cow::Owned(bytemuck::cast_slice(&scales).to_vec())))
+                (quants, Some(Cow::Owned(bytemuck::cast_slice(&scales).to_vec())))
             }
         };
         Ok(Encoded { values: Cow::Owned(values), scales })
@@ -198,6 +211,7 @@ impl<'a> Matrix<'a> {
         let bytes = self.slice(&rows);
         match self.format {
             WeightFormat::Q8 => quantize::dequantize_q8(bytes, self.scale_slice(&rows)),
+            WeightFormat::Q4 => quantize::dequantize_q4(bytes, self.scale_slice(&rows)),
             _ => floats(self.view.dtype, bytes),
         }
     }

@@ -76,14 +76,14 @@ impl MatrixTile {
         let [m, n, k, warps_m, warps_n] = match (rows, format) {
             (0..=16, _) => [16, 64, 64, 1, 4],
             (17..=32, _) => [32, 64, 64, 2, 2],
-            (33..=64, WeightFormat::Q8) => [64, 64, 128, 2, 4],
+            (33..=64, WeightFormat::Q8 | WeightFormat::Q4) => [64, 64, 128, 2, 4],
             (33..=64, _) => [64, 64, 128, 2, 2],
             (257.., WeightFormat::F16) => [128, 128, 64, 2, 2],
             _ => [128, 128, 64, 2, 4],
         };
         let mut tile = Self { m, n, k, warps_m, warps_n, splits: 1 };
         let whole = out.is_multiple_of(128) && cols.is_multiple_of(128);
-        if !whole || !matches!(format, WeightFormat::F16 | WeightFormat::Q8) {
+        if !whole || !matches!(format, WeightFormat::F16 | WeightFormat::Q8 | WeightFormat::Q4) {
             return None;
         }
         let workgroups = (out / n) * rows.div_ceil(m);
@@ -120,7 +120,8 @@ pub fn spec(format: WeightFormat, tile: MatrixTile) -> KernelSpec {
         ("FRAGS_N", n / 16 / warps_n),
         ("STEPS", k / 16),
         ("X_EACH", m * k / 8 / threads),
-        ("W_EACH", n * k / 8 / threads),
+        // Groups of eight f16, or blocks of 32 quants.
+        ("W_EACH", n * k / if format == WeightFormat::F16 { 8 } else { 32 } / threads),
     ];
     defines.extend(numbers.map(|(name, value)| (name, Define::Number(value))));
     KernelSpec { shader: "gemm_matrix", defines, extensions: vec![Extension::F16, Extension::Matrix] }

@@ -71,8 +71,8 @@ pub fn weight_defines(format: WeightFormat) -> Vec<(&'static str, Define)> {
 }
 
 /// Formats that every kernel with weights is specialised for.
-pub const WEIGHT_FORMATS: [WeightFormat; 4] =
-    [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Q8];
+pub const WEIGHT_FORMATS: [WeightFormat; 5] =
+    [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Q8, WeightFormat::Q4];
 
 /// Every specialisation that this build can ask for, for the tests that compile them all.
 #[must_use]
@@ -81,7 +81,7 @@ pub fn all_specs() -> Vec<KernelSpec> {
     for half in [false, true] {
         specs.push(swiglu::spec(half));
         for (gather, add) in [(false, false), (false, true), (true, false), (true, true)] {
-            specs.push(rms_norm::spec(rms_norm::Variant { gather, add, half }));
+            specs.extend([false, true].map(|wide| rms_norm::spec(rms_norm::Variant { gather, add, half, wide })));
         }
         for rows in [1, 100, 1000] {
             specs.extend([64, 128].map(|head_dim| attention_matrix::spec(head_dim, rows, half)));

@@ -29,15 +29,21 @@ pub struct Variant {
     pub add: bool,
     /// The result is f16.
     pub half: bool,
+    /// Rows are wide: more invocations a row.
+    pub wide: bool,
 }
+
+/// Columns from which a row is wide.
+pub const WIDE: usize = 2048;
 
 /// The kernel over all rows, or over the selected ones. Buffers: x, weight, out, then the selected rows
 /// where `gather`, then the addend where `add`.
 #[must_use]
 pub fn spec(variant: Variant) -> KernelSpec {
     let flags = [("GATHER", variant.gather), ("ADD", variant.add), ("HALF", variant.half)];
-    let on = flags.into_iter().filter(|(_, on)| *on);
-    KernelSpec::portable("rms_norm", on.map(|(name, _)| (name, Define::Flag)).collect())
+    let on = flags.into_iter().filter(|(_, on)| *on).map(|(name, _)| (name, Define::Flag));
+    let threads = ("THREADS", Define::Number(if variant.wide { 256 } else { 128 }));
+    KernelSpec::portable("rms_norm", on.chain([threads]).collect())
 }
 
 /// One workgroup a row.
