@@ -30,6 +30,7 @@ fn request(number: u32) -> (Vec<u32>, DecodeOptions) {
         cache: if number % 5 == 3 { Cache::Dual } else { Cache::None },
         mor: (number % 5 == 4).then(MorConfig::default),
         early_stop: false,
+        ..DecodeOptions::default()
     };
     (prompt, options)
 }

@@ -96,14 +96,14 @@ fn requests_share_a_pass_without_seeing_each_other() {
 /// Generations of different lengths and settings get the tokens in common passes that they get alone.
 #[test]
 fn generations_share_passes_and_stay_themselves() {
-    on_every_adapter(|backend| {
+    on_every_backend(|backend| {
         let model = model();
         let settings = ["{}", r#"{"preset": "quality", "block_length": 4}"#, r#"{"preset": "fast", "cfg_scale": 1}"#];
         let options: Vec<_> =
             settings.map(|json| serde_json::from_str::<DecodeSettings>(json).unwrap().resolve()).into();
         let canvas = |i: usize| Canvas::new(&[3, 1, 4, 1, 5][..2 + i], 6 + 5 * i, model.vocabulary.mask);
         let request = |i: usize| Request { canvas: canvas(i), options: &options[i] };
-        let run = |backend: &mut WgpuBackend, requests| {
+        let run = |backend: &mut dyn Backend, requests| {
             let watch = &mut |_: usize, _: &StepReport| ControlFlow::Continue(());
             let run = fill_all(backend, &model.architecture, &model.vocabulary, requests, watch);
             pollster::block_on(run).unwrap()
