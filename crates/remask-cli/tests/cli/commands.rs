@@ -13,6 +13,16 @@ fn devices_are_listed() {
     assert!(devices[0]["name"].is_string() && devices[0]["limits"].is_object(), "{devices}");
 }
 
+#[test]
+fn bench_times_what_it_is_asked_for() {
+    let bench = ["bench", "--shape", "tiny", "--rows", "1,5", "--repeats", "2"];
+    let report = json_of(remask(&[&bench[..], &["--json", "--weights", "q4"]].concat()));
+    let rows: Vec<_> = report["passes"].as_array().unwrap().iter().map(|p| p["rows"].clone()).collect();
+    assert_eq!((rows, &report["backend"]["weights"]), (vec![json!(1), json!(5)], &json!("q4")));
+    assert!(report["passes"][0]["median_ms"].as_f64().unwrap() > 0.0);
+    assert!(works(remask(&bench)).out.contains("| rows | median ms |"));
+}
+
 /// One tensor of what `inspect --json` shows.
 fn tensor<'a>(shown: &'a Value, name: &str) -> &'a Value {
     shown["tensors"].as_array().unwrap().iter().find(|t| t["name"] == name).unwrap()

@@ -65,7 +65,7 @@ impl MatrixTile {
             && profile.shader_f16
             && profile.subgroups == Some((32, 32))
             && limits.workgroup_bytes >= 48 * 1024
-            && limits.invocations >= 256
+            && limits.invocations >= 512
     }
 
     /// The tile for a product, where this kernel can compute it. Found by trying on an H100: a tile of few
@@ -78,7 +78,7 @@ impl MatrixTile {
             (17..=32, _) => [32, 64, 64, 2, 2],
             (33..=64, WeightFormat::Q8 | WeightFormat::Q4) => [64, 64, 128, 2, 4],
             (33..=64, _) => [64, 64, 128, 2, 2],
-            (257.., WeightFormat::F16) => [128, 128, 64, 2, 2],
+            (257.., WeightFormat::F16) => [128, 128, 64, 4, 4],
             _ => [128, 128, 64, 2, 4],
         };
         let mut tile = Self { m, n, k, warps_m, warps_n, splits: 1 };
