@@ -9,24 +9,24 @@ const sure = { ...plain, threshold: 0.9 };
 const cases = [
   ['What is the capital of France?', { maxTokens: 12, ...sure }],
   ['What color is the sky?', { ...plain, maxTokens: 8, steps: 4 }],
-  ['How many legs does a dog have?', { maxTokens: 12, ...sure, mor: true }],
+  ['How many legs does a dog have?', { maxTokens: 12, ...sure, mor: { maxRecursions: 4 } }],
   ['What do bees make?', { ...plain, maxTokens: 8, steps: 4, temperature: 0.7, seed: 11 }],
   ['What is the opposite of hot?', { maxTokens: 12, ...sure, cache: 'dual', blockLength: 6 }],
   ['Who lives in a barn?', { maxTokens: 12, ...sure, cache: 'vicinity:8,8,2', freeTail: true }],
   ['What do cows drink?', { ...plain, maxTokens: 8, accept: 'random', seed: 5 }],
-  ['Why should we share our toys?', { maxTokens: 16, ...sure, mor: true }],
+  ['Why should we share our toys?', { maxTokens: 16, ...sure, mor: { maxRecursions: 4 } }],
   ['What is two plus two?', { ...plain, maxTokens: 8, accept: 'entropy:0.2' }],
   ['What do you wear when it rains?', { maxTokens: 12, ...sure, cache: 'prefix', blockLength: 6 }],
   ['Where do fish live?', { ...plain, maxTokens: 8, steps: 4, cfgScale: 0.5 }],
   ['What is the name of a baby cat?', { ...plain, maxTokens: 12, accept: 'margin:0.8' }],
-  ['Which animal says moo?', { ...plain, maxTokens: 8, steps: 4, mor: { strategy: 'entropy' } }],
+  ['Which animal says moo?', { ...plain, maxTokens: 8, steps: 4, mor: { strategy: 'entropy', maxRecursions: 4 } }],
   ['What do we use to write?', { maxTokens: 8, ...sure, cache: 'delayed:4' }],
   ['What is the capital of Italy?', { maxTokens: 12, ...sure, cache: 'vicinity:4,4,1', blockLength: 6 }],
   ['Tell me about a dog.', { ...plain, maxTokens: 16, steps: 8 }],
   ['What does the sun do?', { maxTokens: 8, ...sure, mor: { strategy: 'gradient', maxRecursions: 3 } }],
   ['Why do we sleep?', { ...plain, maxTokens: 12, accept: 'credit:0.9', temperature: 0.3, seed: 3 }],
   ['What grows in a garden?', { maxTokens: 8, ...sure, revise: 'verify:0.6,1' }],
-  ['What is ice made of?', { ...plain, maxTokens: 8, accept: 'local-leap:0.9,0.75,4', mor: { strategy: 'margin', skipThreshold: null } }],
+  ['What is ice made of?', { ...plain, maxTokens: 8, accept: 'local-leap:0.9,0.75,4', mor: { strategy: 'margin', skipThreshold: null, maxRecursions: 4 } }],
 ];
 
 /** A setting as the command line spells it. */

@@ -1,8 +1,8 @@
 //! Weight matrices on the CPU, and their product with a few or many rows.
 //!
-//! A matrix is kept as panels of [`WIDTH`] output features: within a panel, the weights of one input
+//! A matrix is kept as panels of `WIDTH` output features: within a panel, the weights of one input
 //! feature lie together, in the format the checkpoint has them (int8 stays int8). A product takes a
-//! panel a [`DEPTH`] of input features at a time: decodes them to float32 once, in cache, and runs
+//! panel a `DEPTH` of input features at a time: decodes them to float32 once, in cache, and runs
 //! every row over them. Decoding costs as much as one row does, which is why this beats a general
 //! matrix product by most where rows are few: that one packs its operands anew for each call.
 
@@ -18,7 +18,7 @@ use remask_core::{Error, Result};
 /// Output features of a panel: two vectors of AVX-512.
 const WIDTH: usize = 32;
 
-/// Input features that are decoded at a time: [`DEPTH`] x [`WIDTH`] float32 are 16 KiB, which leaves
+/// Input features that are decoded at a time: `DEPTH` x `WIDTH` float32 are 16 KiB, which leaves
 /// room for the rows in a first-level cache.
 const DEPTH: usize = 128;
 
@@ -269,7 +269,7 @@ fn rescale<S: Simd>(simd: S, to: &mut [f32], scales: &[f16]) {
     }
 }
 
-/// Up to [`MOST_ROWS`] rows, which start `stride` apart in `x`, over decoded weights `[depth, WIDTH]`.
+/// Up to `MOST_ROWS` rows, which start `stride` apart in `x`, over decoded weights `[depth, WIDTH]`.
 #[derive(Clone, Copy)]
 struct Tile<'a> {
     x: &'a [f32],

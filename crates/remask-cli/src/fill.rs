@@ -19,8 +19,11 @@ const MOST_CHOICES: usize = 64;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// A text with blanks: [MASK] is a token, [MASK:3] three, [MASK:2-5] as many as fit best;
-    /// \[MASK] is the text itself
+    /// A text with blanks.
+    #[arg(
+        help = "A text with blanks: [MASK] is a token, [MASK:3] three, [MASK:2-5] as many as fit best; \\[MASK] is \
+                  the text itself"
+    )]
     text: String,
     /// Model folder, .safetensors file or name of a bundled model
     #[arg(long, default_value = BUNDLED[0].name)]

@@ -37,7 +37,8 @@ struct Cli {
 enum Command {
     /// Answer a prompt by filling in a canvas of masked tokens
     Generate(generate::Args),
-    /// Fill in the blanks of a text: "The [MASK] sat on the [MASK]."
+    /// Fill in the blanks of a text.
+    #[command(about = "Fill in the blanks of a text: \"The [MASK] sat on the [MASK].\"")]
     Fill(fill::Args),
     /// Compare decoder settings on a set of questions: rows, passes, time and quality
     Eval(eval::Args),

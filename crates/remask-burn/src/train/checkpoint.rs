@@ -1,7 +1,7 @@
 //! Checkpoints of a run that a kill at any moment leaves whole: written beside, synced, renamed into
 //! place; a file says how long it is and carries a checksum, and the one before is kept.
 //!
-//! A file is [`MAGIC`], the CRC-32 of all that follows, and [`SECTIONS`] sections, each its length
+//! A file is `MAGIC`, the CRC-32 of all that follows, and `SECTIONS` sections, each its length
 //! (u64, little-endian) and its bytes: state (JSON), weights and averaged weights (safetensors, float32,
 //! LLaDA's names), the optimiser's state (Burn's own format).
 

@@ -100,7 +100,7 @@ fn caches_and_recursions_compute_fewer_rows() {
     command.env("VDIFF_ENABLE_MOR", "1").env("VDIFF_MOR_MAX_RECURSIONS", "9").env("REMASK_MOR_MAX_RECURSIONS", "3");
     assert_eq!(rows(command), (by_option, stats));
     let wrong = run(generate(&model, "--prompt-ids 1 --mor --mor-min-recursions 5"));
-    refused("more least than most", &wrong, &["5 to 4 recursions"]);
+    refused("more least than most", &wrong, &["5 to 3 recursions"]);
 }
 
 #[test]

@@ -60,7 +60,7 @@ impl Default for MorConfig {
     fn default() -> Self {
         Self {
             min_recursions: 1,
-            max_recursions: 4,
+            max_recursions: 3,
             strategy: Strategy::Confidence,
             confidence_high: 0.9,
             confidence_low: 0.5,
@@ -264,10 +264,10 @@ mod tests {
 
     #[test]
     fn depth_is_linear_between_the_marks() {
-        let config = MorConfig { skip_threshold: None, ..MorConfig::default() };
+        let config = MorConfig { max_recursions: 4, skip_threshold: None, ..MorConfig::default() };
         let depths = [0.0, 0.5, 0.64, 0.7, 0.77, 0.9, 1.0].map(|c| config.depth(c));
         assert_eq!(depths, [4, 4, 3, 3, 2, 1, 1]);
-        let slow = MorConfig { min_recursions: 2, ..MorConfig::default() };
+        let slow = MorConfig { min_recursions: 2, max_recursions: 4, ..MorConfig::default() };
         assert_eq!([0.9, 0.94, 0.95].map(|c| slow.depth(c)), [2, 2, 1]);
     }
 
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(of(Strategy::Gradient, None), 0.6);
         assert!((of(Strategy::Gradient, Some(candidate(0.5))) - 0.9).abs() < 1e-6);
         assert_eq!(of(Strategy::Gradient, Some(Candidate { token: 2, ..candidate(0.6) })), 0.0);
-        assert_eq!(MorConfig { strategy: Strategy::Fixed, ..MorConfig::default() }.depth(0.0), 4);
+        assert_eq!(MorConfig { strategy: Strategy::Fixed, ..MorConfig::default() }.depth(0.0), 3);
     }
 
     #[test]
