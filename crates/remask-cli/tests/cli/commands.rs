@@ -16,11 +16,19 @@ fn devices_are_listed() {
 #[test]
 fn bench_times_what_it_is_asked_for() {
     let bench = ["bench", "--shape", "tiny", "--rows", "1,5", "--repeats", "2"];
-    let report = json_of(remask(&[&bench[..], &["--json", "--weights", "q4"]].concat()));
+    let report = &json_of(remask(&[&bench[..], &["--json", "--weights", "q4"]].concat()))[0];
     let rows: Vec<_> = report["passes"].as_array().unwrap().iter().map(|p| p["rows"].clone()).collect();
     assert_eq!((rows, &report["backend"]["weights"]), (vec![json!(1), json!(5)], &json!("q4")));
     assert!(report["passes"][0]["median_ms"].as_f64().unwrap() > 0.0);
     assert!(works(remask(&bench)).out.contains("| rows | median ms |"));
+
+    let model = golden("llada-mha");
+    let both = ["bench", "--model", &model, "--backends", "wgpu,cpu", "--rows", "3", "--repeats", "1", "--generations"];
+    let reports = json_of(remask(&[&both[..], &["--json"]].concat()));
+    let [wgpu, cpu] = reports.as_array().unwrap().as_slice() else { panic!("{reports}") };
+    assert_eq!((&wgpu["largest_logit_difference"], &wgpu["generations"][0]["parts_at"]), (&Value::Null, &Value::Null));
+    assert!(cpu["largest_logit_difference"].as_f64().unwrap() < 1e-3, "{cpu}");
+    assert_eq!(cpu["generations"][0]["parts_at"], Value::Null);
 }
 
 /// One tensor of what `inspect --json` shows.
