@@ -21,6 +21,17 @@ pub enum Cell {
     },
 }
 
+impl Cell {
+    /// The step that decided the position, where one did.
+    #[must_use]
+    pub fn decided_at(&self) -> Option<u32> {
+        match self {
+            Self::Decided { step, .. } => Some(*step),
+            Self::Given | Self::Hole => None,
+        }
+    }
+}
+
 /// Token ids by position, and what is known of each.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Canvas {

@@ -2,6 +2,7 @@
 //! the candidates that come back. It never sees a device, so that any number of generations can share
 //! passes.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use serde::Serialize;
@@ -182,11 +183,7 @@ impl<'a> Decoding<'a> {
         let plan = BlockPlan::new(&open, options.block_length, options.steps);
         // Steps count only for the rules that have a number of them.
         let notes = if matches!(options.acceptance, Acceptance::Quota(_)) { plan.notes } else { Vec::new() };
-        let passes = canvas.cells().iter().filter_map(|cell| match cell {
-            Cell::Decided { step, .. } => Some(step + 1),
-            _ => None,
-        });
-        let passes_before = passes.max().unwrap_or(0);
+        let passes_before = canvas.cells().iter().filter_map(Cell::decided_at).max().map_or(0, |step| step + 1);
         let mut decoding = Self {
             architecture,
             vocabulary,
@@ -494,14 +491,11 @@ impl<'a> Decoding<'a> {
     fn enter_block(&mut self) {
         while let Some(block) = self.blocks.get(self.block) {
             let cells = &self.output.canvas.cells()[block.positions.clone()];
-            let decided = cells.iter().filter(|c| matches!(c, Cell::Decided { .. })).count();
             if cells.contains(&Cell::Hole) {
                 self.begun = cells.iter().filter(|c| **c != Cell::Given).count();
-                let quotas = (0..block.steps).scan(0, |sum, step| {
-                    *sum += quota(self.begun, block.steps, step).max(1);
-                    Some(*sum)
-                });
-                self.behind = quotas.take_while(|sum| *sum <= decided).count();
+                // Every step decides something.
+                let steps: BTreeSet<_> = cells.iter().filter_map(Cell::decided_at).collect();
+                self.behind = steps.len();
                 break;
             }
             self.block += 1;
