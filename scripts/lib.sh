@@ -97,7 +97,7 @@ need_wasm_bindgen() {
 # Installs the npm packages of web/ as its lock file names them, where they are not there yet.
 need_node_modules() {
     command -v npm >/dev/null || need_packages 'the browser package is built with Node.js 20 or newer' nodejs npm
-    node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20)' ||
+    node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' ||
         die "Node.js $(node --version) is too old for the browser package; install version 20 or newer"
     [[ web/node_modules/.package-lock.json -nt web/package-lock.json ]] ||
         npm ci --prefix web --no-audit --no-fund --loglevel=error
