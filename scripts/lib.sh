@@ -94,11 +94,20 @@ need_wasm_bindgen() {
     cargo install wasm-bindgen-cli --version "$version"
 }
 
+# Whether Node.js is new enough for Vite.
+has_recent_node() {
+    node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)'
+}
+
 # Installs the npm packages of web/ as its lock file names them, where they are not there yet.
 need_node_modules() {
     command -v npm >/dev/null || need_packages 'the browser package is built with Node.js 20 or newer' nodejs npm
-    node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' ||
-        die "Node.js $(node --version) is too old for the browser package; install version 20 or newer"
+    if ! has_recent_node; then
+        # Debian 12 has Node.js 18; the npm registry has newer ones.
+        npm install --prefix target/node --no-audit --no-fund --loglevel=error node@22
+        PATH=$PWD/target/node/node_modules/node/bin:$PATH
+        has_recent_node || die "Node.js $(node --version) is too old for the browser package; install version 20 or newer"
+    fi
     [[ web/node_modules/.package-lock.json -nt web/package-lock.json ]] ||
         npm ci --prefix web --no-audit --no-fund --loglevel=error
 }

@@ -7,6 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
 
 [[ -x ${CHROMIUM:-/usr/bin/chromium} ]] || need_packages 'the browser tests run Chromium' chromium
+need_node_modules
 scripts/web.sh
 wasm_cargo build --locked --profile wasm --package remask-testkit-web
 wasm-bindgen --target web --out-dir web/tests/out \
