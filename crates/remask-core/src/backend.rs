@@ -11,6 +11,7 @@ use std::pin::Pin;
 
 use serde::Serialize;
 
+use crate::architecture::Architecture;
 use crate::random::Key;
 
 /// A future of a backend. Backends may be single-threaded (a browser's is), so it is not `Send`.
@@ -42,6 +43,16 @@ pub struct Row {
     pub keys: Keys,
 }
 
+impl Row {
+    /// The token at `position` of a canvas of `length` positions, seeing what `architecture` lets it see.
+    #[must_use]
+    pub fn of_canvas(architecture: &Architecture, store: StoreId, position: usize, token: u32, length: usize) -> Self {
+        let keys = architecture.visible(position, length);
+        let keys = Keys { start: keys.start as u32, end: keys.end as u32 };
+        Self { store, position: position as u32, token, keys }
+    }
+}
+
 /// A row of the pass whose candidate is wanted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Select {
@@ -53,6 +64,14 @@ pub struct Select {
     pub temperature: f32,
     /// Key of the noise; the counter is (position, token).
     pub key: Key,
+}
+
+impl Select {
+    /// The row's logits or likeliest token, without noise or guidance.
+    #[must_use]
+    pub fn plain(row: usize) -> Self {
+        Self { row: row as u32, guide: None, temperature: 0.0, key: Key::default() }
+    }
 }
 
 /// Classifier-free guidance: logits become `u + (scale + 1) * (c - u)`.

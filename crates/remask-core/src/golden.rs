@@ -11,12 +11,11 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Backend, Keys, Pass, Row, Select};
+use crate::backend::{Backend, Pass, Row, Select};
 use crate::checkpoint::{Bytes, Checkpoint, DType};
 use crate::decode::{Acceptance, Cache, DecodeOptions, Order, StepReport, generate};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::random::Key;
 
 /// A golden folder's contents.
 pub struct Golden {
@@ -221,14 +220,9 @@ pub async fn check_logits(backend: &mut dyn Backend, model: &Model, golden: &Gol
     let mut computed = Vec::with_capacity(golden.logits.len());
     for input in &golden.inputs {
         let store = backend.create_store(input.len() as u32)?;
-        let row = |(position, token): (usize, &u32)| {
-            let keys = a.visible(position, input.len());
-            let keys = Keys { start: keys.start as u32, end: keys.end as u32 };
-            Row { store, position: position as u32, token: *token, keys }
-        };
+        let row = |(position, token): (usize, &u32)| Row::of_canvas(a, store, position, *token, input.len());
         let rows: Vec<_> = input.iter().enumerate().map(row).collect();
-        let select = |row: usize| Select { row: row as u32, guide: None, temperature: 0.0, key: Key::default() };
-        let select: Vec<_> = (0..rows.len()).map(select).collect();
+        let select: Vec<_> = (0..rows.len()).map(Select::plain).collect();
         let pass = Pass { rows: &rows, select: &select, suppressed: &model.vocabulary.suppressed };
         let logits = backend.logits(&pass).await;
         backend.release_store(store);

@@ -1,11 +1,11 @@
 //! The [`Backend`] on wgpu: a model's weights, its key/value arena and the passes recorded so far.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use remask_core::architecture::{Biases, MlpKind, NormKind};
 use remask_core::backend::BackendInfo;
 use remask_core::checkpoint::WeightFormat;
-use remask_core::{Architecture, Backend, BackendError, BackendFuture, Candidate, Model, Pass, StoreId};
+use remask_core::{Architecture, Backend, BackendError, BackendFuture, Candidate, Model, Pass, Select, StoreId};
 
 use crate::activations::Activations;
 use crate::gpu::Gpu;
@@ -119,70 +119,40 @@ impl WgpuBackend {
 
     /// Checks a pass and translates it into the records that kernels read.
     fn translate(&self, pass: &Pass) -> Result<Translated, BackendError> {
-        let invalid = |problem: String| Err(BackendError::InvalidPass(problem));
         let a = &self.architecture;
-        if pass.rows.is_empty() || pass.select.is_empty() {
-            return invalid(format!(
-                "{} rows and {} selected; both must be at least 1",
-                pass.rows.len(),
-                pass.select.len()
-            ));
-        }
+        let slots = |store| self.stores.slots(store);
+        pass.check(a.embedding_rows, |store| slots(store).map(|s| s.len() as u32))?;
         let most = self.gpu.profile.limits.workgroups as usize;
         if pass.rows.len() > most || pass.select.len() > most {
-            return invalid(format!("{} rows; the device takes at most {most} in one pass", pass.rows.len()));
+            let problem = format!("{} rows; the device takes at most {most} in one pass", pass.rows.len());
+            return Err(BackendError::InvalidPass(problem));
         }
-        if pass.suppressed.rows() != a.embedding_rows {
-            return invalid(format!(
-                "suppressed ids are over {} rows, the head has {}",
-                pass.suppressed.rows(),
-                a.embedding_rows
-            ));
-        }
-        let mut written = HashSet::with_capacity(pass.rows.len());
-        let mut rows = Vec::with_capacity(pass.rows.len());
-        for row in pass.rows {
-            let Some(slots) = self.stores.slots(row.store) else {
-                return invalid(format!("store {} does not exist", row.store.0));
-            };
-            let capacity = slots.len() as u32;
-            if row.position >= capacity || row.keys.end > capacity || row.keys.start >= row.keys.end {
-                return invalid(format!(
-                    "position {} with keys {}..{} in a store of {capacity} slots",
-                    row.position, row.keys.start, row.keys.end
-                ));
-            }
-            if row.token as usize >= a.embedding_rows {
-                return invalid(format!("token {} of {} embeddings", row.token, a.embedding_rows));
-            }
-            if !written.insert(slots.start + row.position) {
-                return invalid(format!("position {} of store {} twice", row.position, row.store.0));
-            }
-            rows.push(RowRecord {
-                token: row.token,
-                position: row.position,
-                slot: slots.start + row.position,
-                key_start: slots.start + row.keys.start,
-                key_end: slots.start + row.keys.end,
-                padding: [0; 3],
-            });
-        }
-        let mut select = Vec::with_capacity(pass.select.len());
-        for s in pass.select {
-            let guide = s.guide.map_or(s.row, |g| g.row);
-            let (Some(row), Some(_)) = (pass.rows.get(s.row as usize), pass.rows.get(guide as usize)) else {
-                return invalid(format!("selected row {} (guide {guide}) of {} rows", s.row, pass.rows.len()));
-            };
-            select.push(SelectRecord {
-                row: s.row,
-                guide,
-                guide_scale: s.guide.map_or(0.0, |g| g.scale),
-                temperature: s.temperature,
-                key: s.key.0,
-                position: row.position,
-                padding: 0,
-            });
-        }
+        // Every store is there: the check has seen it.
+        let rows: Vec<_> = pass
+            .rows
+            .iter()
+            .filter_map(|row| {
+                let start = slots(row.store)?.start;
+                Some(RowRecord {
+                    token: row.token,
+                    position: row.position,
+                    slot: start + row.position,
+                    key_start: start + row.keys.start,
+                    key_end: start + row.keys.end,
+                    padding: [0; 3],
+                })
+            })
+            .collect();
+        let select = |s: &Select| SelectRecord {
+            row: s.row,
+            guide: s.guide.map_or(s.row, |g| g.row),
+            guide_scale: s.guide.map_or(0.0, |g| g.scale),
+            temperature: s.temperature,
+            key: s.key.0,
+            position: pass.rows[s.row as usize].position,
+            padding: 0,
+        };
+        let select: Vec<_> = pass.select.iter().map(select).collect();
         let store: Vec<_> = pass.rows.iter().map(|r| r.store.0).collect();
         let rounded = PassSizes { rows: rows.len() as u32, ..PassSizes::default() }.rounded_up().rows;
         let most = attention_tile_rows(self.arithmetic, a.attention.head_dim as u32, rounded);

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::options::Vocabulary;
 use crate::architecture::Architecture;
-use crate::backend::{Backend, BackendFuture, Keys, Pass, Row, Select, StoreId, TokenSet};
+use crate::backend::{Backend, BackendFuture, Pass, Row, Select, StoreId, TokenSet};
 use crate::canvas::Canvas;
 use crate::error::{Error, Result};
 use crate::random::{Key, Purpose, gumbel, step_key, threefry};
@@ -185,19 +185,9 @@ impl Run<'_> {
         // and holes behind the run keep those of their first pass.
         let first = if self.done.forward_passes == 0 { 0 } else { self.next.saturating_sub(self.config.window) };
         let last = if self.done.forward_passes == 0 { canvas.len() } else { self.next + length };
-        let row = |position: usize| {
-            let keys = self.architecture.visible(position, canvas.len());
-            let keys = Keys { start: keys.start as u32, end: keys.end as u32 };
-            Row { store: self.store, position: position as u32, token: canvas.tokens()[position], keys }
-        };
+        let row = |p: usize| Row::of_canvas(self.architecture, self.store, p, canvas.tokens()[p], canvas.len());
         let rows: Vec<_> = (first..last).map(row).collect();
-        let select = |position: usize| Select {
-            row: (position - first) as u32,
-            guide: None,
-            temperature: 0.0,
-            key: Key::default(),
-        };
-        let select: Vec<_> = (self.next..self.next + length).map(select).collect();
+        let select: Vec<_> = (self.next..self.next + length).map(|p| Select::plain(p - first)).collect();
         let pass = Pass { rows: &rows, select: &select, suppressed: &self.vocabulary.suppressed };
         let mut logits = backend.logits(&pass).await?;
         self.done.forward_passes += 1;

@@ -13,7 +13,7 @@ use super::credit::Credits;
 use super::mor::{Mor, MorStats};
 use super::options::{DecodeOptions, Revision, Vocabulary};
 use crate::architecture::Architecture;
-use crate::backend::{Candidate, Guide, Keys, Row, Select, StoreId};
+use crate::backend::{Candidate, Guide, Row, Select, StoreId};
 use crate::canvas::{Canvas, Cell};
 use crate::random::{Purpose, step_key, threefry, unit};
 use crate::schedule::{Block, BlockPlan, quota};
@@ -245,13 +245,8 @@ impl<'a> Decoding<'a> {
             for &position in &positions {
                 // The unconditional twin sees the mask in place of everything that was given.
                 let hidden = twin == 1 && canvas.cells()[position] == Cell::Given;
-                let keys = self.architecture.visible(position, length);
-                rows.push(Row {
-                    store: *store,
-                    position: position as u32,
-                    token: if hidden { self.vocabulary.mask } else { canvas.tokens()[position] },
-                    keys: Keys { start: keys.start as u32, end: keys.end as u32 },
-                });
+                let token = if hidden { self.vocabulary.mask } else { canvas.tokens()[position] };
+                rows.push(Row::of_canvas(self.architecture, *store, position, token, length));
             }
         }
         let key = step_key(self.options.seed, self.output.forward_passes, Purpose::Sample);
@@ -326,15 +321,11 @@ impl<'a> Decoding<'a> {
     /// The generation as it stands.
     #[must_use]
     pub fn finish(mut self) -> Generation {
-        let canvas = &self.output.canvas;
-        let is_stop = |p: usize| {
-            matches!(canvas.cells()[p], Cell::Decided { .. }) && self.vocabulary.stop.contains(&canvas.tokens()[p])
-        };
-        if self.output.finish == FinishReason::Length && (0..canvas.len()).any(is_stop) {
+        if self.output.finish == FinishReason::Length && (0..self.output.canvas.len()).any(|p| self.is_end(p)) {
             self.output.finish = FinishReason::Stop;
         }
         if let Some(mor) = self.mor {
-            let decided = canvas.cells().iter().filter(|c| matches!(c, Cell::Decided { .. })).count();
+            let decided = self.output.canvas.cells().iter().filter_map(Cell::decided_at).count();
             let (stats, log) = mor.stats(&self.output, decided);
             self.output.mor = Some(stats);
             self.output.notes.extend(log);
@@ -414,11 +405,9 @@ impl<'a> Decoding<'a> {
     /// Fills everything behind the first decided stop id, unless text was given there.
     fn pad_tail(&mut self, pass: u32) {
         let Some(pad) = self.vocabulary.pad else { return };
+        let answer = self.output.prompt_tokens..self.output.canvas.len();
+        let Some(end) = answer.into_iter().find(|p| self.is_end(*p)) else { return };
         let canvas = &mut self.output.canvas;
-        let is_end = |p: &usize| {
-            matches!(canvas.cells()[*p], Cell::Decided { .. }) && self.vocabulary.stop.contains(&canvas.tokens()[*p])
-        };
-        let Some(end) = (self.output.prompt_tokens..canvas.len()).find(is_end) else { return };
         if canvas.cells()[end..].contains(&Cell::Given) {
             return;
         }
@@ -429,6 +418,12 @@ impl<'a> Decoding<'a> {
         }
         self.output.acceptance.tokens_padded += tail.len() as u64;
         self.last.padded = tail;
+    }
+
+    /// Whether a stop id was decided at `position`.
+    fn is_end(&self, position: usize) -> bool {
+        let canvas = &self.output.canvas;
+        canvas.cells()[position].decided_at().is_some() && self.vocabulary.stop.contains(&canvas.tokens()[position])
     }
 
     /// Whether a row behind the end was computed with its padding already.

@@ -2,9 +2,9 @@
 //! negative log-likelihood (arXiv 2502.09992, appendix A). A faster decoder that writes worse text shows.
 
 use crate::architecture::Architecture;
-use crate::backend::{Backend, Keys, Pass, Row, Select};
+use crate::backend::{Backend, Pass, Row, Select};
 use crate::error::{Error, Result};
-use crate::random::{Key, Purpose, step_key, threefry};
+use crate::random::{Purpose, step_key, threefry};
 
 use super::options::Vocabulary;
 
@@ -43,15 +43,9 @@ pub async fn answer_nll(
             Some(i) if masked.binary_search(&i).is_ok() => vocabulary.mask,
             Some(i) => answer[i],
         };
-        let row = |position: usize| {
-            let keys = architecture.visible(position, length);
-            let keys = Keys { start: keys.start as u32, end: keys.end as u32 };
-            Row { store, position: position as u32, token: token(position), keys }
-        };
+        let row = |position| Row::of_canvas(architecture, store, position, token(position), length);
         let rows: Vec<_> = (0..length).map(row).collect();
-        let select =
-            |i: &usize| Select { row: (prompt.len() + i) as u32, guide: None, temperature: 0.0, key: Key::default() };
-        let select: Vec<_> = masked.iter().map(select).collect();
+        let select: Vec<_> = masked.iter().map(|i| Select::plain(prompt.len() + i)).collect();
         let pass = Pass { rows: &rows, select: &select, suppressed: &vocabulary.suppressed };
         match backend.logits(&pass).await {
             Ok(logits) => {
