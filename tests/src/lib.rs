@@ -5,4 +5,5 @@ pub mod blocking;
 pub mod cases;
 pub mod data;
 pub mod harness;
+pub mod model;
 pub mod tolerance;

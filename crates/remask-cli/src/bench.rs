@@ -60,6 +60,8 @@ pub struct Args {
 #[derive(Serialize)]
 struct Report {
     backend: BackendInfo,
+    /// What the backend decided by itself.
+    notes: Vec<String>,
     /// Milliseconds from the start of loading.
     load_ms: f64,
     passes: Vec<PassTimes>,
@@ -197,8 +199,14 @@ pub fn run(args: &Args) -> Outcome {
 fn measure(args: &Args, subject: &Subject, backend: &mut dyn Backend, load_ms: f64) -> Result<Report, Failure> {
     let a = &subject.architecture;
     let info = backend.info();
-    let mut report =
-        Report { backend: info, load_ms, passes: Vec::new(), generations: Vec::new(), largest_logit_difference: None };
+    let mut report = Report {
+        backend: info,
+        notes: Vec::new(),
+        load_ms,
+        passes: Vec::new(),
+        generations: Vec::new(),
+        largest_logit_difference: None,
+    };
     for &count in args.rows.iter().filter(|n| **n as usize <= a.max_positions) {
         let request = Request::new(backend, a.vocab_size as u32, count)?;
         report.passes.push(passes(args, a, backend, &request)?);
@@ -211,6 +219,8 @@ fn measure(args: &Args, subject: &Subject, backend: &mut dyn Backend, load_ms: f
             }
         }
     }
+    // Some notes are of kernels that were tried on the way.
+    report.notes = backend.notes();
     Ok(report)
 }
 
@@ -351,6 +361,9 @@ impl Report {
         let mut text =
             format!("{}, {}, {} weights, loaded in {:.0} ms", info.adapter, info.backend, info.weights, self.load_ms);
         text += "\n\n";
+        for note in &self.notes {
+            text += &format!("{note}\n\n");
+        }
         let passes = self.passes.iter().map(|p| {
             vec![
                 p.rows.to_string(),

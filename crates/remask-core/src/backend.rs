@@ -208,6 +208,12 @@ pub trait Backend {
     /// Where and how this backend computes.
     fn info(&self) -> BackendInfo;
 
+    /// What it decided by itself and a user should know, a sentence each: weights that were converted,
+    /// kernels that this device could not use.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Rows of the head: the width of logits and of [`TokenSet`]s.
     fn head_rows(&self) -> usize;
 

@@ -360,6 +360,10 @@ impl Backend for WgpuBackend {
         }
     }
 
+    fn notes(&self) -> Vec<String> {
+        self.weights.note.iter().cloned().collect()
+    }
+
     fn head_rows(&self) -> usize {
         self.architecture.embedding_rows
     }

@@ -243,3 +243,18 @@ fn a_quantized_model_runs() {
     works(remask(&["quantize", "tales-33m", &out("tales")]));
     assert_eq!(json_of(remask(&["inspect", &out("tales"), "--json"]))["tokenizer"], json!(true));
 }
+
+#[test]
+fn inspect_reads_every_weight_where_it_is_asked_to() {
+    let problems = |path: &str| json_of(remask(&["inspect", path, "--check", "--json"]))["problems"].clone();
+    assert_eq!(problems(&golden("llada-mha")), json!([]));
+    assert_eq!(json_of(remask(&["inspect", &golden("llada-mha"), "--json"]))["problems"], Value::Null);
+    let copy = Scratch::of("llada-mha");
+    copy.edit("model.safetensors", |bytes| {
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    let found = problems(copy.path());
+    assert_eq!(found[0][1], json!("holds NaN or infinite weights"), "{found}");
+    assert!(works(remask(&["inspect", copy.path(), "--check"])).out.contains("holds NaN"));
+}

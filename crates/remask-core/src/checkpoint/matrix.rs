@@ -8,6 +8,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use serde::Serialize;
 
+use super::half_loss::HalfLoss;
 use super::{Checkpoint, DType, TensorView};
 use crate::error::{Error, Result};
 use crate::quantize::{self, BLOCK};
@@ -170,12 +171,16 @@ impl<'a> Matrix<'a> {
             let scales = (format.scale_bytes(self.cols) > 0).then(|| Cow::Borrowed(self.scale_slice(&rows)));
             return Ok(Encoded { values: Cow::Borrowed(self.slice(&rows)), scales });
         }
-        let values = self.to_f32(rows);
         let refused = |v: Option<&f32>| {
             let v = v.copied().unwrap_or(f32::NAN);
             let problem = format!("weight {v} cannot be kept as {format}; load with bf16 or f32 weights instead");
             Error::tensor(self.view.file, self.view.name, problem)
         };
+        if format == WeightFormat::F16 && self.format != WeightFormat::Q8 && self.format != WeightFormat::Q4 {
+            let values = narrow(self.view.dtype, self.slice(&rows)).map_err(|v| refused(Some(&v)))?;
+            return Ok(Encoded { values: Cow::Owned(values), scales: None });
+        }
+        let values = self.to_f32(rows);
         let (values, scales) = match format {
             WeightFormat::F32 => (bytemuck::cast_slice(&values).to_vec(), None),
             WeightFormat::Bf16 => (values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(), None),
@@ -205,6 +210,12 @@ impl<'a> Matrix<'a> {
         Ok(Encoded { values: Cow::Owned(values), scales })
     }
 
+    /// What would be lost if `rows` were kept as f16, for a matrix that is stored in bf16.
+    #[must_use]
+    pub fn half_loss(&self, rows: Range<usize>) -> HalfLoss {
+        if self.format == WeightFormat::Bf16 { HalfLoss::of(self.slice(&rows)) } else { HalfLoss::default() }
+    }
+
     /// `rows` of this matrix as float32.
     #[must_use]
     pub fn to_f32(&self, rows: Range<usize>) -> Vec<f32> {
@@ -230,6 +241,42 @@ fn floats(dtype: DType, bytes: &[u8]) -> Vec<f32> {
         DType::BF16 => halves().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
         _ => Vec::new(),
     }
+}
+
+/// Little-endian F32, F16 or BF16 bytes as f16, a few cache lines at a time: weights by the billion go
+/// through here. NaN and infinities stay what they are, for whoever looks at the logits.
+///
+/// # Errors
+/// The first weight that is finite but not as f16.
+fn narrow(dtype: DType, bytes: &[u8]) -> Result<Vec<u8>, f32> {
+    const STEP: usize = 1024;
+    let size = dtype.bitsize() / 8;
+    let (mut wide, mut halves) = ([0f32; STEP], [f16::ZERO; STEP]);
+    let mut narrowed = Vec::with_capacity(bytes.len() / size * 2);
+    for bytes in bytes.chunks(STEP * size) {
+        let count = bytes.len() / size;
+        let (wide, halves) = (&mut wide[..count], &mut halves[..count]);
+        match dtype {
+            // bf16 is the upper half of a float32.
+            DType::BF16 => wide
+                .iter_mut()
+                .zip(bytes.as_chunks::<2>().0)
+                .for_each(|(w, b)| *w = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)),
+            _ => wide.copy_from_slice(&floats(dtype, bytes)),
+        }
+        // From 65520 on the nearest f16 is infinite.
+        let lost = |v: &f32| (v.abs() >= 65520.0) & v.is_finite();
+        if wide.iter().fold(false, |any, v| any | lost(v)) {
+            return Err(wide.iter().copied().find(lost).unwrap_or(f32::NAN));
+        }
+        halves.convert_from_f32_slice(wide);
+        if cfg!(target_endian = "little") {
+            narrowed.extend_from_slice(bytemuck::cast_slice(halves));
+        } else {
+            narrowed.extend(halves.iter().flat_map(|h| h.to_le_bytes()));
+        }
+    }
+    Ok(narrowed)
 }
 
 impl Checkpoint {

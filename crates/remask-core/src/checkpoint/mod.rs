@@ -1,5 +1,6 @@
 //! Checkpoints as named tensors: one safetensors file, or shards with an index, memory-mapped.
 
+mod half_loss;
 mod matrix;
 mod storage;
 
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
+pub use half_loss::HalfLoss;
 pub use matrix::{Encoded, Matrix, WeightFormat};
 pub use safetensors::Dtype as DType;
 pub use storage::Bytes;

@@ -43,8 +43,8 @@ const MATRIX_HIDDEN: usize = 1024;
 
 impl Arithmetic {
     /// The arithmetic for a model whose matrices are kept in `formats`. Matrix units take over where the
-    /// weights are f16 or int8 already, and every matrix of a layer has a shape that they can compute;
-    /// f32 and bf16 weights ask for more than f16 holds.
+    /// weights are f16, int8 or int4, and every matrix of a layer has a shape that they can compute; f32
+    /// and bf16 weights ask for more than f16 holds.
     #[must_use]
     pub fn choose(profile: &AdapterProfile, a: &Architecture, formats: &[WeightFormat]) -> Self {
         let at = &a.attention;
@@ -66,6 +66,16 @@ impl Arithmetic {
             && a.hidden >= MATRIX_HIDDEN
             && formats.iter().all(fits);
         if half { Self::Half } else { Self::Full }
+    }
+
+    /// Whether matrix units would take over if bf16 matrices were kept as f16, which for almost every
+    /// model loses nothing (see [`HalfLoss`](remask_core::checkpoint::HalfLoss)). `stored` are the formats
+    /// of the layers' matrices.
+    #[must_use]
+    pub fn wants_f16(profile: &AdapterProfile, a: &Architecture, stored: &[WeightFormat]) -> bool {
+        let narrowed = |f: &WeightFormat| if *f == WeightFormat::Bf16 { WeightFormat::F16 } else { *f };
+        let narrowed: Vec<_> = stored.iter().map(narrowed).collect();
+        narrowed != stored && Self::choose(profile, a, &narrowed) == Self::Half
     }
 }
 
