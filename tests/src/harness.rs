@@ -41,6 +41,17 @@ impl Harness {
         MatrixTile::supported(&harness.gpu.profile).then_some(harness)
     }
 
+    /// Opens an adapter with all that it has, for kernels over stores in f16. `None` where shaders have no
+    /// f16 there.
+    ///
+    /// # Panics
+    /// Where the adapter cannot be opened.
+    #[must_use]
+    pub fn with_f16(adapter: &wgpu::Adapter) -> Option<Self> {
+        let harness = Self::with(adapter, remask_wgpu::LimitChoice::Adapter);
+        harness.gpu.profile.shader_f16.then_some(harness)
+    }
+
     fn with(adapter: &wgpu::Adapter, limits: remask_wgpu::LimitChoice) -> Self {
         let gpu = must("open", block_on(Gpu::from_adapter(adapter, limits)));
         let uniforms = must("uniforms", block_on(Uniforms::new(&gpu, 64)));
