@@ -291,6 +291,14 @@ pub enum BackendError {
         /// The driver's or validation's words.
         problem: String,
     },
+    /// A kernel that the device's driver could not compile, and that none stands in for.
+    #[error("the device could not compile kernel {kernel}: {problem}")]
+    Kernel {
+        /// Name of the specialisation.
+        kernel: String,
+        /// The driver's or validation's words.
+        problem: String,
+    },
     /// The checkpoint could not be read while its weights were moved to the device.
     #[error("{0}")]
     Weights(String),

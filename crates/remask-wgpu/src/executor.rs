@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use half::slice::HalfFloatSliceExt;
 use remask_core::architecture::{Biases, MlpKind, NormKind};
 use remask_core::backend::BackendInfo;
 use remask_core::checkpoint::WeightFormat;
@@ -216,9 +217,45 @@ impl WgpuBackend {
         plan.record(Recorder::new(&mut self.gpu, &mut self.uniforms, &mut self.groups), answer).await
     }
 
-    /// Makes everything ready for a pass: buffers, its recording, the records that its kernels read.
-    /// Returns the key of the recording and the bytes of the answer.
+    /// Makes everything ready for a pass, with other kernels where some turn out not to compile. Returns
+    /// the key of the recording and the bytes of the answer.
     async fn prepare(&mut self, pass: &Pass<'_>, answer: Answer) -> Result<(RecordingKey, u64), BackendError> {
+        loop {
+            let refused = self.gpu.refusals().len();
+            match self.prepare_once(pass, answer).await {
+                // The next plan does without the kernel, if there is a way to.
+                Err(BackendError::Kernel { .. }) if self.gpu.refusals().len() > refused => (),
+                Err(BackendError::Kernel { .. }) if self.arithmetic == Arithmetic::Half => self.widen().await?,
+                done => return done,
+            }
+        }
+    }
+
+    /// Goes over from f16 arithmetic to float32 for good. Stores keep their contents.
+    async fn widen(&mut self) -> Result<(), BackendError> {
+        use wgpu::BufferUsages as U;
+        tracing::warn!("going on in float32: a kernel of the matrix units that nothing else stands in for is missing");
+        self.arithmetic = Arithmetic::Full;
+        self.forget_recordings();
+        let (a, rows) = (&self.architecture, self.activations.capacity());
+        self.activations = Activations::new(&self.gpu, a, self.arithmetic, strips(self.weights.head()), rows).await?;
+        for buffer in self.arena.iter_mut().flatten() {
+            let bytes = buffer.size();
+            let staging = self.gpu.buffer("keys and values, host", bytes, U::MAP_READ | U::COPY_DST).await?;
+            let mut encoder =
+                self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("widen") });
+            encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, bytes);
+            self.gpu.queue.submit([encoder.finish()]);
+            let halves: Vec<half::f16> = bytemuck::pod_collect_to_vec(&self.gpu.map(&staging, bytes).await?);
+            let wide = halves.to_f32_vec();
+            *buffer = self.gpu.storage("keys or values", size_of_val(&wide[..]) as u64).await?;
+            self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&wide));
+        }
+        Ok(())
+    }
+
+    /// Buffers, the recording, and the records that its kernels read.
+    async fn prepare_once(&mut self, pass: &Pass<'_>, answer: Answer) -> Result<(RecordingKey, u64), BackendError> {
         self.gpu.check()?;
         let translated = self.translate(pass)?;
         let sizes = PassSizes {
@@ -361,7 +398,13 @@ impl Backend for WgpuBackend {
     }
 
     fn notes(&self) -> Vec<String> {
-        self.weights.note.iter().cloned().collect()
+        let skipped = self.gpu.refusals().map(|(spec, why)| {
+            let why = why.lines().next().unwrap_or_default();
+            format!("kernel {} is not used on this device: {why}", spec.label())
+        });
+        let mut skipped: Vec<_> = skipped.collect();
+        skipped.sort();
+        self.weights.note.iter().cloned().chain(skipped).collect()
     }
 
     fn head_rows(&self) -> usize {
@@ -412,5 +455,40 @@ impl Backend for WgpuBackend {
             let bytes = self.run(pass, Answer::Logits).await?;
             Ok(bytemuck::pod_collect_to_vec(&bytes))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use remask_core::families::parse_config;
+
+    use super::*;
+    use crate::gpu::LimitChoice;
+
+    #[test]
+    fn stores_keep_their_contents_in_float32() {
+        let config = r#"{"architectures": ["LLaDAModelLM"], "d_model": 64, "n_layers": 2, "n_heads": 4,
+            "mlp_hidden_size": 64, "vocab_size": 64, "max_sequence_length": 64, "rope_theta": 10000.0,
+            "rms_norm_eps": 1e-5, "weight_tying": true, "mask_token_id": 63, "eos_token_id": 62}"#;
+        let (_, a) = parse_config("config.json", config).unwrap();
+        let gpu = pollster::block_on(Gpu::open(None, LimitChoice::Adapter)).unwrap();
+        let mut backend = pollster::block_on(WgpuBackend::random(gpu, a, WeightFormat::F16)).unwrap();
+        backend.arithmetic = Arithmetic::Half;
+        backend.create_store(8).unwrap();
+        pollster::block_on(backend.reserve(1)).unwrap();
+        let stored: Vec<_> = (0..512u16).map(|i| half::f16::from_f32(f32::from(i) / 7.0 - 20.0)).collect();
+        let values = backend.arena[1][1].clone();
+        backend.gpu.queue.write_buffer(&values, 0, bytemuck::cast_slice(&stored));
+        pollster::block_on(backend.widen()).unwrap();
+
+        assert_eq!(backend.arena[1][1].size(), values.size() * 2);
+        let staging = backend.gpu.buffer("staging", 2048, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
+        let staging = pollster::block_on(staging).unwrap();
+        let mut encoder = backend.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(&backend.arena[1][1], 0, &staging, 0, 2048);
+        backend.gpu.queue.submit([encoder.finish()]);
+        let wide: Vec<f32> =
+            bytemuck::pod_collect_to_vec(&pollster::block_on(backend.gpu.map(&staging, 2048)).unwrap());
+        assert_eq!(wide, stored.iter().map(|h| h.to_f32()).collect::<Vec<_>>());
     }
 }

@@ -1,7 +1,10 @@
 //! The device: creation, buffers, pipelines, readback, and what it reports when something goes wrong.
 
 use std::collections::HashMap;
+#[cfg(not(target_arch = "wasm32"))]
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_channel::oneshot;
 use remask_core::BackendError;
@@ -36,10 +39,17 @@ pub struct Gpu {
     pub queue: wgpu::Queue,
     /// What it offers, with the limits it was opened with.
     pub profile: AdapterProfile,
+    /// How long a driver may take over a kernel that another can stand in for.
+    pub patience: Duration,
     faults: Arc<Mutex<Faults>>,
     kernels: HashMap<KernelSpec, Arc<Kernel>>,
+    /// Kernels that are not used here, and why.
+    refused: HashMap<KernelSpec, String>,
     params_layout: wgpu::BindGroupLayout,
 }
+
+/// Compilers of matrix kernels have been seen to run for minutes; a second is usual.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a wait for the device keeps the processor busy before it sleeps.
 #[cfg(not(target_arch = "wasm32"))]
@@ -130,7 +140,16 @@ impl Gpu {
             label: Some("params"),
             entries: &[uniform(0, true), uniform(1, false)],
         });
-        Ok(Self { device, queue, profile, faults, kernels: HashMap::new(), params_layout })
+        Ok(Self {
+            device,
+            queue,
+            profile,
+            patience: PATIENCE,
+            faults,
+            kernels: HashMap::new(),
+            refused: HashMap::new(),
+            params_layout,
+        })
     }
 
     /// Layout of group 1: the kernel's parameters at a dynamic offset, and the pass.
@@ -180,60 +199,81 @@ impl Gpu {
         self.buffer(label, bytes, U::STORAGE | U::COPY_DST | U::COPY_SRC).await
     }
 
-    /// The compiled kernel of a specialisation.
+    /// The compiled kernel of a specialisation. One that does not compile, or that the driver takes longer
+    /// than [`Gpu::patience`] over though another can stand in for it, is not tried again.
     ///
     /// # Errors
-    /// [`BackendError::Device`] where the shader does not compile on this device.
+    /// [`BackendError::Kernel`] where the shader does not compile on this device.
     pub async fn kernel(&mut self, spec: &KernelSpec) -> Result<Arc<Kernel>, BackendError> {
         if let Some(kernel) = self.kernels.get(spec) {
             return Ok(kernel.clone());
         }
         let label = spec.label();
-        let refused = |problem: String| BackendError::Device { operation: format!("compile kernel {label}"), problem };
-        let source = spec.render(Dialect::native()).map_err(|e| refused(e.to_string()))?;
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let descriptor = wgpu::ShaderModuleDescriptor {
-            label: Some(&label),
-            source: wgpu::ShaderSource::Wgsl(source.as_str().into()),
-        };
-        let checks = wgpu::ShaderRuntimeChecks {
-            force_loop_bounding: false,
-            bounds_checks: false,
-            int_div_checks: false,
-            ..wgpu::ShaderRuntimeChecks::checked()
-        };
-        // SAFETY: no shader text comes from outside. Every loop of our shaders counts a bounded variable,
-        // every divisor is a constant or a shape that is not 0, and indices stay within sizes that the
-        // host has checked (`translate`) or are guarded in the shader.
-        let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
-        let tensors = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-            label: Some(&label),
-            entries: &tensor_bindings(&source),
-        });
-        let layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(&label),
-            bind_group_layouts: &[Some(&tensors), Some(&self.params_layout)],
-            immediate_size: 0,
-        });
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(&label),
-            layout: Some(&layout),
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                // Kernels write every workgroup element before they read it.
-                zero_initialize_workgroup_memory: false,
-                ..Default::default()
-            },
-            cache: None,
-        });
-        if let Some(error) = scope.pop().await {
-            return Err(refused(error.to_string()));
+        if let Some(problem) = self.refused.get(spec) {
+            return Err(BackendError::Kernel { kernel: label, problem: problem.clone() });
         }
-        tracing::debug!(kernel = label, "compiled");
-        let kernel = Arc::new(Kernel { pipeline, tensors, label });
-        self.kernels.insert(spec.clone(), kernel.clone());
-        Ok(kernel)
+        match self.compile(spec).await {
+            Ok(kernel) => {
+                tracing::debug!(kernel = label, "compiled");
+                let kernel = Arc::new(kernel);
+                self.kernels.insert(spec.clone(), kernel.clone());
+                Ok(kernel)
+            }
+            Err(problem) => {
+                // A device that is lost compiles nothing: that says nothing about the kernel.
+                self.check()?;
+                self.refuse(spec, &problem);
+                Err(BackendError::Kernel { kernel: label, problem })
+            }
+        }
+    }
+
+    /// Has a kernel never be used on this device, for a reason that [`Gpu::refusals`] tells. One that was
+    /// compiled already stays in the passes that were recorded with it.
+    pub fn refuse(&mut self, spec: &KernelSpec, why: &str) {
+        tracing::warn!(kernel = spec.label(), "not used on this device: {why}");
+        self.kernels.remove(spec);
+        self.refused.insert(spec.clone(), why.to_owned());
+    }
+
+    /// Whether a kernel may be used: it was not refused so far.
+    #[must_use]
+    pub fn usable(&self, spec: &KernelSpec) -> bool {
+        !self.refused.contains_key(spec)
+    }
+
+    /// The kernels that are not used on this device, and why.
+    pub fn refusals(&self) -> impl ExactSizeIterator<Item = (&KernelSpec, &str)> {
+        self.refused.iter().map(|(spec, why)| (spec, why.as_str()))
+    }
+
+    /// Compiles a kernel, on a thread of its own: a wait for a driver cannot be ended otherwise.
+    #[cfg(not(target_arch = "wasm32"))]
+    async fn compile(&self, spec: &KernelSpec) -> Result<Kernel, String> {
+        let (device, params, spec_there) = (self.device.clone(), self.params_layout.clone(), spec.clone());
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let compile = move || {
+            // Nobody listens any more where it took too long.
+            let _ = sender.send(pollster::block_on(compile(&device, &params, &spec_there)));
+        };
+        let thread = std::thread::Builder::new().name("compile".to_owned()).spawn(compile);
+        thread.map_err(|e| format!("no thread to compile it on: {e}"))?;
+        // The portable kernels must be waited for, there is nothing else to compute with.
+        let outcome = if spec.extensions.is_empty() {
+            receiver.recv().map_err(|_| "its compilation crashed".to_owned())
+        } else {
+            receiver.recv_timeout(self.patience).map_err(|e| match e {
+                RecvTimeoutError::Timeout => format!("the driver takes longer than {:?} over it", self.patience),
+                RecvTimeoutError::Disconnected => "its compilation crashed".to_owned(),
+            })
+        };
+        outcome?
+    }
+
+    /// Compiles a kernel. A browser does so on its own side.
+    #[cfg(target_arch = "wasm32")]
+    async fn compile(&self, spec: &KernelSpec) -> Result<Kernel, String> {
+        compile(&self.device, &self.params_layout, spec).await
     }
 
     /// Copies the first `bytes` of a buffer to the host, after everything submitted so far.
@@ -306,6 +346,56 @@ impl Gpu {
             }
             Some((false, problem)) => Err(BackendError::Device { operation: "compute".to_owned(), problem }),
         }
+    }
+}
+
+/// Compiles a kernel, or says what the driver or the validation has against it.
+async fn compile(device: &wgpu::Device, params: &wgpu::BindGroupLayout, spec: &KernelSpec) -> Result<Kernel, String> {
+    let label = spec.label();
+    let source = spec.render(Dialect::native()).map_err(|e| e.to_string())?;
+    // Error scopes are of the thread that opens them.
+    let scopes = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation]
+        .map(|filter| device.push_error_scope(filter));
+    let descriptor =
+        wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.as_str().into()) };
+    let checks = wgpu::ShaderRuntimeChecks {
+        force_loop_bounding: false,
+        bounds_checks: false,
+        int_div_checks: false,
+        ..wgpu::ShaderRuntimeChecks::checked()
+    };
+    // SAFETY: no shader text comes from outside. Every loop of our shaders counts a bounded variable,
+    // every divisor is a constant or a shape that is not 0, and indices stay within sizes that the
+    // host has checked (`translate`) or are guarded in the shader.
+    let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+    let tensors = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+        label: Some(&label),
+        entries: &tensor_bindings(&source),
+    });
+    let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: Some(&label),
+        bind_group_layouts: &[Some(&tensors), Some(params)],
+        immediate_size: 0,
+    });
+    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(&label),
+        layout: Some(&layout),
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            // Kernels write every workgroup element before they read it.
+            zero_initialize_workgroup_memory: false,
+            ..Default::default()
+        },
+        cache: None,
+    });
+    let mut problem = None;
+    for scope in scopes.into_iter().rev() {
+        problem = problem.or(scope.pop().await);
+    }
+    match problem {
+        None => Ok(Kernel { pipeline, tensors, label }),
+        Some(error) => Err(error.to_string()),
     }
 }
 

@@ -78,7 +78,7 @@ impl PassPlan<'_> {
         // A part that is cut inside a tile could not be computed tile by tile.
         let whole = matrix.parts.iter().all(|p| p.rows.is_multiple_of(128));
         let arithmetic = if whole { self.arithmetic } else { Arithmetic::Full };
-        Strategy::choose(&r.gpu.profile, arithmetic, matrix.format, shape)
+        Strategy::choose_usable(&r.gpu.profile, arithmetic, matrix.format, shape, |spec| r.gpu.usable(spec))
     }
 
     /// Records the pass.

@@ -3,10 +3,10 @@
 use remask_core::Architecture;
 use remask_core::checkpoint::WeightFormat;
 
-use super::attention_matrix;
 use super::gemm::{self, Tile};
-use super::gemm_matrix::MatrixTile;
+use super::gemm_matrix::{self, MatrixTile};
 use super::gemv::{self, Few};
+use super::{attention_matrix, head_select};
 use crate::profile::AdapterProfile;
 use crate::wgsl::KernelSpec;
 
@@ -97,13 +97,36 @@ impl Strategy {
     /// The kernel for a linear layer, or for a head.
     #[must_use]
     pub fn choose(profile: &AdapterProfile, arithmetic: Arithmetic, format: WeightFormat, shape: Shape) -> Self {
-        if arithmetic == Arithmetic::Half
-            && shape.rows > FEW_BEFORE_MATRIX
-            && let Some(tile) = MatrixTile::choose(format, shape)
-        {
-            return Self::Matrix(tile);
+        Self::choose_usable(profile, arithmetic, format, shape, |_| true)
+    }
+
+    /// As [`Strategy::choose`], among the kernels that the device can use. Where it can use none, the one
+    /// that every device should.
+    #[must_use]
+    pub fn choose_usable(
+        profile: &AdapterProfile,
+        arithmetic: Arithmetic,
+        format: WeightFormat,
+        shape: Shape,
+        usable: impl Fn(&KernelSpec) -> bool,
+    ) -> Self {
+        let matrix = arithmetic == Arithmetic::Half && shape.rows > FEW_BEFORE_MATRIX;
+        let matrix = matrix.then(|| MatrixTile::choose(format, shape)).flatten().map(Self::Matrix);
+        let tiled = Self::Portable(Portable::tiled(profile, shape));
+        let choices = matrix.into_iter().chain([Self::Portable(Portable::choose(profile, format, shape)), tiled]);
+        choices.into_iter().find(|c| c.specs(format).iter().all(&usable)).unwrap_or(tiled)
+    }
+
+    /// Every kernel that a layer or a head may be computed with.
+    fn specs(self, format: WeightFormat) -> Vec<KernelSpec> {
+        match self {
+            Self::Matrix(tile) => vec![gemm_matrix::spec(format, tile)],
+            Self::Portable(portable) => vec![
+                portable.spec(format, false),
+                portable.spec(format, true),
+                head_select::spec(format, portable.for_head()),
+            ],
         }
-        Self::Portable(Portable::choose(profile, format, shape))
     }
 
     /// Whether the kernel takes f16 activations.
@@ -122,7 +145,11 @@ impl Portable {
         if !profile.is_software() && rows <= Few::MOST_ROWS && cols.is_multiple_of(8) {
             return Self::Few(Few::choose(format, rows, out, cols));
         }
-        Self::Tiled(Tile::choose(profile.is_software(), rows, out))
+        Self::tiled(profile, shape)
+    }
+
+    fn tiled(profile: &AdapterProfile, shape: Shape) -> Self {
+        Self::Tiled(Tile::choose(profile.is_software(), shape.rows, shape.out))
     }
 
     /// The same kernel as a head that is fused with selection needs it: with as many columns a tile
@@ -193,6 +220,22 @@ mod tests {
             Strategy::Portable(Portable::Tiled(t)) => format!("tiled {}x{}", t.rows(), t.columns()),
             Strategy::Matrix(t) => format!("matrix {}x{} in {}", t.m, t.n, t.splits),
         }
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_be_used_is_stood_in_for() {
+        let matrix = profile("DiscreteGpu", true);
+        let shape = |rows| Shape { rows, cols: 4096, out: 4096 };
+        let picked = |rows, refused: &[&str]| {
+            let usable = |spec: &KernelSpec| !refused.contains(&spec.shader);
+            Strategy::choose_usable(&matrix, Arithmetic::Half, WeightFormat::F16, shape(rows), usable)
+        };
+        assert!(matches!(picked(8, &[]), Strategy::Matrix(_)));
+        assert!(matches!(picked(8, &["gemm_matrix"]), Strategy::Portable(Portable::Few(_))));
+        assert!(matches!(picked(8, &["gemm_matrix", "gemv"]), Strategy::Portable(Portable::Tiled(_))));
+        assert!(matches!(picked(8, &["gemm_matrix", "gemv", "gemm"]), Strategy::Portable(Portable::Tiled(_))));
+        assert!(matches!(picked(64, &["gemm_matrix"]), Strategy::Portable(Portable::Tiled(_))));
+        assert!(matches!(picked(64, &["gemv"]), Strategy::Matrix(_)));
     }
 
     #[test]

@@ -1,0 +1,93 @@
+//! Kernels that a device cannot compile are stood in for, and passes answer the same.
+
+use remask_core::checkpoint::WeightFormat;
+use remask_core::{Backend, Candidate, Keys, Model, Pass, Row, Select, StoreId, TokenSet};
+use remask_testkit::model::{WIDE, claim_matrix_units, made_up};
+use remask_wgpu::kernels::gemv::{self, Few};
+use remask_wgpu::{Gpu, LimitChoice, WgpuBackend, adapters};
+
+const LENGTH: u32 = 40;
+
+fn gpu() -> Gpu {
+    let adapters = pollster::block_on(adapters());
+    let adapter = adapters.last().expect("no adapter: install mesa-vulkan-drivers and libvulkan1");
+    pollster::block_on(Gpu::from_adapter(adapter, LimitChoice::Adapter)).unwrap()
+}
+
+fn load(gpu: Gpu, model: &Model) -> WgpuBackend {
+    pollster::block_on(WgpuBackend::load(gpu, model, Some(WeightFormat::F16), &mut |_| ())).unwrap()
+}
+
+fn candidates(backend: &mut WgpuBackend, store: StoreId, positions: std::ops::Range<u32>) -> Vec<Candidate> {
+    let keys = Keys { start: 0, end: LENGTH };
+    let rows: Vec<_> = positions.map(|position| Row { store, position, token: position * 31 % 200, keys }).collect();
+    let select: Vec<_> = (0..rows.len()).map(Select::plain).collect();
+    let suppressed = TokenSet::new(backend.head_rows());
+    pollster::block_on(backend.forward(&Pass { rows: &rows, select: &select, suppressed: &suppressed })).unwrap()
+}
+
+/// A full pass, then some rows over what it stored.
+fn two_passes(backend: &mut WgpuBackend) -> Vec<Candidate> {
+    let store = backend.create_store(LENGTH).unwrap();
+    let mut found = candidates(backend, store, 0..LENGTH);
+    found.extend(candidates(backend, store, 3..8));
+    found
+}
+
+#[track_caller]
+fn assert_same(found: &[Candidate], expected: &[Candidate]) {
+    assert_eq!(found.len(), expected.len());
+    for (f, e) in found.iter().zip(expected) {
+        assert_eq!(f.token, e.token);
+        assert!((f.probability - e.probability).abs() < 1e-5, "{f:?} {e:?}");
+    }
+}
+
+/// naga refuses the matrix kernels on a device that has no matrix units, whatever its profile says: linear
+/// layers become portable ones, and for want of attention on matrix units all becomes float32.
+#[test]
+fn without_matrix_kernels_portable_ones_compute() {
+    let model = made_up(WIDE, |_, _| ());
+    let mut plain = gpu();
+    plain.profile.matrix_shapes.clear();
+    let expected = two_passes(&mut load(plain, &model));
+
+    let mut claiming = gpu();
+    claim_matrix_units(&mut claiming);
+    let mut backend = load(claiming, &model);
+    assert_eq!(backend.notes(), [""; 0]);
+    assert_same(&two_passes(&mut backend), &expected);
+    let notes = backend.notes().join("\n");
+    assert!(notes.contains("kernel gemm_matrix_f16") && notes.contains("not used on this device"), "{notes}");
+
+    // One that takes too long is as good as one that fails.
+    let mut impatient = gpu();
+    claim_matrix_units(&mut impatient);
+    impatient.patience = std::time::Duration::ZERO;
+    let mut backend = load(impatient, &model);
+    assert_same(&two_passes(&mut backend), &expected);
+    assert!(backend.notes().iter().any(|n| n.contains("takes longer than 0ns")), "{:?}", backend.notes());
+}
+
+#[test]
+fn another_portable_kernel_stands_in_for_one() {
+    let model = made_up(WIDE, |_, _| ());
+    let hardware = || {
+        let mut gpu = gpu();
+        gpu.profile.kind = "DiscreteGpu".to_owned();
+        gpu.profile.matrix_shapes.clear();
+        gpu
+    };
+    let mut usual = load(hardware(), &model);
+    let expected = two_passes(&mut usual);
+    let mut gpu = hardware();
+    for residual in [false, true] {
+        for out in [256, 512, 1024, 3072] {
+            let few = Few::choose(WeightFormat::F16, 5, out, 1024);
+            gpu.refuse(&gemv::spec(WeightFormat::F16, few, residual), "a test says so");
+        }
+    }
+    let mut backend = load(gpu, &model);
+    assert_same(&two_passes(&mut backend), &expected);
+    assert!(backend.notes()[0].contains("a test says so"), "{:?}", backend.notes());
+}
