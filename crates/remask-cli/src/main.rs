@@ -27,11 +27,16 @@ use tracing_subscriber::EnvFilter;
 
 /// Portable inference for diffusion language models, on any GPU through Vulkan, Metal or DX12.
 #[derive(Parser)]
-#[command(name = "remask", version, about, propagate_version = true)]
+#[command(name = "remask", version, about, propagate_version = true, after_help = VARIABLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Variables that are no option's.
+const VARIABLES: &str = "Environment:
+  REMASK_CACHE_DIR  Folder for compiled kernels, in place of the system's for caches; empty for none
+  REMASK_LOG        Log filter, such as info or remask_wgpu=debug";
 
 #[derive(Subcommand)]
 enum Command {

@@ -6,7 +6,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use remask_core::checkpoint::WeightFormat;
 use remask_core::{Backend, BackendError, Error, Model};
-use remask_wgpu::{ADAPTER_VARIABLE, AdapterProfile, Gpu, LimitChoice, adapters};
+use remask_wgpu::{ADAPTER_VARIABLE, AdapterProfile, Gpu, LimitChoice, adapters, cache_folder};
 
 use crate::backend::BackendName;
 use crate::bundled::{BUNDLED, Bundled};
@@ -33,14 +33,15 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// Opens the adapter.
     pub fn open(&self) -> Result<Gpu, BackendError> {
-        pollster::block_on(Gpu::open(self.adapter.as_deref(), self.limits()))
+        Ok(kept(pollster::block_on(Gpu::open(self.adapter.as_deref(), self.limits()))?))
     }
 
     /// Opens the best adapter that is a GPU, where there is one.
     pub fn open_hardware(&self) -> Result<Option<Gpu>, BackendError> {
         let found = pollster::block_on(adapters());
         let gpu = found.iter().find(|a| !AdapterProfile::of(a).is_software());
-        gpu.map(|adapter| pollster::block_on(Gpu::from_adapter(adapter, self.limits()))).transpose()
+        let open = |adapter| pollster::block_on(Gpu::from_adapter(adapter, self.limits())).map(kept);
+        gpu.map(open).transpose()
     }
 
     fn limits(&self) -> LimitChoice {
@@ -62,6 +63,14 @@ impl DeviceArgs {
         bar.finish_and_clear();
         loaded
     }
+}
+
+/// A device whose compiled kernels are kept for the next run.
+fn kept(mut gpu: Gpu) -> Gpu {
+    if let Some(folder) = cache_folder() {
+        gpu.keep_pipelines(&folder);
+    }
+    gpu
 }
 
 /// Opens a model folder or file, or a bundled model by name.

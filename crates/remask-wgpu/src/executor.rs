@@ -310,7 +310,10 @@ impl WgpuBackend {
         };
         encoder.copy_buffer_to_buffer(source, 0, staging, 0, bytes);
         self.gpu.queue.submit([encoder.finish()]);
-        self.gpu.map(staging, bytes).await
+        let answer = self.gpu.map(staging, bytes).await;
+        // A process may be ended at any time: what was compiled for this pass is saved with it.
+        self.gpu.save_pipelines();
+        answer
     }
 
     /// Runs a pass and returns, for each of its dispatches in order, the kernel's name and the

@@ -45,6 +45,11 @@ pub struct Gpu {
     kernels: HashMap<KernelSpec, Arc<Kernel>>,
     /// Kernels that are not used here, and why.
     refused: HashMap<KernelSpec, String>,
+    #[cfg(not(target_arch = "wasm32"))]
+    pipelines: Option<crate::cache::PipelineCache>,
+    /// Kernels were compiled since pipelines were last saved.
+    #[cfg(not(target_arch = "wasm32"))]
+    unsaved: bool,
     params_layout: wgpu::BindGroupLayout,
 }
 
@@ -148,8 +153,29 @@ impl Gpu {
             faults,
             kernels: HashMap::new(),
             refused: HashMap::new(),
+            #[cfg(not(target_arch = "wasm32"))]
+            pipelines: None,
+            #[cfg(not(target_arch = "wasm32"))]
+            unsaved: false,
             params_layout,
         })
+    }
+
+    /// Keeps compiled pipelines in `folder` from now on, and uses those that are there, where the driver
+    /// supports it. Without this nothing is written anywhere.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn keep_pipelines(&mut self, folder: &std::path::Path) {
+        self.pipelines = crate::cache::PipelineCache::open(&self.device, &self.profile, folder);
+    }
+
+    /// Writes what was compiled since the last time, where pipelines are kept.
+    pub fn save_pipelines(&mut self) {
+        #[cfg(not(target_arch = "wasm32"))]
+        if std::mem::take(&mut self.unsaved)
+            && let Some(pipelines) = &mut self.pipelines
+        {
+            pipelines.save();
+        }
     }
 
     /// Layout of group 1: the kernel's parameters at a dynamic offset, and the pass.
@@ -215,6 +241,10 @@ impl Gpu {
         match self.compile(spec).await {
             Ok(kernel) => {
                 tracing::debug!(kernel = label, "compiled");
+                #[cfg(not(target_arch = "wasm32"))]
+                {
+                    self.unsaved = true;
+                }
                 let kernel = Arc::new(kernel);
                 self.kernels.insert(spec.clone(), kernel.clone());
                 Ok(kernel)
@@ -251,10 +281,11 @@ impl Gpu {
     #[cfg(not(target_arch = "wasm32"))]
     async fn compile(&self, spec: &KernelSpec) -> Result<Kernel, String> {
         let (device, params, spec_there) = (self.device.clone(), self.params_layout.clone(), spec.clone());
+        let cache = self.pipelines.as_ref().map(|p| p.cache.clone());
         let (sender, receiver) = std::sync::mpsc::channel();
         let compile = move || {
             // Nobody listens any more where it took too long.
-            let _ = sender.send(pollster::block_on(compile(&device, &params, &spec_there)));
+            let _ = sender.send(pollster::block_on(compile(&device, &params, &spec_there, cache.as_ref())));
         };
         let thread = std::thread::Builder::new().name("compile".to_owned()).spawn(compile);
         thread.map_err(|e| format!("no thread to compile it on: {e}"))?;
@@ -273,7 +304,7 @@ impl Gpu {
     /// Compiles a kernel. A browser does so on its own side.
     #[cfg(target_arch = "wasm32")]
     async fn compile(&self, spec: &KernelSpec) -> Result<Kernel, String> {
-        compile(&self.device, &self.params_layout, spec).await
+        compile(&self.device, &self.params_layout, spec, None).await
     }
 
     /// Copies the first `bytes` of a buffer to the host, after everything submitted so far.
@@ -350,7 +381,12 @@ impl Gpu {
 }
 
 /// Compiles a kernel, or says what the driver or the validation has against it.
-async fn compile(device: &wgpu::Device, params: &wgpu::BindGroupLayout, spec: &KernelSpec) -> Result<Kernel, String> {
+async fn compile(
+    device: &wgpu::Device,
+    params: &wgpu::BindGroupLayout,
+    spec: &KernelSpec,
+    cache: Option<&wgpu::PipelineCache>,
+) -> Result<Kernel, String> {
     let label = spec.label();
     let source = spec.render(Dialect::native()).map_err(|e| e.to_string())?;
     // Error scopes are of the thread that opens them.
@@ -387,7 +423,7 @@ async fn compile(device: &wgpu::Device, params: &wgpu::BindGroupLayout, spec: &K
             zero_initialize_workgroup_memory: false,
             ..Default::default()
         },
-        cache: None,
+        cache,
     });
     let mut problem = None;
     for scope in scopes.into_iter().rev() {

@@ -258,3 +258,22 @@ fn inspect_reads_every_weight_where_it_is_asked_to() {
     assert_eq!(found[0][1], json!("holds NaN or infinite weights"), "{found}");
     assert!(works(remask(&["inspect", copy.path(), "--check"])).out.contains("holds NaN"));
 }
+
+#[test]
+fn compiled_kernels_are_kept_where_the_driver_can() {
+    let devices = json_of(remask(&["devices", "--json"]));
+    let home = tempfile::tempdir().unwrap();
+    let bench = |variable: &str| {
+        let mut command = remask(&["bench", "--shape", "tiny", "--rows", "1", "--repeats", "1", "--adapter", "0"]);
+        command.env("REMASK_CACHE_DIR", variable).env("HOME", home.path()).env_remove("XDG_CACHE_HOME");
+        works(command)
+    };
+    bench("");
+    assert_eq!(home.path().read_dir().unwrap().count(), 0, "none were wanted");
+    let own = home.path().join("own");
+    for _ in 0..2 {
+        bench(own.to_str().unwrap());
+        let kept = own.join("pipelines").read_dir().map_or(0, Iterator::count);
+        assert_eq!(kept, usize::from(devices[0]["pipeline_cache"] == true));
+    }
+}
