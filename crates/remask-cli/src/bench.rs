@@ -24,7 +24,7 @@ use crate::{Failure, Outcome};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model folder, .safetensors file or name of a bundled model
+    /// Model folder, .safetensors or GGUF file, or name of a bundled model
     #[arg(long, default_value = BUNDLED[0].name)]
     model: String,
     /// Random weights of this shape in place of a model

@@ -14,7 +14,7 @@ use crate::report::table;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model folder, .safetensors file or name of a bundled model
+    /// Model folder, .safetensors or GGUF file, or name of a bundled model
     model: String,
     /// Read every weight: whether all are finite, and whether bf16 matrices could be kept as f16, which
     /// matrix units take
@@ -56,7 +56,8 @@ pub fn run(args: &Args) -> Outcome {
     let tensors: Vec<_> = model.checkpoint.tensors().collect();
     let problems = args.check.then(|| problems(&model)).transpose()?;
     if args.json {
-        let tensor = |t: &TensorView| json!({"name": t.name, "dtype": t.dtype.to_string(), "shape": t.shape, "bytes": t.bytes.len()});
+        let tensor =
+            |t: &TensorView| json!({"name": t.name, "dtype": t.type_name(), "shape": t.shape, "bytes": t.bytes.len()});
         let value = json!({
             "architecture": a,
             "parameters": a.parameters(),
@@ -64,6 +65,7 @@ pub fn run(args: &Args) -> Outcome {
             "files": model.checkpoint.files().collect::<Vec<_>>(),
             "tokenizer": model.tokenizer.is_some(),
             "problems": problems,
+            "requantization": model.requantization(None)?,
             "tensors": tensors.iter().map(tensor).collect::<Vec<_>>(),
         });
         writeln!(out, "{}", serde_json::to_string_pretty(&value)?)?;
@@ -112,11 +114,14 @@ pub fn run(args: &Args) -> Outcome {
     )?;
     let mut by_dtype = BTreeMap::<String, (usize, usize)>::new();
     for t in &tensors {
-        let entry = by_dtype.entry(t.dtype.to_string()).or_default();
+        let entry = by_dtype.entry(t.type_name()).or_default();
         *entry = (entry.0 + 1, entry.1 + t.bytes.len());
     }
     for (dtype, (count, bytes)) in by_dtype {
         writeln!(out, "{count} tensors of {dtype}, {bytes} bytes")?;
+    }
+    if let Some(note) = model.requantization(None)? {
+        writeln!(out, "{note}")?;
     }
     match problems.as_deref() {
         None => {}
@@ -129,7 +134,7 @@ pub fn run(args: &Args) -> Outcome {
     }
     writeln!(out)?;
     let head = ["tensor", "dtype", "shape"].map(str::to_owned).to_vec();
-    let rows = tensors.iter().map(|t| vec![t.name.to_owned(), t.dtype.to_string(), format!("{:?}", t.shape)]);
+    let rows = tensors.iter().map(|t| vec![t.name.to_owned(), t.type_name(), format!("{:?}", t.shape)]);
     write!(out, "{}", table(&std::iter::once(head).chain(rows).collect::<Vec<_>>()))?;
     Ok(())
 }

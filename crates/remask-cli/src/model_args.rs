@@ -1,6 +1,6 @@
 //! Options that choose a model and a device, shared by the commands that need them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,6 +10,7 @@ use remask_wgpu::{ADAPTER_VARIABLE, AdapterProfile, Gpu, LimitChoice, adapters, 
 
 use crate::backend::BackendName;
 use crate::bundled::{BUNDLED, Bundled};
+use crate::report::tell;
 
 /// Which device, and how weights are kept on it.
 #[derive(Args, Debug, Clone)]
@@ -61,6 +62,9 @@ impl DeviceArgs {
         }
         let loaded = backend.open(self, model, &mut |bytes| bar.set_position(bytes));
         bar.finish_and_clear();
+        if let Some(note) = model.requantization(self.weights).map_err(|e| BackendError::Weights(e.to_string()))? {
+            tell("note", &note);
+        }
         loaded
     }
 }
@@ -73,12 +77,25 @@ fn kept(mut gpu: Gpu) -> Gpu {
     gpu
 }
 
+/// A tokenizer that goes before the model's.
+#[derive(Args, Debug, Clone, Default)]
+pub struct TokenizerArgs {
+    /// This tokenizer.json in place of the model's own, for GGUF files whose tokenizer is not known here
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+}
+
 /// Opens a model folder or file, or a bundled model by name.
 pub fn open_model(name: &str) -> Result<Model, Error> {
+    open_model_with(name, &TokenizerArgs::default())
+}
+
+/// As [`open_model`], with a tokenizer of its own. A bundled model has one and keeps it.
+pub fn open_model_with(name: &str, tokenizer: &TokenizerArgs) -> Result<Model, Error> {
     let path = Path::new(name);
     match Bundled::find(name) {
         Some(bundled) => bundled.open(),
-        None => Model::open(path).map_err(|e| match e {
+        None => Model::open_with(path, tokenizer.tokenizer.as_deref()).map_err(|e| match e {
             Error::Io { action, path: missing, source } if !path.exists() => {
                 let names: Vec<_> = BUNDLED.iter().map(|b| b.name).collect();
                 let hint = format!("{source} (bundled models: {})", names.join(", "));

@@ -277,3 +277,42 @@ fn compiled_kernels_are_kept_where_the_driver_can() {
         assert_eq!(kept, usize::from(devices[0]["pipeline_cache"] == true));
     }
 }
+
+#[test]
+fn a_gguf_file_is_a_model() {
+    let folder = golden("llada-gqa-tied");
+    let file = format!("{folder}/model.gguf");
+    let shown = json_of(remask(&["inspect", &file, "--check", "--json"]));
+    assert_eq!(
+        *tensor(&shown, "blk.1.attn_k.weight"),
+        json!({"name": "blk.1.attn_k.weight", "dtype": "F32", "shape": [32, 96], "bytes": 12288})
+    );
+    assert_eq!(
+        (&shown["problems"], &shown["requantization"], &shown["tokenizer"]),
+        (&json!([]), &Value::Null, &json!(false))
+    );
+
+    let ids = |model: &str| json_of(generate(model, "--prompt-ids 1,2,3 --json"))["token_ids"].clone();
+    assert_eq!(ids(&file), ids(&folder));
+    let reports = json_of(remask(&["verify", &folder, "--model", &file, "--json"]));
+    assert_eq!(reports[0]["logits_pass"], json!(true));
+
+    // Quantised it becomes a model folder like any other.
+    let out = tempfile::tempdir().unwrap();
+    let folders = ["a", "b"].map(|name| out.path().join(name).display().to_string());
+    for (from, to) in [&file, &folder].into_iter().zip(&folders) {
+        works(remask(&["quantize", from, to]));
+    }
+    let data = folders.each_ref().map(|f| {
+        let file = std::fs::read(format!("{f}/model.safetensors")).unwrap();
+        let header = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+        file[8 + header..].to_vec()
+    });
+    assert!(data[0] == data[1], "the same weights in the same order");
+    assert_eq!(ids(&folders[0]), ids(&folders[1]));
+    refused(
+        "no tokenizer there",
+        &run(generate(&file, "--prompt-ids 1 --tokenizer /nonexistent.json")),
+        &["/nonexistent.json"],
+    );
+}
