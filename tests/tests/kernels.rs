@@ -1,6 +1,6 @@
 //! Every kernel's case table, on every adapter of the machine.
 
-use remask_testkit::cases::{MATRIX_TABLES, TABLES, rotary};
+use remask_testkit::cases::{MATRIX_TABLES, TABLES, gemm, rotary};
 use remask_testkit::harness::Harness;
 use remask_wgpu::adapters;
 use remask_wgpu::wgsl::SHADERS;
@@ -39,6 +39,14 @@ fn matrix_units() {
         ran += 1;
     }
     println!("{ran} adapters with matrix units");
+}
+
+/// Linear layers at the sizes that models have.
+#[test]
+fn layers() {
+    for adapter in &pollster::block_on(adapters()) {
+        gemm::run_layers(&mut Harness::open(adapter));
+    }
 }
 
 /// Stores in f16 need no matrix units, so that they are tested on software adapters too.
