@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::architecture::Architecture;
 use crate::chat::{ChatTemplate, MarkedText, Message};
-use crate::checkpoint::{Bytes, Checkpoint, Matrix, WeightFormat, gguf};
+use crate::checkpoint::{Bytes, Checkpoint, Matrix, WeightFormat};
 use crate::decode::Vocabulary;
 use crate::error::{Error, Result};
 use crate::families::{Family, LayerNames, TensorNames, parse_config};
@@ -76,7 +76,7 @@ impl Model {
         let own = tokenizer.map(own).transpose()?.map(Cow::Owned);
         if path.is_file() {
             let bytes = Bytes::map(path)?;
-            if bytes.starts_with(gguf::MAGIC) {
+            if bytes.starts_with(crate::checkpoint::gguf::MAGIC) {
                 return Self::from_gguf(&path.display().to_string(), bytes, own.as_deref());
             }
         }
