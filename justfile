@@ -41,7 +41,7 @@ verify *args:
 
 # Time the kernels over their case tables; arguments choose: just kernels gemv
 kernels *args:
-    cargo bench -p remask-wgpu --bench kernels -- "$@"
+    cargo bench -p remask-benches -- "$@"
 
 # Time passes beside PyTorch's and Burn's: just compare --shape llada-8b --rows 32,64
 compare *args: build

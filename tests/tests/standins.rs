@@ -1,9 +1,12 @@
-//! Kernels that a device cannot compile are stood in for, and passes answer the same.
+//! Kernels that a device cannot compile are stood in for, tuned ones take the place of the usual, and passes
+//! answer the same.
 
 use remask_core::checkpoint::WeightFormat;
 use remask_core::{Backend, Candidate, Keys, Model, Pass, Row, Select, StoreId, TokenSet};
 use remask_testkit::model::{WIDE, claim_matrix_units, made_up};
 use remask_wgpu::kernels::gemv::{self, Few};
+use remask_wgpu::kernels::linear::{Portable, Shape};
+use remask_wgpu::tuning::Tuned;
 use remask_wgpu::{Gpu, LimitChoice, WgpuBackend, adapters};
 
 const LENGTH: u32 = 40;
@@ -90,4 +93,40 @@ fn another_portable_kernel_stands_in_for_one() {
     let mut backend = load(gpu, &model);
     assert_same(&two_passes(&mut backend), &expected);
     assert!(backend.notes()[0].contains("a test says so"), "{:?}", backend.notes());
+}
+
+/// A tuned kernel takes the place of the usual one, for its layer and rows only.
+#[test]
+fn tuned_kernels_compute_the_same() {
+    let model = made_up(WIDE, |_, _| ());
+    let mut usual = load(gpu(), &model);
+    let expected = two_passes(&mut usual);
+    let mut tuned = gpu();
+    // 40 rows are in the class of 64; 5 rows are not.
+    let shape = Shape { rows: 64, cols: 1024, out: 3072 };
+    let default = Portable::choose(&tuned.profile, WeightFormat::F16, shape);
+    let others = Portable::candidates(&tuned.profile, WeightFormat::F16, shape);
+    let kernel = *others.iter().find(|k| **k != default && matches!(k, Portable::Tiled(_))).expect("another tile");
+    let (rows, cols, out) = (shape.rows, shape.cols, shape.out);
+    tuned.tuning.add(Tuned { format: WeightFormat::F16, rows, cols, out, kernel, us: 1.0, default_us: 2.0 });
+    let mut backend = load(tuned, &model);
+    assert_same(&two_passes(&mut backend), &expected);
+    if backend.gpu().profile.timestamps {
+        let store = backend.create_store(LENGTH).unwrap();
+        let mut uses = |count: u32| {
+            let keys = Keys { start: 0, end: LENGTH };
+            let rows: Vec<_> = (0..count).map(|position| Row { store, position, token: 1, keys }).collect();
+            let suppressed = TokenSet::new(backend.head_rows());
+            let pass = Pass { rows: &rows, select: &[Select::plain(0)], suppressed: &suppressed };
+            let spans = pollster::block_on(backend.profile(&pass)).unwrap();
+            spans.iter().filter(|(name, _)| *name == kernel.spec(WeightFormat::F16, false).label()).count()
+        };
+        assert_eq!([uses(LENGTH), uses(5)], [1, 0]);
+    }
+
+    // What is measured is used at once.
+    let found = pollster::block_on(usual.tune(8)).unwrap();
+    assert_eq!(found.len(), 4);
+    assert!(found.iter().all(|t| t.us <= t.default_us && t.us > 0.0), "{found:?}");
+    assert_same(&two_passes(&mut usual), &expected);
 }

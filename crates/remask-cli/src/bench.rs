@@ -120,25 +120,28 @@ impl Request {
 }
 
 /// What is measured: a model, or a shape without one, which only our own kernels can have.
-struct Subject {
-    architecture: Architecture,
+pub struct Subject {
+    /// Its shapes.
+    pub architecture: Architecture,
     vocabulary: Vocabulary,
     model: Option<Model>,
 }
 
 impl Subject {
-    fn open(args: &Args) -> Result<Self, Failure> {
-        if let Some(shape) = args.shape {
-            let text = serde_json::to_string(&shape.config(args.layers))?;
+    /// A model, or `shape` with this many blocks.
+    pub fn open(model: &str, shape: Option<Shape>, layers: Option<usize>) -> Result<Self, Failure> {
+        if let Some(shape) = shape {
+            let text = serde_json::to_string(&shape.config(layers))?;
             let (_, architecture) = parse_config("config.json", &text)?;
             let vocabulary = Vocabulary::of(&architecture)?;
             return Ok(Self { architecture, vocabulary, model: None });
         }
-        let model = open_model(&args.model)?;
+        let model = open_model(model)?;
         Ok(Self { architecture: model.architecture.clone(), vocabulary: model.vocabulary.clone(), model: Some(model) })
     }
 
-    fn on_wgpu(&self, device: &DeviceArgs) -> Result<WgpuBackend, Failure> {
+    /// It on our own kernels.
+    pub fn on_wgpu(&self, device: &DeviceArgs) -> Result<WgpuBackend, Failure> {
         let silent = &mut |_| ();
         let backend = match &self.model {
             Some(model) => pollster::block_on(WgpuBackend::load(device.open()?, model, device.weights, silent)),
@@ -159,7 +162,7 @@ impl Subject {
 }
 
 pub fn run(args: &Args) -> Outcome {
-    let subject = Subject::open(args)?;
+    let subject = Subject::open(&args.model, args.shape, args.layers)?;
     if args.kernels {
         return all_kernels(args, &subject);
     }

@@ -15,6 +15,7 @@ mod report;
 mod synth;
 #[cfg(feature = "train")]
 mod train;
+mod tune;
 mod verify;
 mod view;
 mod watch;
@@ -35,7 +36,7 @@ struct Cli {
 
 /// Variables that are no option's.
 const VARIABLES: &str = "Environment:
-  REMASK_CACHE_DIR  Folder for compiled kernels, in place of the system's for caches; empty for none
+  REMASK_CACHE_DIR  Folder for compiled kernels and tuning, in place of the system's for caches; empty for none
   REMASK_LOG        Log filter, such as info or remask_wgpu=debug";
 
 #[derive(Subcommand)]
@@ -59,6 +60,8 @@ enum Command {
     Synth(synth::Args),
     /// Measure how long passes take on a device
     Bench(bench::Args),
+    /// Find the kernels that are fastest on a device, for later runs of models of this shape
+    Tune(tune::Args),
     /// Train a model on a folder of text
     #[cfg(feature = "train")]
     Train(train::Args),
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
         Command::Quantize(args) => convert::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Tune(args) => tune::run(&args),
         #[cfg(feature = "train")]
         Command::Train(args) => train::run(&args),
     };

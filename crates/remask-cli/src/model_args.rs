@@ -6,6 +6,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use remask_core::checkpoint::WeightFormat;
 use remask_core::{Backend, BackendError, Error, Model};
+use remask_wgpu::tuning::Tuning;
 use remask_wgpu::{ADAPTER_VARIABLE, AdapterProfile, Gpu, LimitChoice, adapters, cache_folder};
 
 use crate::backend::BackendName;
@@ -69,10 +70,11 @@ impl DeviceArgs {
     }
 }
 
-/// A device whose compiled kernels are kept for the next run.
+/// A device whose compiled kernels are kept for the next run, with what was tuned for it.
 fn kept(mut gpu: Gpu) -> Gpu {
     if let Some(folder) = cache_folder() {
         gpu.keep_pipelines(&folder);
+        gpu.tuning = Tuning::open(&gpu.profile, &folder);
     }
     gpu
 }

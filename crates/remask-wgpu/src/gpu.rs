@@ -10,6 +10,7 @@ use futures_channel::oneshot;
 use remask_core::BackendError;
 
 use crate::profile::{AdapterProfile, ProfileLimits, choose_adapter};
+use crate::tuning::Tuning;
 use crate::wgsl::{Dialect, KernelSpec};
 
 /// Which limits a device is opened with.
@@ -41,6 +42,8 @@ pub struct Gpu {
     pub profile: AdapterProfile,
     /// How long a driver may take over a kernel that another can stand in for.
     pub patience: Duration,
+    /// What was measured to be fastest here.
+    pub tuning: Tuning,
     faults: Arc<Mutex<Faults>>,
     kernels: HashMap<KernelSpec, Arc<Kernel>>,
     /// Kernels that are not used here, and why.
@@ -150,6 +153,7 @@ impl Gpu {
             queue,
             profile,
             patience: PATIENCE,
+            tuning: Tuning::default(),
             faults,
             kernels: HashMap::new(),
             refused: HashMap::new(),

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod profile;
 pub mod recording;
 pub mod stores;
+pub mod tuning;
 pub mod uniforms;
 pub mod weights;
 pub mod wgsl;

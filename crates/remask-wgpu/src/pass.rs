@@ -67,7 +67,7 @@ impl Splits {
 
 /// Rows that a linear layer runs over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Over {
+pub(crate) enum Over {
     Rows,
     Selected,
 }
@@ -78,7 +78,8 @@ impl PassPlan<'_> {
         // A part that is cut inside a tile could not be computed tile by tile.
         let whole = matrix.parts.iter().all(|p| p.rows.is_multiple_of(128));
         let arithmetic = if whole { self.arithmetic } else { Arithmetic::Full };
-        Strategy::choose_usable(&r.gpu.profile, arithmetic, matrix.format, shape, |spec| r.gpu.usable(spec))
+        let tuned = r.gpu.tuning.kernel(matrix.format, shape);
+        Strategy::choose_usable(&r.gpu.profile, arithmetic, matrix.format, shape, tuned, |spec| r.gpu.usable(spec))
     }
 
     /// Records the pass.
@@ -338,7 +339,7 @@ impl PassPlan<'_> {
 
 /// A linear layer by a kernel that every device can run.
 #[allow(clippy::too_many_arguments, reason = "each is a separate fact about one dispatch")]
-async fn portable_linear(
+pub(crate) async fn portable_linear(
     r: &mut Recorder<'_>,
     matrix: &DeviceMatrix,
     x: &wgpu::Buffer,

@@ -316,3 +316,24 @@ fn a_gguf_file_is_a_model() {
         &["/nonexistent.json"],
     );
 }
+
+#[test]
+fn what_is_tuned_is_kept_and_used() {
+    let cache = tempfile::tempdir().unwrap();
+    let with_cache = |line: &str| {
+        let mut command = remask(&line.split(' ').collect::<Vec<_>>());
+        command.env("REMASK_CACHE_DIR", cache.path()).env("REMASK_LOG", "remask_wgpu=debug");
+        run(command)
+    };
+    let tuned = with_cache("tune --shape tiny --weights q8 --rows 1,8 --adapter 0");
+    assert_eq!(tuned.code, Some(0), "{}", tuned.err);
+    assert!(tuned.out.contains("64 -> 192") && tuned.out.contains("8 layers and rows in"), "{}", tuned.out);
+    let bench = "bench --shape tiny --weights q8 --rows 1,8 --repeats 1 --adapter 0";
+    assert!(with_cache(bench).err.contains("8 tuned layers from"));
+    // A damaged file is no reason to stop.
+    let file = cache.path().join("tuning").read_dir().unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&file, "damaged").unwrap();
+    let ran = with_cache(bench);
+    assert!(ran.code == Some(0) && ran.err.contains("no tuning from"), "{}", ran.err);
+    refused("rows", &run(remask(&["tune", "--rows", "3"])), &["3 rows", "powers of two"]);
+}

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::half_loss::HalfLoss;
 use super::{BlockType, Checkpoint, DType, TensorView};
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::quantize::{self, BLOCK};
 
 /// How a backend keeps a weight matrix. All formats are exact in float32 arithmetic once stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightFormat {
     /// 4 bytes a weight.

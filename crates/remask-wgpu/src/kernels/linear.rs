@@ -2,6 +2,7 @@
 
 use remask_core::Architecture;
 use remask_core::checkpoint::WeightFormat;
+use serde::{Deserialize, Serialize};
 
 use super::gemm::{self, Tile};
 use super::gemm_matrix::{self, MatrixTile};
@@ -20,7 +21,7 @@ pub enum Strategy {
 }
 
 /// A kernel that every device can run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Portable {
     /// Each weight is read once; what counts is the rate at which memory gives them.
     Few(Few),
@@ -97,24 +98,27 @@ impl Strategy {
     /// The kernel for a linear layer, or for a head.
     #[must_use]
     pub fn choose(profile: &AdapterProfile, arithmetic: Arithmetic, format: WeightFormat, shape: Shape) -> Self {
-        Self::choose_usable(profile, arithmetic, format, shape, |_| true)
+        Self::choose_usable(profile, arithmetic, format, shape, None, |_| true)
     }
 
-    /// As [`Strategy::choose`], among the kernels that the device can use. Where it can use none, the one
-    /// that every device should.
+    /// As [`Strategy::choose`], among the kernels that the device can use, and with `tuned` in place of the
+    /// usual portable one. Where it can use none, the one that every device should.
     #[must_use]
     pub fn choose_usable(
         profile: &AdapterProfile,
         arithmetic: Arithmetic,
         format: WeightFormat,
         shape: Shape,
+        tuned: Option<Portable>,
         usable: impl Fn(&KernelSpec) -> bool,
     ) -> Self {
         let matrix = arithmetic == Arithmetic::Half && shape.rows > FEW_BEFORE_MATRIX;
         let matrix = matrix.then(|| MatrixTile::choose(format, shape)).flatten().map(Self::Matrix);
         let tiled = Self::Portable(Portable::tiled(profile, shape));
-        let choices = matrix.into_iter().chain([Self::Portable(Portable::choose(profile, format, shape)), tiled]);
-        choices.into_iter().find(|c| c.specs(format).iter().all(&usable)).unwrap_or(tiled)
+        let portable = tuned.into_iter().chain([Portable::choose(profile, format, shape)]).map(Self::Portable);
+        let choices = matrix.into_iter().chain(portable).chain([tiled]);
+        let mut choices = choices;
+        choices.find(|c| c.specs(format).iter().all(&usable)).unwrap_or(tiled)
     }
 
     /// Every kernel that a layer or a head may be computed with.
@@ -146,6 +150,28 @@ impl Portable {
             return Self::Few(Few::choose(format, rows, out, cols));
         }
         Self::tiled(profile, shape)
+    }
+
+    /// Every kernel that may be the fastest for a layer: those that are chosen for some shape, which the case
+    /// tables test, and that are not plainly too large or too small for this one.
+    #[must_use]
+    pub fn candidates(profile: &AdapterProfile, format: WeightFormat, shape: Shape) -> Vec<Self> {
+        let Shape { rows, cols, .. } = shape;
+        let mut found = vec![Self::choose(profile, format, shape)];
+        let widths = [(64, 512), (8192, 1024), (100_000, 4096)];
+        if rows <= Few::MOST_ROWS && cols.is_multiple_of(8) {
+            found.extend(widths.map(|(out, cols)| Self::Few(Few::choose(format, rows, out, cols))));
+        }
+        for rows_of_tile in [1, 2, 4, 8, 17, 33, 65, 4096] {
+            for software in [false, true] {
+                let tiles = widths.map(|(out, _)| Tile::choose(software, rows_of_tile, out));
+                let fits = |t: &Tile| t.rows() < 2 * rows.max(16) && t.rows() * 16 >= rows;
+                found.extend(tiles.into_iter().filter(fits).map(Self::Tiled));
+            }
+        }
+        let mut seen = std::collections::HashSet::new();
+        found.retain(|kernel| seen.insert(*kernel));
+        found
     }
 
     fn tiled(profile: &AdapterProfile, shape: Shape) -> Self {
@@ -228,7 +254,7 @@ mod tests {
         let shape = |rows| Shape { rows, cols: 4096, out: 4096 };
         let picked = |rows, refused: &[&str]| {
             let usable = |spec: &KernelSpec| !refused.contains(&spec.shader);
-            Strategy::choose_usable(&matrix, Arithmetic::Half, WeightFormat::F16, shape(rows), usable)
+            Strategy::choose_usable(&matrix, Arithmetic::Half, WeightFormat::F16, shape(rows), None, usable)
         };
         assert!(matches!(picked(8, &[]), Strategy::Matrix(_)));
         assert!(matches!(picked(8, &["gemm_matrix"]), Strategy::Portable(Portable::Few(_))));

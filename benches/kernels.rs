@@ -1,6 +1,6 @@
 //! Times of the kernels, over the case tables that their tests run, and of the conversions of weights:
 //!
-//!     cargo bench -p remask-wgpu --bench kernels [-- FILTER]
+//!     cargo bench -p remask-benches [-- FILTER]
 //!
 //! A kernel's result is checked in the same run, right after it was measured. Adapters are chosen by
 //! `REMASK_ADAPTER`, as by `remask`. At the end comes a table with the share of the rate at which the
