@@ -6,8 +6,8 @@ use remask_core::{Architecture, BackendError};
 use crate::activations::Activations;
 use crate::kernels::linear::{Arithmetic, Portable, Shape, Strategy};
 use crate::kernels::{
-    attention, attention_matrix, embed, gemm, gemm_matrix, head_select, rms_norm, rotary, select_reduce, select_strips,
-    swiglu,
+    attention, attention_matrix, attention_row, embed, gemm, gemm_matrix, head_select, rms_norm, rotary, select_reduce,
+    select_strips, swiglu,
 };
 use crate::recording::{Recorder, Recording};
 use crate::uniforms::PassSizes;
@@ -115,18 +115,7 @@ impl PassPlan<'_> {
             let buffers = [&act.rows, self.rotary, &act.qkv, keys, values];
             let grid = rotary::grid(sizes.rows, heads + 2 * kv_heads, head_dim);
             r.dispatch(spec, &buffers, &params, grid).await?;
-            let params = attention::Params {
-                q_stride: (heads + 2 * kv_heads) * head_dim,
-                kv_stride: kv_heads * head_dim,
-                group: heads / kv_heads,
-                scale: at.scale,
-            };
-            let buffers = [&act.tiles, &act.rows, &act.qkv, keys, values, &act.attended];
-            let spec = match self.arithmetic {
-                Arithmetic::Full => attention::spec(r.gpu.profile.is_software(), head_dim),
-                Arithmetic::Half => attention_matrix::spec(head_dim, sizes.rows, out.is_half()),
-            };
-            r.dispatch(spec, &buffers, &params, attention::grid(sizes.tiles, heads)).await?;
+            self.attention(&mut r, keys, values, out.is_half()).await?;
             pending = self.residual(&mut r, &layer.attention_out, &act.attended, out).await?;
 
             let gate_up = self.strategy(&r, &layer.gate_up, sizes.rows);
@@ -143,6 +132,36 @@ impl PassPlan<'_> {
         }
         self.head(&mut r, pending, answer).await?;
         Ok(r.finish())
+    }
+
+    /// Attention of all rows, its result in f16 where `half`.
+    async fn attention(
+        &self,
+        r: &mut Recorder<'_>,
+        keys: &wgpu::Buffer,
+        values: &wgpu::Buffer,
+        half: bool,
+    ) -> Result<(), BackendError> {
+        let (at, act, sizes) = (&self.architecture.attention, self.activations, self.sizes);
+        let (head_dim, heads, kv_heads) = (at.head_dim as u32, at.heads as u32, at.kv_heads as u32);
+        let params = attention::Params {
+            q_stride: (heads + 2 * kv_heads) * head_dim,
+            kv_stride: kv_heads * head_dim,
+            group: heads / kv_heads,
+            scale: at.scale,
+        };
+        if attention_row::suits(&r.gpu.profile, self.arithmetic, sizes.rows) {
+            let halves = attention_row::Halves { store: self.arithmetic == Arithmetic::Half, out: half };
+            let buffers = [&act.rows, &act.qkv, keys, values, &act.attended];
+            let spec = attention_row::spec(head_dim, halves);
+            return r.dispatch(spec, &buffers, &params, attention_row::grid(sizes.rows, heads)).await;
+        }
+        let spec = match self.arithmetic {
+            Arithmetic::Full => attention::spec(r.gpu.profile.is_software(), head_dim),
+            Arithmetic::Half => attention_matrix::spec(head_dim, sizes.rows, half),
+        };
+        let buffers = [&act.tiles, &act.rows, &act.qkv, keys, values, &act.attended];
+        r.dispatch(spec, &buffers, &params, attention::grid(sizes.tiles, heads)).await
     }
 
     /// A norm over all rows, which adds what is pending to the residual stream first.

@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod attention_matrix;
+pub mod attention_row;
 pub mod embed;
 pub mod gemm;
 pub mod gemm_matrix;
@@ -109,8 +110,10 @@ pub fn all_specs() -> Vec<KernelSpec> {
             specs.extend(tile.map(|tile| gemm_matrix::spec(format, tile)));
         }
     }
-    for head_dim in [8, 10, 16, 64, 80, 128, 256] {
+    for head_dim in [8, 12, 16, 64, 80, 128, 256] {
         specs.extend([false, true].map(|software| attention::spec(software, head_dim)));
+        let kinds = [(false, false), (true, false), (true, true)];
+        specs.extend(kinds.map(|(store, out)| attention_row::spec(head_dim, attention_row::Halves { store, out })));
         let kinds = [(false, false), (true, false), (false, true)];
         specs.extend(kinds.map(|(turned, half)| rotary::spec(head_dim, head_dim / 4 * 2, turned, half)));
     }
