@@ -20,6 +20,7 @@ pub mod swiglu;
 
 use remask_core::checkpoint::WeightFormat;
 
+use self::gemm::{End, Fused};
 use self::linear::Portable;
 use crate::wgsl::{Define, KernelSpec};
 
@@ -75,6 +76,14 @@ pub fn weight_defines(format: WeightFormat) -> Vec<(&'static str, Define)> {
 pub const WEIGHT_FORMATS: [WeightFormat; 5] =
     [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Q8, WeightFormat::Q4];
 
+/// What linear layers are fused with.
+pub const FUSED: [Fused; 4] = [
+    Fused { norm: false, end: End::Write },
+    Fused { norm: false, end: End::Add },
+    Fused { norm: true, end: End::Write },
+    Fused { norm: true, end: End::SwiGlu },
+];
+
 /// Every specialisation that this build can ask for, for the tests that compile them all.
 #[must_use]
 pub fn all_specs() -> Vec<KernelSpec> {
@@ -98,11 +107,11 @@ pub fn all_specs() -> Vec<KernelSpec> {
             if rows <= gemv::Few::MOST_ROWS {
                 let few = gemv::Few::choose(format, rows, out, cols);
                 specs.push(head_select::spec(format, Portable::Few(few).for_head()));
-                specs.extend([false, true].map(|residual| gemv::spec(format, few, residual)));
+                specs.extend(FUSED.map(|fused| gemv::spec(format, few, fused)));
             }
             for tile in [false, true].map(|software| gemm::Tile::choose(software, rows, out)) {
                 specs.push(head_select::spec(format, Portable::Tiled(tile).for_head()));
-                specs.extend([false, true].map(|residual| gemm::spec(format, tile, residual)));
+                specs.extend(FUSED.map(|fused| gemm::spec(format, tile, fused)));
             }
         }
         for rows in [1, 17, 33, 65, 257] {
