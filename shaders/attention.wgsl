@@ -5,9 +5,9 @@
 // qkv   [pass rows, q_stride] f32, binding 2 (rotated queries first)
 // keys, values [slots, kv_stride] f32, bindings 3 and 4    out [pass rows, heads * HEAD_DIM], binding 5
 // A tile is up to TILE_ROWS consecutive rows of one store and the union of their key ranges; each row
-// masks that down to its own range. Eight lanes share ROWS_EACH rows: each scores every eighth key of
-// the tile and keeps every eighth element of the output. Query head h reads K/V head h / group.
-// Workgroup (tile, head).
+// masks that down to its own range. LANES lanes share ROWS_EACH rows: each scores every LANES-th key of
+// the tile and keeps every LANES-th group of four elements of the output. Query head h reads K/V head
+// h / group. Workgroup (tile, head).
 
 struct Params {
     q_stride: u32,
@@ -27,23 +27,23 @@ struct Tile {
 
 @group(0) @binding(0) var<storage, read> tiles: array<Tile>;
 @group(0) @binding(1) var<storage, read> rows: array<Row>;
-@group(0) @binding(2) var<storage, read> qkv: array<f32>;
-@group(0) @binding(3) var<storage, read> keys: array<f32>;
-@group(0) @binding(4) var<storage, read> values: array<f32>;
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read> qkv: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> keys: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> values: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
 
-const LANES: u32 = 8u;
+const VECS: u32 = HEAD_DIM / 4u;
 const ROW_GROUPS: u32 = TILE_ROWS / ROWS_EACH;
 const THREADS: u32 = ROW_GROUPS * LANES;
-const PITCH: u32 = HEAD_DIM + 1u;
-// Keys that a lane scores, and elements of the output that it keeps.
+const PITCH: u32 = VECS + 1u;
+// Keys that a lane scores, and groups of four elements of the output that it keeps.
 const KEYS_EACH: u32 = TILE_KEYS / LANES;
-const OWN: u32 = (HEAD_DIM + LANES - 1u) / LANES;
+const OWN: u32 = (VECS + LANES - 1u) / LANES;
 const NEVER: f32 = -1e30;
 
-var<workgroup> tile_q: array<f32, TILE_ROWS * PITCH>;
+var<workgroup> tile_q: array<vec4<f32>, TILE_ROWS * PITCH>;
 // Keys of the tile, then its values.
-var<workgroup> tile_kv: array<f32, TILE_KEYS * PITCH>;
+var<workgroup> tile_kv: array<vec4<f32>, TILE_KEYS * PITCH>;
 // exp(score - running maximum).
 var<workgroup> shares: array<f32, TILE_ROWS * TILE_KEYS>;
 // Largest score, and at the end the sum of shares, of each row and lane.
@@ -64,17 +64,18 @@ fn main(
     let lane = thread % LANES;
     let row_group = thread / LANES;
 
-    for (var i = thread; i < TILE_ROWS * HEAD_DIM; i += THREADS) {
-        let r = i / HEAD_DIM;
+    let stride = params.kv_stride / 4u;
+    for (var i = thread; i < TILE_ROWS * VECS; i += THREADS) {
+        let r = i / VECS;
         let source = tile.first + min(r, tile.count - 1u);
-        tile_q[r * PITCH + i % HEAD_DIM] = qkv[source * params.q_stride + head * HEAD_DIM + i % HEAD_DIM] * params.scale;
+        tile_q[r * PITCH + i % VECS] = qkv[source * (params.q_stride / 4u) + head * VECS + i % VECS] * params.scale;
     }
 
     var key_start: array<u32, ROWS_EACH>;
     var key_end: array<u32, ROWS_EACH>;
     var best: array<f32, ROWS_EACH>;
     var sum: array<f32, ROWS_EACH>;
-    var output: array<array<f32, OWN>, ROWS_EACH>;
+    var output: array<array<vec4<f32>, OWN>, ROWS_EACH>;
     for (var i = 0u; i < ROWS_EACH; i++) {
         let row = rows[tile.first + min(row_group + ROW_GROUPS * i, tile.count - 1u)];
         key_start[i] = row.key_start;
@@ -83,24 +84,24 @@ fn main(
     }
 
     for (var base = tile.key_start; base < tile.key_end; base += TILE_KEYS) {
-        for (var i = thread; i < TILE_KEYS * HEAD_DIM; i += THREADS) {
-            let slot = min(base + i / HEAD_DIM, tile.key_end - 1u);
-            tile_kv[(i / HEAD_DIM) * PITCH + i % HEAD_DIM] = keys[slot * params.kv_stride + kv_head * HEAD_DIM + i % HEAD_DIM];
+        for (var i = thread; i < TILE_KEYS * VECS; i += THREADS) {
+            let slot = min(base + i / VECS, tile.key_end - 1u);
+            tile_kv[i / VECS * PITCH + i % VECS] = keys[slot * stride + kv_head * VECS + i % VECS];
         }
         workgroupBarrier();
 
         // The zeros are written out: a browser's compiler (Tint, for SwiftShader) does not write them again
         // every time round for a declaration without a value.
         var scores = array<array<f32, KEYS_EACH>, ROWS_EACH>();
-        for (var d = 0u; d < HEAD_DIM; d++) {
-            var k: array<f32, KEYS_EACH>;
+        for (var d = 0u; d < VECS; d++) {
+            var k: array<vec4<f32>, KEYS_EACH>;
             for (var j = 0u; j < KEYS_EACH; j++) {
                 k[j] = tile_kv[(lane + LANES * j) * PITCH + d];
             }
             for (var i = 0u; i < ROWS_EACH; i++) {
                 let q = tile_q[(row_group + ROW_GROUPS * i) * PITCH + d];
                 for (var j = 0u; j < KEYS_EACH; j++) {
-                    scores[i][j] += q * k[j];
+                    scores[i][j] += dot(q, k[j]);
                 }
             }
         }
@@ -115,9 +116,9 @@ fn main(
         }
         workgroupBarrier();
 
-        for (var i = thread; i < TILE_KEYS * HEAD_DIM; i += THREADS) {
-            let slot = min(base + i / HEAD_DIM, tile.key_end - 1u);
-            tile_kv[(i / HEAD_DIM) * PITCH + i % HEAD_DIM] = values[slot * params.kv_stride + kv_head * HEAD_DIM + i % HEAD_DIM];
+        for (var i = thread; i < TILE_KEYS * VECS; i += THREADS) {
+            let slot = min(base + i / VECS, tile.key_end - 1u);
+            tile_kv[i / VECS * PITCH + i % VECS] = values[slot * stride + kv_head * VECS + i % VECS];
         }
         for (var i = 0u; i < ROWS_EACH; i++) {
             let local_row = row_group + ROW_GROUPS * i;
@@ -140,9 +141,9 @@ fn main(
         workgroupBarrier();
 
         for (var j = 0u; j < TILE_KEYS; j++) {
-            var v: array<f32, OWN>;
+            var v: array<vec4<f32>, OWN>;
             for (var o = 0u; o < OWN; o++) {
-                v[o] = tile_kv[j * PITCH + min(lane + LANES * o, HEAD_DIM - 1u)];
+                v[o] = tile_kv[j * PITCH + min(lane + LANES * o, VECS - 1u)];
             }
             for (var i = 0u; i < ROWS_EACH; i++) {
                 let share = shares[(row_group + ROW_GROUPS * i) * TILE_KEYS + j];
@@ -167,8 +168,8 @@ fn main(
             }
             for (var o = 0u; o < OWN; o++) {
                 let d = lane + LANES * o;
-                if d < HEAD_DIM {
-                    out[((tile.first + local_row) * groups.y + head) * HEAD_DIM + d] = output[i][o] / total;
+                if d < VECS {
+                    out[((tile.first + local_row) * groups.y + head) * VECS + d] = output[i][o] / total;
                 }
             }
         }

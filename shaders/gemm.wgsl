@@ -1,5 +1,6 @@
 // Linear layer: out[:, first ..] = x * weights^T, or += with RESIDUAL. f32 in, any weight format,
-// f32 accumulation.
+// f32 accumulation. With NORM the rows of x are normalised first (RMSNorm, gain [cols] f32, binding 3).
+// With SWIGLU the weights are a gate's rows and then as many rows up, and out is silu(gate) * up.
 //
 // weights [part_rows, cols], binding 0   x [m, cols] f32, binding 1   out [m, out_stride] f32, binding 2
 // m is the pass's row count, or its selected count where params.over_selected is 1. cols % 4 == 0.
@@ -11,9 +12,9 @@ struct Params {
     first: u32,          // output column of the part's first row
     out_stride: u32,
     over_selected: u32,
+    eps: f32,            // added to the mean square by NORM
     padding0: u32,
     padding1: u32,
-    padding2: u32,
 }
 
 #include "pass"
@@ -31,11 +32,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     var acc = tile_product(m0, m, n0, lane);
+#if SWIGLU
+    let columns = params.part_rows / 2u;
+    let up = tile_product(m0, m, n0 + columns, lane);
+    for (var i = 0u; i < TM; i++) {
+        for (var j = 0u; j < TN; j++) {
+            acc[i][j] *= up[i][j] / (1.0 + exp(-acc[i][j]));
+        }
+    }
+#else
+    let columns = params.part_rows;
+#endif
     for (var i = 0u; i < TM; i++) {
         let row = m0 + lane / LANES_N + LANES_M * i;
         for (var j = 0u; j < TN; j++) {
             let col = n0 + lane % LANES_N + LANES_N * j;
-            if row < m && col < params.part_rows {
+            if row < m && col < columns {
                 let at = row * params.out_stride + params.first + col;
 #if RESIDUAL
                 out[at] += acc[i][j];

@@ -5,6 +5,8 @@
 // products of rows ty + LANES_M i (i < TM) and columns tx + LANES_N j (j < TN). Tiles are padded from 4
 // to 5 vectors a row so that neighbouring columns fall on different banks. Rows past m and weights past
 // part_rows count as zero. With PREFETCH a stage's loads are under way while the one before is computed.
+// With NORM the rows of x are normalised (RMSNorm, gain [cols] f32, binding 3): each product by the root
+// mean square of its row, whose squares are summed as the row is loaded.
 
 const TILE_M: u32 = LANES_M * TM;
 const TILE_N: u32 = LANES_N * TN;
@@ -17,6 +19,17 @@ var<workgroup> tile_x: array<vec4<f32>, TILE_M * PITCH>;
 var<workgroup> tile_w: array<vec4<f32>, TILE_N * PITCH>;
 
 alias Accumulator = array<array<f32, TN>, TM>;
+
+// Vectors of a stage that an invocation loads, at most.
+const X_EACH: u32 = (TILE_M * 4u + THREADS - 1u) / THREADS;
+const W_EACH: u32 = (TILE_N * 4u + THREADS - 1u) / THREADS;
+
+#if NORM
+@group(0) @binding(3) var<storage, read> gain: array<vec4<f32>>;
+
+// Sums of squares: [row][quarter of each stage].
+var<workgroup> squares: array<f32, TILE_M * 4u>;
+#endif
 
 // Vector i of the stage that begins at vector k of the rows.
 fn stage_x(i: u32, k: u32, m0: u32, m: u32) -> vec4<f32> {
@@ -39,16 +52,14 @@ fn stage_w(i: u32, k: u32, n0: u32) -> vec4<f32> {
     return v;
 }
 
-#if PREFETCH
-const X_EACH: u32 = (TILE_M * 4u + THREADS - 1u) / THREADS;
-const W_EACH: u32 = (TILE_N * 4u + THREADS - 1u) / THREADS;
-#endif
-
 // Every invocation of the workgroup must call it.
 fn tile_product(m0: u32, m: u32, n0: u32, lane: u32) -> Accumulator {
     var acc = Accumulator();
     let tx = lane % LANES_N;
     let ty = lane / LANES_N;
+#if NORM
+    var square = array<f32, X_EACH>();
+#endif
 #if PREFETCH
     var next_x: array<vec4<f32>, X_EACH>;
     var next_w: array<vec4<f32>, W_EACH>;
@@ -64,7 +75,12 @@ fn tile_product(m0: u32, m: u32, n0: u32, lane: u32) -> Accumulator {
         for (var i = 0u; i < X_EACH; i++) {
             let at = lane + THREADS * i;
             if at < TILE_M * 4u {
-                tile_x[(at / 4u) * PITCH + at % 4u] = next_x[i];
+                var v = next_x[i];
+#if NORM
+                square[i] += dot(v, v);
+                v *= gain[min(k + at % 4u, params.cols4 - 1u)];
+#endif
+                tile_x[(at / 4u) * PITCH + at % 4u] = v;
             }
         }
         for (var i = 0u; i < W_EACH; i++) {
@@ -81,8 +97,16 @@ fn tile_product(m0: u32, m: u32, n0: u32, lane: u32) -> Accumulator {
             next_w[i] = stage_w(lane + THREADS * i, k + 4u, n0);
         }
 #else
-        for (var i = lane; i < TILE_M * 4u; i += THREADS) {
-            tile_x[(i / 4u) * PITCH + i % 4u] = stage_x(i, k, m0, m);
+        for (var i = 0u; i < X_EACH; i++) {
+            let at = lane + THREADS * i;
+            if at < TILE_M * 4u {
+                var v = stage_x(at, k, m0, m);
+#if NORM
+                square[i] += dot(v, v);
+                v *= gain[min(k + at % 4u, params.cols4 - 1u)];
+#endif
+                tile_x[(at / 4u) * PITCH + at % 4u] = v;
+            }
         }
         for (var i = lane; i < TILE_N * 4u; i += THREADS) {
             tile_w[(i / 4u) * PITCH + i % 4u] = stage_w(i, k, n0);
@@ -103,5 +127,23 @@ fn tile_product(m0: u32, m: u32, n0: u32, lane: u32) -> Accumulator {
         }
         workgroupBarrier();
     }
+#if NORM
+    for (var i = 0u; i < X_EACH; i++) {
+        let at = lane + THREADS * i;
+        if at < TILE_M * 4u {
+            squares[at] = square[i];
+        }
+    }
+    workgroupBarrier();
+    for (var i = 0u; i < TM; i++) {
+        let at = (ty + LANES_M * i) * 4u;
+        let sum = squares[at] + squares[at + 1u] + squares[at + 2u] + squares[at + 3u];
+        let inverse = 1.0 / sqrt(sum / f32(params.cols4 * 4u) + params.eps);
+        for (var j = 0u; j < TN; j++) {
+            acc[i][j] *= inverse;
+        }
+    }
+    workgroupBarrier();
+#endif
     return acc;
 }

@@ -1,5 +1,6 @@
 // Linear layer for a few rows: out[:, first ..] = x * weights^T, or += with RESIDUAL. Reads each weight
-// once, in 16-byte loads where the format allows. f32 in, any weight format, f32 accumulation.
+// once, in 16-byte loads where the format allows. f32 in, any weight format, f32 accumulation. NORM and
+// SWIGLU as in gemm.
 //
 // weights [part_rows, cols], binding 0   x [m, cols] f32, binding 1   out [m, out_stride] f32, binding 2
 // m, at most ROWS, is the pass's row count, or its selected count where params.over_selected is 1.
@@ -11,9 +12,9 @@ struct Params {
     first: u32,          // output column of the part's first row
     out_stride: u32,
     over_selected: u32,
+    eps: f32,            // added to the mean square by NORM
     padding0: u32,
     padding1: u32,
-    padding2: u32,
 }
 
 #include "pass"
@@ -26,10 +27,16 @@ struct Params {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let m = select(pass_info.rows, pass_info.selected, params.over_selected == 1u);
     let n0 = group.x * TILE_N;
-    let product = few_rows_product(m, n0, lane);
+    var product = few_rows_product(m, n0, lane);
+#if SWIGLU
+    let columns = params.part_rows / 2u;
+    product *= few_rows_product(m, n0 + columns, lane) / (1.0 + exp(-product));
+#else
+    let columns = params.part_rows;
+#endif
     let row = lane / TILE_N;
     let col = n0 + lane % TILE_N;
-    if row < m && lane < TILE_N * ROWS && col < params.part_rows {
+    if row < m && lane < TILE_N * ROWS && col < columns {
         let at = row * params.out_stride + params.first + col;
 #if RESIDUAL
         out[at] += product;

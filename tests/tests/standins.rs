@@ -4,6 +4,7 @@
 use remask_core::checkpoint::WeightFormat;
 use remask_core::{Backend, Candidate, Keys, Model, Pass, Row, Select, StoreId, TokenSet};
 use remask_testkit::model::{WIDE, claim_matrix_units, made_up};
+use remask_wgpu::kernels::FUSED;
 use remask_wgpu::kernels::gemv::{self, Few};
 use remask_wgpu::kernels::linear::{Portable, Shape};
 use remask_wgpu::tuning::Tuned;
@@ -84,10 +85,10 @@ fn another_portable_kernel_stands_in_for_one() {
     let mut usual = load(hardware(), &model);
     let expected = two_passes(&mut usual);
     let mut gpu = hardware();
-    for residual in [false, true] {
+    for fused in FUSED {
         for out in [256, 512, 1024, 3072] {
             let few = Few::choose(WeightFormat::F16, 5, out, 1024);
-            gpu.refuse(&gemv::spec(WeightFormat::F16, few, residual), "a test says so");
+            gpu.refuse(&gemv::spec(WeightFormat::F16, few, fused), "a test says so");
         }
     }
     let mut backend = load(gpu, &model);
@@ -113,13 +114,15 @@ fn tuned_kernels_compute_the_same() {
     assert_same(&two_passes(&mut backend), &expected);
     if backend.gpu().profile.timestamps {
         let store = backend.create_store(LENGTH).unwrap();
+        // Queries, keys and values are computed with their norm.
+        let normed = FUSED[2];
         let mut uses = |count: u32| {
             let keys = Keys { start: 0, end: LENGTH };
             let rows: Vec<_> = (0..count).map(|position| Row { store, position, token: 1, keys }).collect();
             let suppressed = TokenSet::new(backend.head_rows());
             let pass = Pass { rows: &rows, select: &[Select::plain(0)], suppressed: &suppressed };
             let spans = pollster::block_on(backend.profile(&pass)).unwrap();
-            spans.iter().filter(|(name, _)| *name == kernel.spec(WeightFormat::F16, false).label()).count()
+            spans.iter().filter(|(name, _)| *name == kernel.spec(WeightFormat::F16, normed).label()).count()
         };
         assert_eq!([uses(LENGTH), uses(5)], [1, 0]);
     }

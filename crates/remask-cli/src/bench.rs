@@ -8,7 +8,6 @@ use remask_core::backend::BackendInfo;
 use remask_core::checkpoint::WeightFormat;
 use remask_core::decode::Vocabulary;
 use remask_core::families::parse_config;
-use remask_core::random::Key;
 use remask_core::{
     Architecture, Backend, Cache, DecodeOptions, Keys, Model, MorConfig, Pass, Row, Select, TokenSet, generate,
 };
@@ -39,9 +38,14 @@ pub struct Args {
     /// generations of the others are compared with
     #[arg(long, value_delimiter = ',', value_enum, value_name = "NAME,...", conflicts_with_all = ["backend", "shape"])]
     backends: Vec<BackendName>,
-    /// Rows of the passes to time; each sees all the others, and every row's candidate is wanted
+    /// Rows of the passes to time; each sees all the others, and every row's candidate is wanted.
+    /// More than --context are left out
     #[arg(long, value_delimiter = ',', default_values_t = [1, 8, 32, 64, 128, 256, 512, 1024], value_name = "N,...")]
     rows: Vec<u32>,
+    /// Positions of the canvas that the rows are a part of and see all of: as few rows in a late step
+    /// do. By default the rows are the whole canvas
+    #[arg(long, value_name = "N")]
+    context: Option<u32>,
     /// Passes timed for each number of rows
     #[arg(long, default_value_t = 15, value_name = "N")]
     repeats: usize,
@@ -54,6 +58,14 @@ pub struct Args {
     /// Print JSON in place of Markdown
     #[arg(long)]
     json: bool,
+}
+
+impl Args {
+    /// Rows and context of each pass to time: those that the model has positions for.
+    fn passes(&self, a: &Architecture) -> impl Iterator<Item = (u32, u32)> {
+        let most = self.context.unwrap_or(u32::MAX).min(a.max_positions as u32);
+        self.rows.iter().filter(move |n| **n <= most).map(move |n| (*n, if self.context.is_some() { most } else { *n }))
+    }
 }
 
 /// Everything measured on one backend.
@@ -97,7 +109,7 @@ struct GenerationTimes {
     token_ids: Vec<u32>,
 }
 
-/// A pass over `rows` positions that see each other.
+/// A pass over the first `count` positions of a canvas.
 struct Request {
     rows: Vec<Row>,
     select: Vec<Select>,
@@ -105,13 +117,19 @@ struct Request {
 }
 
 impl Request {
-    fn new(backend: &mut dyn Backend, vocabulary: u32, count: u32) -> Result<Self, Failure> {
-        let store = backend.create_store(count)?;
-        let keys = Keys { start: 0, end: count };
-        let rows = (0..count).map(|position| Row { store, position, token: position * 7919 % vocabulary, keys });
-        let select = (0..count).map(|row| Select { row, guide: None, temperature: 0.0, key: Key::default() });
+    /// `count` rows of a canvas of `context`, the others of which are in the store already.
+    fn new(backend: &mut dyn Backend, vocabulary: u32, count: u32, context: u32) -> Result<Self, Failure> {
+        let store = backend.create_store(context)?;
+        let keys = Keys { start: 0, end: context };
+        let rows = (0..context).map(|position| Row { store, position, token: position * 7919 % vocabulary, keys });
         let suppressed = TokenSet::new(backend.head_rows());
-        Ok(Self { rows: rows.collect(), select: select.collect(), suppressed })
+        let mut request = Self { rows: rows.collect(), select: vec![Select::plain(0)], suppressed };
+        if count < context {
+            pollster::block_on(backend.forward(&request.pass()))?;
+        }
+        request.rows.truncate(count as usize);
+        request.select = (0..count as usize).map(Select::plain).collect();
+        Ok(request)
     }
 
     fn pass(&self) -> Pass<'_> {
@@ -210,8 +228,8 @@ fn measure(args: &Args, subject: &Subject, backend: &mut dyn Backend, load_ms: f
         generations: Vec::new(),
         largest_logit_difference: None,
     };
-    for &count in args.rows.iter().filter(|n| **n as usize <= a.max_positions) {
-        let request = Request::new(backend, a.vocab_size as u32, count)?;
+    for (count, context) in args.passes(a) {
+        let request = Request::new(backend, a.vocab_size as u32, count, context)?;
         report.passes.push(passes(args, a, backend, &request)?);
         backend.release_store(request.rows[0].store);
     }
@@ -230,8 +248,8 @@ fn measure(args: &Args, subject: &Subject, backend: &mut dyn Backend, load_ms: f
 fn all_kernels(args: &Args, subject: &Subject) -> Outcome {
     let mut backend = subject.on_wgpu(&args.device)?;
     let a = &subject.architecture;
-    for &count in args.rows.iter().filter(|n| **n as usize <= a.max_positions) {
-        let request = Request::new(&mut backend, a.vocab_size as u32, count)?;
+    for (count, context) in args.passes(a) {
+        let request = Request::new(&mut backend, a.vocab_size as u32, count, context)?;
         // The first pass compiles kernels.
         pollster::block_on(backend.forward(&request.pass()))?;
         kernels(&mut backend, &request, count)?;
@@ -243,7 +261,8 @@ fn all_kernels(args: &Args, subject: &Subject) -> Outcome {
 /// Logits of a few rows, to hold backends against each other.
 fn some_logits(subject: &Subject, backend: &mut dyn Backend) -> Result<Vec<f32>, Failure> {
     let a = &subject.architecture;
-    let request = Request::new(backend, a.vocab_size as u32, a.max_positions.min(33) as u32)?;
+    let count = a.max_positions.min(33) as u32;
+    let request = Request::new(backend, a.vocab_size as u32, count, count)?;
     let logits = pollster::block_on(backend.logits(&request.pass()));
     backend.release_store(request.rows[0].store);
     Ok(logits?)

@@ -380,8 +380,8 @@ fn check_supported(gpu: &Gpu, a: &Architecture) -> Result<(), BackendError> {
         (a.biases != Biases::default(), "biases"),
         (a.shifted_logits, "shifted logits"),
         (
-            !head_dim.is_multiple_of(2) || head_dim > attention::MAX_HEAD_DIM as usize,
-            "an odd head dimension or one above 256",
+            !head_dim.is_multiple_of(4) || head_dim > attention::MAX_HEAD_DIM as usize,
+            "a head dimension that is no multiple of four or above 256",
         ),
     ];
     match missing.iter().find(|(is, _)| *is) {

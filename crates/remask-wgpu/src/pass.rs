@@ -4,14 +4,15 @@ use remask_core::architecture::RotaryPairing;
 use remask_core::{Architecture, BackendError};
 
 use crate::activations::Activations;
+use crate::kernels::gemm::{End, Fused};
 use crate::kernels::linear::{Arithmetic, Portable, Shape, Strategy};
 use crate::kernels::{
-    attention, attention_matrix, embed, gemm, gemm_matrix, head_select, rms_norm, rotary, select_reduce, select_strips,
-    swiglu,
+    attention, attention_matrix, attention_row, embed, gemm, gemm_matrix, head_select, rms_norm, rotary, select_reduce,
+    select_strips, swiglu,
 };
 use crate::recording::{Recorder, Recording};
 use crate::uniforms::PassSizes;
-use crate::weights::{DeviceMatrix, DeviceWeights};
+use crate::weights::{DeviceLayer, DeviceMatrix, DeviceWeights};
 
 /// What a pass answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,6 +73,27 @@ pub(crate) enum Over {
     Selected,
 }
 
+/// A linear layer over the normalised residual stream.
+#[derive(Clone, Copy)]
+struct Normed<'b> {
+    matrix: &'b DeviceMatrix,
+    /// Weight of the norm.
+    gain: &'b wgpu::Buffer,
+    /// Where the normalised rows go if a dispatch of its own makes them.
+    between: &'b wgpu::Buffer,
+}
+
+/// A linear layer by a portable kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct Product<'b> {
+    pub(crate) matrix: &'b DeviceMatrix,
+    pub(crate) x: &'b wgpu::Buffer,
+    /// Weight of the norm that x goes through first.
+    pub(crate) gain: Option<&'b wgpu::Buffer>,
+    pub(crate) out: &'b wgpu::Buffer,
+    pub(crate) over: Over,
+}
+
 impl PassPlan<'_> {
     fn strategy(&self, r: &Recorder<'_>, matrix: &DeviceMatrix, rows: u32) -> Strategy {
         let shape = Shape { rows, cols: matrix.cols, out: matrix.rows };
@@ -106,44 +128,101 @@ impl PassPlan<'_> {
         // What lies in act.addend and is still to be added to the residual stream.
         let mut pending = None;
         for (layer, [keys, values]) in w.layers.iter().zip(self.arena) {
-            let qkv = self.strategy(&r, &layer.qkv, sizes.rows);
             let out = self.strategy(&r, &layer.attention_out, sizes.rows);
-            self.norm(&mut r, &layer.attention_norm, &act.normed, pending.take(), qkv.is_half()).await?;
-            let splits = self.linear(&mut r, &layer.qkv, &act.normed, &act.qkv, qkv, Over::Rows).await?;
-
+            let normed = Normed { matrix: &layer.qkv, gain: &layer.attention_norm, between: &act.normed };
+            let splits = self.normed(&mut r, normed, &act.qkv, pending.take()).await?;
             let spec = rotary::spec(head_dim, a.rotary.dims as u32, interleaved, half_kv);
             let params = rotary::Params { heads, kv_heads, splits: splits.count, split_stride: splits.stride };
             let buffers = [&act.rows, self.rotary, &act.qkv, keys, values];
             let grid = rotary::grid(sizes.rows, heads + 2 * kv_heads, head_dim);
             r.dispatch(spec, &buffers, &params, grid).await?;
-            let params = attention::Params {
-                q_stride: (heads + 2 * kv_heads) * head_dim,
-                kv_stride: kv_heads * head_dim,
-                group: heads / kv_heads,
-                scale: at.scale,
-            };
-            let buffers = [&act.tiles, &act.rows, &act.qkv, keys, values, &act.attended];
-            let spec = match self.arithmetic {
-                Arithmetic::Full => attention::spec(r.gpu.profile.is_software(), head_dim),
-                Arithmetic::Half => attention_matrix::spec(head_dim, sizes.rows, out.is_half()),
-            };
-            r.dispatch(spec, &buffers, &params, attention::grid(sizes.tiles, heads)).await?;
+            self.attention(&mut r, keys, values, out.is_half()).await?;
             pending = self.residual(&mut r, &layer.attention_out, &act.attended, out).await?;
 
-            let gate_up = self.strategy(&r, &layer.gate_up, sizes.rows);
             let down = self.strategy(&r, &layer.down, sizes.rows);
-            self.norm(&mut r, &layer.mlp_norm, &act.normed_mlp, pending.take(), gate_up.is_half()).await?;
-            let splits =
-                self.linear(&mut r, &layer.gate_up, &act.normed_mlp, &act.gate_up, gate_up, Over::Rows).await?;
-            let width = a.mlp.hidden as u32;
-            let (cols4, split_stride4) = (width / 4, splits.stride / 4);
-            let params = swiglu::Params { cols4, splits: splits.count, split_stride4, padding: 0 };
-            let buffers = [&act.gate_up, &act.activated];
-            r.dispatch(swiglu::spec(down.is_half()), &buffers, &params, swiglu::grid(sizes.rows, width)).await?;
+            self.gate_up(&mut r, layer, pending.take(), down.is_half()).await?;
             pending = self.residual(&mut r, &layer.down, &act.activated, down).await?;
         }
         self.head(&mut r, pending, answer).await?;
         Ok(r.finish())
+    }
+
+    /// A linear layer over the normalised residual stream: in one dispatch where nothing is pending and the
+    /// kernel can normalise.
+    async fn normed(
+        &self,
+        r: &mut Recorder<'_>,
+        layer: Normed<'_>,
+        out: &wgpu::Buffer,
+        pending: Option<Splits>,
+    ) -> Result<Splits, BackendError> {
+        let Normed { matrix, gain, between } = layer;
+        match (self.strategy(r, matrix, self.sizes.rows), pending) {
+            (Strategy::Portable(kernel), None) => {
+                let product = Product { matrix, x: &self.activations.hidden, gain: Some(gain), out, over: Over::Rows };
+                self.portable(r, kernel, product, End::Write).await?;
+                Ok(Splits::WHOLE)
+            }
+            (strategy, pending) => {
+                self.norm(r, gain, between, pending, strategy.is_half()).await?;
+                self.linear(r, matrix, between, out, strategy, Over::Rows).await
+            }
+        }
+    }
+
+    /// The MLP up to the input of its last layer, in f16 where `half`.
+    async fn gate_up(
+        &self,
+        r: &mut Recorder<'_>,
+        layer: &DeviceLayer,
+        pending: Option<Splits>,
+        half: bool,
+    ) -> Result<(), BackendError> {
+        let (act, rows, matrix) = (self.activations, self.sizes.rows, &layer.gate_up);
+        // A matrix in parts has a gate and its other half in different ones.
+        if let (Strategy::Portable(kernel), None, [_], false) =
+            (self.strategy(r, matrix, rows), pending, &matrix.parts[..], half)
+        {
+            let gain = Some(&layer.mlp_norm);
+            let product = Product { matrix, x: &act.hidden, gain, out: &act.activated, over: Over::Rows };
+            return self.portable(r, kernel, product, End::SwiGlu).await;
+        }
+        let normed = Normed { matrix, gain: &layer.mlp_norm, between: &act.normed_mlp };
+        let splits = self.normed(r, normed, &act.gate_up, pending).await?;
+        let width = self.architecture.mlp.hidden as u32;
+        let (cols4, split_stride4) = (width / 4, splits.stride / 4);
+        let params = swiglu::Params { cols4, splits: splits.count, split_stride4, padding: 0 };
+        r.dispatch(swiglu::spec(half), &[&act.gate_up, &act.activated], &params, swiglu::grid(rows, width)).await
+    }
+
+    /// Attention of all rows, its result in f16 where `half`.
+    async fn attention(
+        &self,
+        r: &mut Recorder<'_>,
+        keys: &wgpu::Buffer,
+        values: &wgpu::Buffer,
+        half: bool,
+    ) -> Result<(), BackendError> {
+        let (at, act, sizes) = (&self.architecture.attention, self.activations, self.sizes);
+        let (head_dim, heads, kv_heads) = (at.head_dim as u32, at.heads as u32, at.kv_heads as u32);
+        let params = attention::Params {
+            q_stride: (heads + 2 * kv_heads) * head_dim,
+            kv_stride: kv_heads * head_dim,
+            group: heads / kv_heads,
+            scale: at.scale,
+        };
+        if attention_row::suits(&r.gpu.profile, self.arithmetic, sizes.rows) {
+            let halves = attention_row::Halves { store: self.arithmetic == Arithmetic::Half, out: half };
+            let buffers = [&act.rows, &act.qkv, keys, values, &act.attended];
+            let spec = attention_row::spec(head_dim, halves);
+            return r.dispatch(spec, &buffers, &params, attention_row::grid(sizes.rows, heads)).await;
+        }
+        let spec = match self.arithmetic {
+            Arithmetic::Full => attention::spec(r.gpu.profile.is_software(), head_dim),
+            Arithmetic::Half => attention_matrix::spec(head_dim, sizes.rows, half),
+        };
+        let buffers = [&act.tiles, &act.rows, &act.qkv, keys, values, &act.attended];
+        r.dispatch(spec, &buffers, &params, attention::grid(sizes.tiles, heads)).await
     }
 
     /// A norm over all rows, which adds what is pending to the residual stream first.
@@ -193,9 +272,9 @@ impl PassPlan<'_> {
         let act = self.activations;
         match strategy {
             Strategy::Matrix(_) => self.linear(r, matrix, x, &act.addend, strategy, Over::Rows).await.map(Some),
-            Strategy::Portable(portable) => {
-                let (rows, over) = (self.sizes.rows, Over::Rows);
-                portable_linear(r, matrix, x, &act.hidden, portable, rows, over, true).await.map(|()| None)
+            Strategy::Portable(kernel) => {
+                let product = Product { matrix, x, gain: None, out: &act.hidden, over: Over::Rows };
+                self.portable(r, kernel, product, End::Add).await.map(|()| None)
             }
         }
     }
@@ -210,10 +289,10 @@ impl PassPlan<'_> {
         strategy: Strategy,
         over: Over,
     ) -> Result<Splits, BackendError> {
-        let rows = if over == Over::Selected { self.sizes.selected } else { self.sizes.rows };
+        let rows = self.rows(over);
         let tile = match strategy {
-            Strategy::Portable(portable) => {
-                portable_linear(r, matrix, x, out, portable, rows, over, false).await?;
+            Strategy::Portable(kernel) => {
+                self.portable(r, kernel, Product { matrix, x, gain: None, out, over }, End::Write).await?;
                 return Ok(Splits::WHOLE);
             }
             Strategy::Matrix(tile) => tile,
@@ -335,32 +414,38 @@ impl PassPlan<'_> {
         }
         Ok(strips)
     }
-}
 
-/// A linear layer by a kernel that every device can run.
-#[allow(clippy::too_many_arguments, reason = "each is a separate fact about one dispatch")]
-pub(crate) async fn portable_linear(
-    r: &mut Recorder<'_>,
-    matrix: &DeviceMatrix,
-    x: &wgpu::Buffer,
-    out: &wgpu::Buffer,
-    kernel: Portable,
-    rows: u32,
-    over: Over,
-    residual: bool,
-) -> Result<(), BackendError> {
-    let spec = kernel.spec(matrix.format, residual);
-    for part in &matrix.parts {
-        let params = gemm::Params {
-            cols4: matrix.cols / 4,
-            part_rows: part.rows,
-            first: part.first,
-            out_stride: matrix.rows,
-            over_selected: u32::from(over == Over::Selected),
-            padding: [0; 3],
-        };
-        let grid = kernel.grid(rows, part.rows);
-        r.dispatch(spec.clone(), &[&part.buffer, x, out], &params, grid).await?;
+    /// A linear layer by a kernel that every device can run.
+    pub(crate) async fn portable(
+        &self,
+        r: &mut Recorder<'_>,
+        kernel: Portable,
+        product: Product<'_>,
+        end: End,
+    ) -> Result<(), BackendError> {
+        let Product { matrix, x, gain, out, over } = product;
+        let fused = Fused { norm: gain.is_some(), end };
+        for part in &matrix.parts {
+            let params = gemm::Params {
+                cols4: matrix.cols / 4,
+                part_rows: part.rows,
+                first: part.first,
+                out_stride: fused.columns(matrix.rows),
+                over_selected: u32::from(over == Over::Selected),
+                eps: self.architecture.norm.eps,
+                padding: [0; 2],
+            };
+            let buffers: Vec<_> = [&part.buffer, x, out].into_iter().chain(gain).collect();
+            let grid = kernel.grid(self.rows(over), fused.columns(part.rows));
+            r.dispatch(kernel.spec(matrix.format, fused), &buffers, &params, grid).await?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn rows(&self, over: Over) -> u32 {
+        match over {
+            Over::Rows => self.sizes.rows,
+            Over::Selected => self.sizes.selected,
+        }
+    }
 }

@@ -12,6 +12,7 @@ use std::fmt::Write as _;
 pub const SHADERS: &[(&str, &str)] = &[
     ("attention", include_str!("../../../shaders/attention.wgsl")),
     ("attention_matrix", include_str!("../../../shaders/attention_matrix.wgsl")),
+    ("attention_row", include_str!("../../../shaders/attention_row.wgsl")),
     ("embed", include_str!("../../../shaders/embed.wgsl")),
     ("gemm", include_str!("../../../shaders/gemm.wgsl")),
     ("gemm_matrix", include_str!("../../../shaders/gemm_matrix.wgsl")),

@@ -101,6 +101,7 @@ fn records_have_the_size_that_shaders_expect() {
     let params: &[(&str, usize)] = &[
         ("attention", size_of::<attention::Params>()),
         ("attention_matrix", size_of::<attention::Params>()),
+        ("attention_row", size_of::<attention::Params>()),
         ("embed", size_of::<embed::Params>()),
         ("gemm", size_of::<gemm::Params>()),
         ("gemm_matrix", size_of::<gemm_matrix::Params>()),

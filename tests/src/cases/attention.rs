@@ -1,96 +1,191 @@
-//! Attention over any rows and key ranges.
+//! Attention over any rows and key ranges: one list of cases for its three kernels.
 
-use remask_wgpu::kernels::{RowRecord, attention};
+use remask_wgpu::kernels::attention_row::{self, Halves};
+use remask_wgpu::kernels::{RowRecord, attention, attention_matrix};
 
-use crate::data::{uniform, widen};
+use crate::data::{rounded, uniform, widen};
 use crate::harness::{Harness, sizes};
 use crate::tolerance::Tolerance;
 
-pub(super) struct Case {
-    pub name: &'static str,
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
+struct Case {
+    name: &'static str,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
     /// (store, first slot seen, one past the last slot seen) of each row.
-    pub rows: Vec<(u32, u32, u32)>,
+    rows: Vec<(u32, u32, u32)>,
     /// Magnitude of queries and keys.
-    pub scale: f32,
+    scale: f32,
 }
-
-pub(super) const SLOTS: usize = 200;
 
 fn cases() -> Vec<Case> {
     let all = |rows: usize, keys: u32| vec![(0, 0, keys); rows];
+    let two_stores = |i: u32| (i / 5 % 2, i / 5 % 2 * 100, i / 5 % 2 * 100 + 50);
     let case = |name, heads, kv_heads, head_dim, rows| Case { name, heads, kv_heads, head_dim, rows, scale: 1.0 };
     vec![
         case("one row, one key", 1, 1, 8, all(1, 1)),
+        case("one row, one key, wider", 1, 1, 64, all(1, 1)),
         case("every row sees all", 4, 4, 16, all(37, 37)),
-        case("grouped heads, odd dimension", 6, 2, 10, all(21, 65)),
-        case("causal", 2, 1, 64, (0..40).map(|i| (0, 0, i + 1)).collect()),
+        case("every row sees all, wider", 4, 4, 128, all(37, 37)),
+        case("grouped heads, odd dimension", 6, 2, 12, all(21, 65)),
+        case("grouped heads", 6, 2, 64, all(21, 65)),
+        case("causal", 2, 1, 64, (0..140).map(|i| (0, 0, i + 1)).collect()),
         case("window", 2, 2, 80, (0..50).map(|i: u32| (0, i.saturating_sub(7), i + 1)).collect()),
-        case(
-            "blocks of two stores, interleaved",
-            2,
-            2,
-            32,
-            (0..24).map(|i| (i / 5 % 2, i / 5 % 2 * 100, i / 5 % 2 * 100 + 50)).collect(),
-        ),
+        case("window, wider", 2, 2, 128, (0..190).map(|i: u32| (0, i.saturating_sub(7), i + 1)).collect()),
+        case("blocks of two stores, interleaved", 2, 2, 32, (0..24).map(two_stores).collect()),
+        case("blocks of two stores, interleaved, wider", 2, 2, 64, (0..24).map(two_stores).collect()),
         case("few rows, many keys", 2, 2, 128, all(3, 200)),
+        case("more keys than a workgroup takes at a time", 2, 1, 64, vec![(0, 5, 2100), (0, 0, 1024), (0, 1024, 1025)]),
         case("large heads", 1, 1, 256, all(9, 33)),
-        // Scores of thousands: without a running maximum exp overflows.
-        Case { scale: 60.0, ..case("large scores", 2, 2, 64, all(18, 70)) },
+        case("LLaDA-8B's heads", 32, 32, 128, all(64, 130)),
+        // Scores of hundreds and thousands: without the largest one taken off exp overflows.
+        Case { scale: 20.0, ..case("large scores", 2, 2, 64, all(18, 70)) },
+        Case { scale: 60.0, ..case("larger scores", 2, 2, 64, all(18, 70)) },
     ]
 }
 
-/// Runs every case.
+/// How a kernel rounds what it reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rounding {
+    /// Nothing.
+    None,
+    /// Keys and values are stored in f16.
+    Store,
+    /// So, and scaled queries are rounded to f16.
+    StoreAndQueries,
+}
+
+/// A case on a device, and its result in float64.
+struct Uploaded {
+    rows: Vec<RowRecord>,
+    stores: Vec<u32>,
+    params: attention::Params,
+    rows_buffer: wgpu::Buffer,
+    qkv: wgpu::Buffer,
+    keys: wgpu::Buffer,
+    values: wgpu::Buffer,
+    reference: Vec<f64>,
+}
+
+impl Uploaded {
+    fn new(h: &Harness, c: &Case, rounding: Rounding) -> Self {
+        let (stride, width) = ((c.heads + 2 * c.kv_heads) * c.head_dim, c.kv_heads * c.head_dim);
+        let slots = c.rows.iter().map(|r| r.2).max().unwrap_or(0) as usize;
+        let scale = 1.0 / (c.head_dim as f32).sqrt();
+        let qkv = uniform(1, c.rows.len() * stride, c.scale);
+        let (mut keys, mut values) = (uniform(2, slots * width, c.scale), uniform(3, slots * width, 1.0));
+        let mut queries = widen(&qkv);
+        if rounding != Rounding::None {
+            (keys, values) = (rounded(&keys), rounded(&values));
+        }
+        if rounding == Rounding::StoreAndQueries {
+            queries = qkv.iter().map(|v| half::f16::from_f32(v * scale).to_f64() / f64::from(scale)).collect();
+        }
+        let row = |(_, key_start, key_end): &(u32, u32, u32)| RowRecord {
+            key_start: *key_start,
+            key_end: *key_end,
+            ..RowRecord::default()
+        };
+        let rows: Vec<_> = c.rows.iter().map(row).collect();
+        let store = |values: &[f32]| match rounding {
+            Rounding::None => h.upload(values),
+            _ => h.upload(&values.iter().map(|v| half::f16::from_f32(*v)).collect::<Vec<_>>()),
+        };
+        Self {
+            params: attention::Params {
+                q_stride: stride as u32,
+                kv_stride: width as u32,
+                group: (c.heads / c.kv_heads) as u32,
+                scale,
+            },
+            stores: c.rows.iter().map(|r| r.0).collect(),
+            rows_buffer: h.upload(&rows),
+            rows,
+            qkv: h.upload(&qkv),
+            keys: store(&keys),
+            values: store(&values),
+            reference: reference(c, &queries, &widen(&keys), &widen(&values)),
+        }
+    }
+
+    /// Runs a kernel over tiles of at most `tile_rows` rows.
+    fn run_tiles(
+        &self,
+        h: &mut Harness,
+        c: &Case,
+        tile_rows: u32,
+        spec: remask_wgpu::wgsl::KernelSpec,
+    ) -> wgpu::Buffer {
+        let tiles = attention::tiles(&self.rows, &self.stores, tile_rows);
+        let (tile_buffer, out) = (h.upload(&tiles), h.poisoned(self.reference.len()));
+        let tensors = [&tile_buffer, &self.rows_buffer, &self.qkv, &self.keys, &self.values, &out];
+        let grid = attention::grid(tiles.len() as u32, c.heads as u32);
+        h.run(sizes(self.rows.len(), 1, tiles.len()), &[(spec, &tensors[..], self.params, grid)]);
+        out
+    }
+
+    fn check(&self, h: &Harness, name: &str, out: &wgpu::Buffer, half: bool, tolerance: Tolerance) {
+        let count = self.reference.len();
+        let computed: Vec<f32> = if half { h.download_halves(out, count) } else { h.download(out, count) };
+        tolerance.check(name, &computed, &self.reference);
+    }
+}
+
+/// exp turns the rounding of a score of thousands into a relative error of 1e-4.
+fn tolerance(c: &Case) -> Tolerance {
+    if c.scale > 1.0 { Tolerance { relative_l2: 1e-3, relative_max: 5e-3 } } else { Tolerance::F32_TRANSCENDENTAL }
+}
+
+/// Every case by tiles of rows.
 pub fn run(h: &mut Harness) {
-    for case in &cases() {
+    for c in &cases() {
+        let uploaded = Uploaded::new(h, c, Rounding::None);
         for software in [false, true] {
-            check(h, case, software);
+            let head_dim = c.head_dim as u32;
+            let out = uploaded.run_tiles(h, c, attention::tile(head_dim).0, attention::spec(software, head_dim));
+            uploaded.check(h, &format!("attention, {}", c.name), &out, false, tolerance(c));
         }
     }
 }
 
-fn check(h: &mut Harness, c: &Case, software: bool) {
-    let (stride, width) = ((c.heads + 2 * c.kv_heads) * c.head_dim, c.kv_heads * c.head_dim);
-    let qkv = uniform(1, c.rows.len() * stride, c.scale);
-    let (keys, values) = (uniform(2, SLOTS * width, c.scale), uniform(3, SLOTS * width, 1.0));
-    let row = |(_, key_start, key_end): &(u32, u32, u32)| RowRecord {
-        key_start: *key_start,
-        key_end: *key_end,
-        ..RowRecord::default()
-    };
-    let rows: Vec<_> = c.rows.iter().map(row).collect();
-    let stores: Vec<_> = c.rows.iter().map(|r| r.0).collect();
-    let tiles = attention::tiles(&rows, &stores, attention::tile(c.head_dim as u32).0);
-    let scale = 1.0 / (c.head_dim as f32).sqrt();
-    let params = attention::Params {
-        q_stride: stride as u32,
-        kv_stride: width as u32,
-        group: (c.heads / c.kv_heads) as u32,
-        scale,
-    };
-    let device = [h.upload(&tiles), h.upload(&rows), h.upload(&qkv), h.upload(&keys), h.upload(&values)];
-    let out = h.poisoned(c.rows.len() * c.heads * c.head_dim);
-    let tensors = [&device[0], &device[1], &device[2], &device[3], &device[4], &out];
-    let grid = attention::grid(tiles.len() as u32, c.heads as u32);
-    h.run(
-        sizes(rows.len(), 1, tiles.len()),
-        &[(attention::spec(software, c.head_dim as u32), &tensors[..], params, grid)],
-    );
+/// Every case row by row.
+pub fn run_row(h: &mut Harness) {
+    for c in &cases() {
+        for store in [false, true] {
+            let uploaded = Uploaded::new(h, c, if store { Rounding::Store } else { Rounding::None });
+            for out in [false, true] {
+                let halves = Halves { store, out };
+                let result = h.poisoned(uploaded.reference.len());
+                let u = &uploaded;
+                let tensors = [&u.rows_buffer, &u.qkv, &u.keys, &u.values, &result];
+                let grid = attention_row::grid(u.rows.len() as u32, c.heads as u32);
+                let spec = attention_row::spec(c.head_dim as u32, halves);
+                h.run(sizes(u.rows.len(), 1, 1), &[(spec, &tensors[..], u.params, grid)]);
+                let tolerance = if out { Tolerance { relative_l2: 1e-3, relative_max: 5e-3 } } else { tolerance(c) };
+                u.check(h, &format!("attention_row, {}, {halves:?}", c.name), &result, out, tolerance);
+            }
+        }
+    }
+}
 
-    let reference = reference(c, &widen(&qkv), &widen(&keys), &widen(&values));
-    let tolerance = if c.scale > 1.0 {
-        // exp turns the rounding of a score of thousands into a relative error of 1e-4.
-        Tolerance { relative_l2: 1e-3, relative_max: 5e-3 }
-    } else {
-        Tolerance::F32_TRANSCENDENTAL
-    };
-    tolerance.check(&format!("attention, {}", c.name), &h.download(&out, reference.len()), &reference);
+/// The cases that matrix units can compute, with the tiles of few, of more and of many rows.
+pub fn run_matrix(h: &mut Harness) {
+    // Scores of thousands leave f16 queries no digits.
+    for c in cases().iter().filter(|c| attention_matrix::fits(c.head_dim as u32) && c.scale < 50.0) {
+        let uploaded = Uploaded::new(h, c, Rounding::StoreAndQueries);
+        for (rows, half) in [1, 100, 1000].into_iter().flat_map(|rows| [(rows, false), (rows, true)]) {
+            let spec = attention_matrix::spec(c.head_dim as u32, rows, half);
+            let out = uploaded.run_tiles(h, c, attention_matrix::tile(rows).0, spec);
+            // Shares are rounded to f16, whatever the result is.
+            let tolerance = Tolerance { relative_l2: 1e-3, relative_max: 3e-3 };
+            let name = format!("attention_matrix, {}, as of {rows} rows, half {half}", c.name);
+            uploaded.check(h, &name, &out, half, tolerance);
+        }
+    }
 }
 
 /// Attention in float64.
-pub(super) fn reference(c: &Case, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
+fn reference(c: &Case, q: &[f64], k: &[f64], v: &[f64]) -> Vec<f64> {
     let (stride, width) = ((c.heads + 2 * c.kv_heads) * c.head_dim, c.kv_heads * c.head_dim);
     let scale = 1.0 / (c.head_dim as f32).sqrt();
     let mut reference = Vec::new();

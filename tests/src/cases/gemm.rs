@@ -1,9 +1,9 @@
 //! Linear layers.
 
 use remask_core::checkpoint::WeightFormat;
-use remask_wgpu::kernels::WEIGHT_FORMATS;
-use remask_wgpu::kernels::gemm::{self, Tile};
+use remask_wgpu::kernels::gemm::{self, End, Fused, Tile};
 use remask_wgpu::kernels::linear::{Portable, Shape};
+use remask_wgpu::kernels::{FUSED, WEIGHT_FORMATS};
 use remask_wgpu::weights::DeviceMatrix;
 
 use crate::blocking::block_on;
@@ -22,14 +22,14 @@ pub struct Case {
     pub out: usize,
     /// Magnitude of x.
     pub scale: f32,
-    /// Adds to what is there.
-    pub residual: bool,
+    /// What is computed beside the product.
+    pub fused: Fused,
     /// Runs over the selected rows, with the pass computing more.
     pub over_selected: bool,
 }
 
 const fn case(rows: usize, cols: usize, out: usize) -> Case {
-    Case { rows, cols, out, scale: 1.0, residual: false, over_selected: false }
+    Case { rows, cols, out, scale: 1.0, fused: FUSED[0], over_selected: false }
 }
 
 /// Tile edges and one past them, single rows and columns, inner dimensions that end inside a stage.
@@ -43,7 +43,13 @@ pub const CASES: &[Case] = &[
     case(65, 1344, 70),
     case(130, 512, 192),
     Case { scale: 1e4, ..case(20, 256, 40) },
-    Case { residual: true, ..case(37, 96, 75) },
+    Case { fused: FUSED[1], ..case(37, 96, 75) },
+    Case { fused: FUSED[2], ..case(1, 32, 1) },
+    Case { fused: FUSED[2], ..case(35, 160, 75) },
+    Case { fused: FUSED[2], scale: 1e4, ..case(66, 512, 130) },
+    Case { fused: FUSED[3], ..case(3, 64, 2) },
+    Case { fused: FUSED[3], ..case(37, 160, 150) },
+    Case { fused: FUSED[3], scale: 1e-4, ..case(65, 512, 260) },
     Case { over_selected: true, ..case(19, 64, 66) },
 ];
 
@@ -72,12 +78,14 @@ fn check_tiles(h: &mut Harness, c: &Case, format: WeightFormat) {
 /// Runs one case with one kernel and compares with float64.
 pub(super) fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: Portable) {
     let (x, w) = (uniform(1, c.rows * c.cols, c.scale), uniform(2, c.out * c.cols, 0.5));
-    let before = uniform(3, c.rows * c.out, 1.0);
+    let columns = c.fused.columns(c.out as u32) as usize;
+    let (before, gain) = (uniform(3, c.rows * columns, 1.0), uniform(4, c.cols, 2.0));
     let checkpoint = checkpoint_of(&w, c.out, c.cols);
     let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [c.out, c.cols], Some(format));
     let matrix = block_on(matrix).unwrap_or_else(|e| panic!("{c:?}: {e}"));
     let device_x = h.upload(&x);
-    let out = if c.residual { h.upload(&before) } else { h.poisoned(c.rows * c.out) };
+    let device_gain = h.upload(&gain);
+    let out = if c.fused.end == End::Add { h.upload(&before) } else { h.poisoned(c.rows * columns) };
     let dispatches: Vec<_> = matrix
         .parts
         .iter()
@@ -86,27 +94,56 @@ pub(super) fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: P
                 cols4: matrix.cols / 4,
                 part_rows: part.rows,
                 first: part.first,
-                out_stride: matrix.rows,
+                out_stride: columns as u32,
                 over_selected: u32::from(c.over_selected),
-                padding: [0; 3],
+                eps: EPS,
+                padding: [0; 2],
             };
-            let buffers = [&part.buffer, &device_x, &out];
-            (strategy.spec(format, c.residual), buffers, params, strategy.grid(c.rows as u32, part.rows))
+            let mut buffers = vec![&part.buffer, &device_x, &out];
+            if c.fused.norm {
+                buffers.push(&device_gain);
+            }
+            let grid = strategy.grid(c.rows as u32, c.fused.columns(part.rows));
+            (strategy.spec(format, c.fused), buffers, params, grid)
         })
         .collect();
     let dispatches: Vec<_> = dispatches.iter().map(|(s, b, p, g)| (s.clone(), &b[..], *p, *g)).collect();
     let pass = if c.over_selected { sizes(c.rows * 3, c.rows, 1) } else { sizes(c.rows, 1, 1) };
     h.run(pass, &dispatches);
-    let computed: Vec<f32> = h.download(&out, c.rows * c.out);
+    let mut computed: Vec<f32> = h.download(&out, c.rows * columns);
+    let x = if c.fused.norm { normalised(&widen(&x), &widen(&gain)) } else { widen(&x) };
     // Large products are checked at elements spread over all of them.
-    let step = (c.rows * c.out).div_ceil(if c.rows * c.out * c.cols > 1 << 26 { 4096 } else { usize::MAX }) | 1;
-    let spread = || (0..c.rows * c.out).step_by(step);
-    let mut reference = product_at(&widen(&x), &stored(&w, c.out, c.cols, format), c.cols, c.out, spread());
-    if c.residual {
-        reference.iter_mut().zip(spread()).for_each(|(r, i)| *r += f64::from(before[i]));
+    let large = c.rows * c.out * c.cols > 1 << 26 && c.fused.end != End::SwiGlu;
+    let spread = (0..c.rows * c.out).step_by(if large { (c.rows * c.out / 4096) | 1 } else { 1 });
+    let mut reference = product_at(&x, &stored(&w, c.out, c.cols, format), c.cols, c.out, spread.clone());
+    if large {
+        computed = spread.clone().map(|i| computed[i]).collect();
     }
-    let computed: Vec<_> = spread().map(|i| computed[i]).collect();
-    Tolerance::F32.check(&format!("gemm {c:?} {format} {strategy:?}"), &computed, &reference);
+    match c.fused.end {
+        End::Write => {}
+        End::Add => reference.iter_mut().zip(spread).for_each(|(r, i)| *r += f64::from(before[i])),
+        End::SwiGlu => {
+            let halves = |row: &[f64]| {
+                let (gate, up) = row.split_at(columns);
+                gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect::<Vec<_>>()
+            };
+            reference = reference.chunks(c.out).flat_map(halves).collect();
+        }
+    }
+    let tolerance = if c.fused.end == End::SwiGlu { Tolerance::F32_TRANSCENDENTAL } else { Tolerance::F32 };
+    tolerance.check(&format!("gemm {c:?} {format} {strategy:?}"), &computed, &reference);
+}
+
+const EPS: f32 = 1e-5;
+
+/// RMSNorm of each row of x in float64.
+fn normalised(x: &[f64], gain: &[f64]) -> Vec<f64> {
+    let row = |row: &[f64]| {
+        let mean = row.iter().map(|v| v * v).sum::<f64>() / row.len() as f64;
+        let scaled = |(v, g): (&f64, &f64)| v * g / (mean + f64::from(EPS)).sqrt();
+        row.iter().zip(gain).map(scaled).collect::<Vec<_>>()
+    };
+    x.chunks(gain.len()).flat_map(row).collect()
 }
 
 /// The linear layers of a model at their real sizes, as the device would compute them: LLaDA-8B's, or

@@ -1,14 +1,14 @@
 //! Linear layers of a few rows.
 
-use remask_wgpu::kernels::WEIGHT_FORMATS;
 use remask_wgpu::kernels::gemv::Few;
 use remask_wgpu::kernels::linear::Portable;
+use remask_wgpu::kernels::{FUSED, WEIGHT_FORMATS};
 
 use super::gemm::{Case, check};
 use crate::harness::Harness;
 
 const fn case(rows: usize, cols: usize, out: usize) -> Case {
-    Case { rows, cols, out, scale: 1.0, residual: false, over_selected: false }
+    Case { rows, cols, out, scale: 1.0, fused: FUSED[0], over_selected: false }
 }
 
 /// One row and full tiles of rows, columns that end inside a tile, widths that end inside an unrolled
@@ -23,7 +23,11 @@ pub const CASES: &[Case] = &[
     case(7, 4096, 17),
     case(8, 1024, 64),
     Case { scale: 1e4, ..case(6, 256, 40) },
-    Case { residual: true, ..case(3, 96, 75) },
+    Case { fused: FUSED[1], ..case(3, 96, 75) },
+    Case { fused: FUSED[2], ..case(1, 32, 1) },
+    Case { fused: FUSED[2], ..case(5, 544, 130) },
+    Case { fused: FUSED[3], ..case(8, 96, 2) },
+    Case { fused: FUSED[3], scale: 1e4, ..case(3, 1024, 150) },
     Case { over_selected: true, ..case(8, 64, 66) },
 ];
 

@@ -1,7 +1,6 @@
-//! One case table a kernel.
+//! A case table for every kernel.
 
 pub mod attention;
-pub mod attention_matrix;
 pub mod embed;
 pub mod gemm;
 pub mod gemm_matrix;
@@ -21,6 +20,7 @@ pub type Table = (&'static str, fn(&mut Harness));
 /// Every kernel's table, by shader file.
 pub const TABLES: &[Table] = &[
     ("attention", attention::run),
+    ("attention_row", attention::run_row),
     ("embed", embed::run),
     ("gemm", gemm::run),
     ("gemv", gemv::run),
@@ -34,4 +34,4 @@ pub const TABLES: &[Table] = &[
 /// Tables of kernels on matrix units, and of what portable kernels do beside them in f16. They run on
 /// adapters that have such units.
 pub const MATRIX_TABLES: &[Table] =
-    &[("attention_matrix", attention_matrix::run), ("gemm_matrix", gemm_matrix::run), ("rotary", rotary::run_half)];
+    &[("attention_matrix", attention::run_matrix), ("gemm_matrix", gemm_matrix::run), ("rotary", rotary::run_half)];

@@ -1,16 +1,17 @@
 //! One setting over all questions: what it computed, how long it took, how good the answers are.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::time::Instant;
 
 use remask_core::decode::likelihood::answer_nll;
-use remask_core::{Backend, DecodeOptions, Error, Generation, Model, StepReport, generate};
+use remask_core::decode::{Request, fill_all};
+use remask_core::{Backend, Canvas, DecodeOptions, Error, Generation, Model, StepReport};
 use serde::Serialize;
 use strsim::generic_levenshtein;
 
-use super::Question;
 use super::sweep::Setting;
+use super::{Args, Question};
 use crate::model_args::explain;
 
 /// What a setting came to; costs are means a prompt.
@@ -41,6 +42,10 @@ pub struct Measured {
     /// Negative log-likelihood bound a token under the model, in nats; see
     /// [`answer_nll`].
     pub nll: Option<f64>,
+    /// Accuracy minus the first setting's.
+    pub accuracy_difference: Option<Difference>,
+    /// `nll` minus the first setting's.
+    pub nll_difference: Option<Difference>,
     /// The answers, in the questions' order.
     pub answers: Vec<Answer>,
 }
@@ -49,6 +54,26 @@ impl Measured {
     /// Whether the setting is one value of a range: its name ends with a number.
     pub fn is_in_range(&self) -> bool {
         self.name.rsplit([' ', ',']).next().is_some_and(|last| last.parse::<f64>().is_ok())
+    }
+}
+
+/// How far a setting lies from the first one, prompt for prompt.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Difference {
+    /// Mean over the prompts.
+    pub mean: f64,
+    /// Standard error of that mean.
+    pub standard_error: f64,
+}
+
+impl Difference {
+    /// Of paired values. `None` where there are fewer than two pairs.
+    fn of(pairs: impl Iterator<Item = (f64, f64)>) -> Option<Self> {
+        let differences: Vec<_> = pairs.map(|(own, first)| own - first).collect();
+        let count = differences.len() as f64;
+        let mean = differences.iter().sum::<f64>() / count;
+        let squares: f64 = differences.iter().map(|d| (d - mean).powi(2)).sum();
+        (count > 1.0).then(|| Self { mean, standard_error: (squares / (count - 1.0) / count).sqrt() })
     }
 }
 
@@ -72,6 +97,7 @@ pub struct Measurer<'a> {
     model: &'a Model,
     questions: &'a [Question],
     prompts: &'a [Vec<u32>],
+    together: usize,
     samples: u32,
     seed: u64,
     /// Likelihoods that are known: settings often give the same answers.
@@ -79,16 +105,16 @@ pub struct Measurer<'a> {
 }
 
 impl<'a> Measurer<'a> {
-    /// A measurer of `prompts`, the ids of `questions`.
+    /// A measurer of `prompts`, the ids of `questions`, by what `args` says of it.
     pub fn new(
         backend: &'a mut dyn Backend,
         model: &'a Model,
         questions: &'a [Question],
         prompts: &'a [Vec<u32>],
-        samples: u32,
-        seed: u64,
+        args: &Args,
     ) -> Self {
-        Self { backend, model, questions, prompts, samples, seed, known: HashMap::new() }
+        let (together, samples, seed) = (args.together.get(), args.likelihood_samples, args.seed);
+        Self { backend, model, questions, prompts, together, samples, seed, known: HashMap::new() }
     }
 
     /// Answers all questions under a setting and compares with `first`'s answers, or with its own.
@@ -101,25 +127,29 @@ impl<'a> Measurer<'a> {
     ) -> Result<Measured, Error> {
         let options = setting.options(max_tokens);
         // A setting's first pass may build pipelines: that is not its speed.
-        self.generate(0, &options)?;
+        self.generate(0..self.together.min(self.prompts.len()), &options)?;
         let mut answers = Vec::with_capacity(self.prompts.len());
-        for index in 0..self.prompts.len() {
+        for first in (0..self.prompts.len()).step_by(self.together) {
+            let indices = first..self.prompts.len().min(first + self.together);
             let started = Instant::now();
-            let done = self.generate(index, &options)?;
-            answers.push(self.answer(index, &done, started.elapsed().as_secs_f64() * 1e3)?);
-            progress();
+            let done = self.generate(indices.clone(), &options)?;
+            let each = started.elapsed().as_secs_f64() * 1e3 / indices.len() as f64;
+            for (index, done) in indices.zip(&done) {
+                answers.push(self.answer(index, done, each)?);
+                progress();
+            }
         }
         let count = answers.len() as f64;
         let mean = |of: &dyn Fn(&Answer) -> f64| answers.iter().map(of).sum::<f64>() / count;
         let against = first.map_or(&answers, |f| &f.answers);
         let pairs = || answers.iter().zip(against);
-        let known: Vec<_> = self
-            .questions
-            .iter()
-            .zip(&answers)
-            .filter_map(|(q, a)| q.response.as_ref().map(|response| a.text == response.trim()))
-            .collect();
-        let right = known.iter().filter(|right| **right).count();
+        let known = |answers: &[Answer]| -> Vec<f64> {
+            let right = |(q, a): (&Question, &Answer)| Some(f64::from(u8::from(a.text == q.response.as_ref()?.trim())));
+            self.questions.iter().zip(answers).filter_map(right).collect()
+        };
+        let (own, firsts) = (known(&answers), known(against));
+        let right: f64 = own.iter().sum();
+        let nlls = || pairs().filter_map(|(a, b)| Some((a.nll?, b.nll?)));
         Ok(Measured {
             name: setting.name.clone(),
             curve: setting.curve().to_owned(),
@@ -129,18 +159,24 @@ impl<'a> Measurer<'a> {
             passes: mean(&|a| f64::from(a.passes)),
             milliseconds: mean(&|a| a.milliseconds),
             tokens_per_second: mean(&|a| a.token_ids.len() as f64 + 1.0) / mean(&|a| a.milliseconds) * 1e3,
-            accuracy: (!known.is_empty()).then(|| right as f64 / known.len() as f64),
+            accuracy: (!own.is_empty()).then(|| right / own.len() as f64),
+            accuracy_difference: Difference::of(own.iter().copied().zip(firsts)),
             same: pairs().filter(|(a, b)| a.token_ids == b.token_ids).count() as f64 / count,
             similarity: pairs().map(|(a, b)| similarity(&a.token_ids, &b.token_ids)).sum::<f64>() / count,
+            nll_difference: Difference::of(nlls()),
             nll: (self.samples > 0).then(|| mean(&|a| a.nll.unwrap_or(f64::NAN))),
             answers,
         })
     }
 
-    fn generate(&mut self, index: usize, options: &DecodeOptions) -> Result<Generation, Error> {
-        let watch = &mut |_: &StepReport| ControlFlow::Continue(());
-        let (model, prompt) = (self.model, &self.prompts[index]);
-        let run = generate(self.backend, &model.architecture, &model.vocabulary, prompt, options, watch);
+    /// Answers some of the prompts in shared passes.
+    fn generate(&mut self, indices: Range<usize>, options: &DecodeOptions) -> Result<Vec<Generation>, Error> {
+        let watch = &mut |_: usize, _: &StepReport| ControlFlow::Continue(());
+        let model = self.model;
+        let canvas = |prompt: &Vec<u32>| Canvas::new(prompt, options.max_tokens, model.vocabulary.mask);
+        let request = |prompt| Request { canvas: canvas(prompt), options };
+        let requests = self.prompts[indices].iter().map(request).collect();
+        let run = fill_all(self.backend, &model.architecture, &model.vocabulary, requests, watch);
         pollster::block_on(run).map_err(|e| explain(e, model))
     }
 
@@ -184,6 +220,13 @@ fn similarity(a: &[u32], b: &[u32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn differences_are_paired() {
+        let Some(d) = Difference::of([(3.0, 1.0), (4.0, 3.0), (5.0, 5.0)].into_iter()) else { panic!("two pairs") };
+        assert!((d.mean - 1.0).abs() < 1e-12 && (d.standard_error - 1.0 / 3f64.sqrt()).abs() < 1e-12);
+        assert!(Difference::of([(3.0, 1.0)].into_iter()).is_none());
+    }
 
     #[test]
     fn similarity_counts_edits() {

@@ -5,6 +5,7 @@ mod plot;
 mod sweep;
 
 use std::io::{Write, stdout};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,7 +17,7 @@ use crate::bundled::BUNDLED;
 use crate::model_args::{DeviceArgs, TokenizerArgs, open_model_with};
 use crate::report::table;
 use crate::{Failure, Outcome};
-use measure::{Measured, Measurer};
+use measure::{Difference, Measured, Measurer};
 use sweep::Setting;
 
 /// Questions that tales-33m saw the answers of; see benches/questions/README.md.
@@ -40,6 +41,9 @@ pub struct Args {
     /// Tokens of an answer
     #[arg(long, default_value_t = 128, value_name = "N")]
     max_tokens: usize,
+    /// Prompts that are answered in shared passes. A prompt's time is then its share of theirs
+    #[arg(long, default_value_t = NonZeroUsize::MIN, value_name = "N")]
+    together: NonZeroUsize,
     /// A setting to compare, as NAME=OPTIONS with the options of `remask generate`; may be repeated. The
     /// first is what the others are held against. The presets by default
     #[arg(long = "setting", value_name = "NAME=OPTIONS")]
@@ -103,7 +107,7 @@ pub fn run(args: &Args) -> Outcome {
     if let Ok(style) = ProgressStyle::with_template("{msg:24} {bar:30} {pos}/{len} answers, {eta} left") {
         bar.set_style(style);
     }
-    let mut measurer = Measurer::new(&mut *backend, &model, &questions, &prompts, args.likelihood_samples, args.seed);
+    let mut measurer = Measurer::new(&mut *backend, &model, &questions, &prompts, args);
     let mut measured: Vec<Measured> = Vec::new();
     for setting in &settings {
         bar.set_message(setting.name.clone());
@@ -132,7 +136,8 @@ pub fn run(args: &Args) -> Outcome {
     Ok(())
 }
 
-const HEAD_NOTE: &str = "rows and passes a prompt; same, similar and nll of the answers, against the first setting";
+const HEAD_NOTE: &str = "rows, passes and time a prompt; answers that are the same as the first setting's, and similar; \
+in brackets how many points of accuracy and percent of nll a setting differs from the first, with the standard error";
 
 fn questions(args: &Args) -> Result<Vec<Question>, Failure> {
     let (file, text) = match &args.questions {
@@ -160,6 +165,7 @@ fn cells(measured: &[Measured]) -> Vec<Vec<String>> {
     let head = ["setting", "rows", "fewer", "passes", "ms", "tok/s", "right", "same", "similar", "nll"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     let first = measured.first().map_or(1.0, |m| m.rows);
+    let first_nll = measured.first().and_then(|m| m.nll).unwrap_or(1.0);
     for m in measured {
         rows.push(vec![
             m.name.clone(),
@@ -168,11 +174,20 @@ fn cells(measured: &[Measured]) -> Vec<Vec<String>> {
             format!("{:.1}", m.passes),
             format!("{:.1}", m.milliseconds),
             format!("{:.0}", m.tokens_per_second),
-            m.accuracy.map_or("-".to_owned(), |a| format!("{:.1} %", 100.0 * a)),
+            m.accuracy.map_or("-".to_owned(), |a| format!("{:.1} %{}", 100.0 * a, against(m.accuracy_difference, 1.0))),
             format!("{:.1} %", 100.0 * m.same),
             format!("{:.3}", m.similarity),
-            m.nll.map_or("-".to_owned(), |n| format!("{n:.4}")),
+            m.nll.map_or("-".to_owned(), |n| format!("{n:.4}{}", against(m.nll_difference, first_nll))),
         ]);
     }
     rows
+}
+
+/// A difference from the first setting in percent of `of`, with its standard error; nothing for the first.
+fn against(difference: Option<Difference>, of: f64) -> String {
+    let percent = |v: f64| 100.0 * v / of;
+    match difference {
+        Some(d) if d.standard_error > 0.0 => format!(" ({:+.1} +- {:.1})", percent(d.mean), percent(d.standard_error)),
+        _ => String::new(),
+    }
 }

@@ -1,8 +1,10 @@
 //! How likely a text is to the model itself: LLaDA's Monte-Carlo estimate of the bound on its
 //! negative log-likelihood (arXiv 2502.09992, appendix A). A faster decoder that writes worse text shows.
 
+use std::ops::Range;
+
 use crate::architecture::Architecture;
-use crate::backend::{Backend, Pass, Row, Select};
+use crate::backend::{Backend, Pass, Row, Select, StoreId};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, step_key, threefry};
 
@@ -33,34 +35,94 @@ pub async fn answer_nll(
             architecture.max_positions
         )));
     }
-    let store = backend.create_store(length as u32)?;
+    // Samples share passes: rows that do not see each other cost less together.
+    let together = (ROWS_TOGETHER / length).clamp(1, samples as usize);
+    let stores = StoreSet::new(backend, together, length)?;
+    let judge = Judge { architecture, vocabulary, prompt, answer, samples, seed };
     let mut sum = 0.0;
     let mut result = Ok(());
-    for sample in 0..samples {
-        let masked = masked_positions(answer.len(), sample, samples, seed);
-        let token = |position: usize| match position.checked_sub(prompt.len()) {
-            None => prompt[position],
-            Some(i) if masked.binary_search(&i).is_ok() => vocabulary.mask,
-            Some(i) => answer[i],
-        };
-        let row = |position| Row::of_canvas(architecture, store, position, token(position), length);
-        let rows: Vec<_> = (0..length).map(row).collect();
-        let select: Vec<_> = masked.iter().map(|i| Select::plain(prompt.len() + i)).collect();
-        let pass = Pass { rows: &rows, select: &select, suppressed: &vocabulary.suppressed };
-        match backend.logits(&pass).await {
-            Ok(logits) => {
-                let nll = |(i, row): (&usize, &[f32])| -log_probability(row, answer[*i], vocabulary);
-                let own: f64 = masked.iter().zip(logits.chunks(backend.head_rows())).map(nll).sum();
-                sum += own / masked.len() as f64;
-            }
+    for first in (0..samples).step_by(together) {
+        let chunk = first..samples.min(first + together as u32);
+        match judge.pass(backend, &stores.0, chunk).await {
+            Ok(own) => sum += own,
             Err(e) => {
-                result = Err(e.into());
+                result = Err(e);
                 break;
             }
         }
     }
-    backend.release_store(store);
+    stores.release(backend);
     result.map(|()| sum / f64::from(samples))
+}
+
+/// Rows of a pass that samples share, where there is more than one to share it.
+const ROWS_TOGETHER: usize = 512;
+
+/// Stores of the samples of a pass.
+struct StoreSet(Vec<StoreId>);
+
+impl StoreSet {
+    fn new(backend: &mut dyn Backend, count: usize, length: usize) -> Result<Self> {
+        let mut stores = Self(Vec::with_capacity(count));
+        for _ in 0..count {
+            match backend.create_store(length as u32) {
+                Ok(store) => stores.0.push(store),
+                Err(e) => {
+                    stores.release(backend);
+                    return Err(e.into());
+                }
+            }
+        }
+        Ok(stores)
+    }
+
+    fn release(self, backend: &mut dyn Backend) {
+        for store in self.0 {
+            backend.release_store(store);
+        }
+    }
+}
+
+/// An answer and how it is judged.
+struct Judge<'a> {
+    architecture: &'a Architecture,
+    vocabulary: &'a Vocabulary,
+    prompt: &'a [u32],
+    answer: &'a [u32],
+    samples: u32,
+    seed: u64,
+}
+
+impl Judge<'_> {
+    /// Sum of the samples' mean negative log-likelihoods, all in one pass; one store for each.
+    async fn pass(&self, backend: &mut dyn Backend, stores: &[StoreId], samples: Range<u32>) -> Result<f64> {
+        let length = self.prompt.len() + self.answer.len();
+        let mut rows = Vec::with_capacity(samples.len() * length);
+        let mut select = Vec::new();
+        let mut masks = Vec::with_capacity(samples.len());
+        for (sample, store) in samples.zip(stores) {
+            let masked = masked_positions(self.answer.len(), sample, self.samples, self.seed);
+            let token = |position: usize| match position.checked_sub(self.prompt.len()) {
+                None => self.prompt[position],
+                Some(i) if masked.binary_search(&i).is_ok() => self.vocabulary.mask,
+                Some(i) => self.answer[i],
+            };
+            select.extend(masked.iter().map(|i| Select::plain(rows.len() + self.prompt.len() + i)));
+            let row = |position| Row::of_canvas(self.architecture, *store, position, token(position), length);
+            rows.extend((0..length).map(row));
+            masks.push(masked);
+        }
+        let pass = Pass { rows: &rows, select: &select, suppressed: &self.vocabulary.suppressed };
+        let logits = backend.logits(&pass).await?;
+        let mut logits = logits.chunks(backend.head_rows());
+        let mut sum = 0.0;
+        for masked in &masks {
+            let nll = |(i, row): (&usize, &[f32])| -log_probability(row, self.answer[*i], self.vocabulary);
+            let own: f64 = masked.iter().zip(logits.by_ref()).map(nll).sum();
+            sum += own / masked.len() as f64;
+        }
+        Ok(sum)
+    }
 }
 
 /// Positions of the answer that a sample masks, in order.

@@ -5,8 +5,9 @@ use std::time::Instant;
 use remask_core::BackendError;
 
 use super::WgpuBackend;
+use crate::kernels::gemm::End;
 use crate::kernels::linear::{Portable, Shape, Strategy};
-use crate::pass::{Over, portable_linear};
+use crate::pass::{Over, PassPlan, Product};
 use crate::recording::{Recorder, Recording};
 use crate::tuning::Tuned;
 use crate::uniforms::PassSizes;
@@ -78,19 +79,35 @@ impl WgpuBackend {
     /// Microseconds that one linear layer takes with a kernel, in runs over those of all blocks.
     async fn time_layer(&mut self, layer: Layer, kernel: Portable, rows: u32) -> Result<f64, BackendError> {
         self.reserve(rows).await?;
-        let act = &self.activations;
-        let (x, out, residual) = match layer {
-            Layer::Qkv => (&act.normed, &act.qkv, false),
-            Layer::AttentionOut => (&act.attended, &act.hidden, true),
-            Layer::GateUp => (&act.normed_mlp, &act.gate_up, false),
-            Layer::Down => (&act.activated, &act.hidden, true),
+        let sizes = PassSizes { rows, selected: 1, tiles: 1, padding: 0 };
+        let plan = PassPlan {
+            architecture: &self.architecture,
+            weights: &self.weights,
+            arithmetic: self.arithmetic,
+            activations: &self.activations,
+            rotary: &self.rotary,
+            arena: &self.arena,
+            suppressed: &self.suppressed,
+            sizes,
         };
+        let act = &self.activations;
         let mut recorder = Recorder::new(&mut self.gpu, &mut self.uniforms, &mut self.groups);
         for block in &self.weights.layers {
-            portable_linear(&mut recorder, layer.matrix(block), x, out, kernel, rows, Over::Rows, residual).await?;
+            let matrix = layer.matrix(block);
+            // As a pass has it: norms and SwiGLU are part of the layers beside them.
+            let (x, gain, out, end) = match layer {
+                Layer::Qkv => (&act.hidden, Some(&block.attention_norm), &act.qkv, End::Write),
+                Layer::AttentionOut => (&act.attended, None, &act.hidden, End::Add),
+                Layer::GateUp if matrix.parts.len() == 1 => {
+                    (&act.hidden, Some(&block.mlp_norm), &act.activated, End::SwiGlu)
+                }
+                Layer::GateUp => (&act.hidden, Some(&block.mlp_norm), &act.gate_up, End::Write),
+                Layer::Down => (&act.activated, None, &act.hidden, End::Add),
+            };
+            plan.portable(&mut recorder, kernel, Product { matrix, x, gain, out, over: Over::Rows }, end).await?;
         }
         let recording = recorder.finish();
-        self.uniforms.set_pass(&self.gpu, PassSizes { rows, selected: 1, tiles: 1, padding: 0 });
+        self.uniforms.set_pass(&self.gpu, sizes);
         // Enough runs that starting them does not count, and the fastest of a few.
         let once = self.seconds(&recording, 1)?.min(self.seconds(&recording, 1)?);
         let count = (0.005 / once.max(1e-6)).ceil().clamp(1.0, 64.0);

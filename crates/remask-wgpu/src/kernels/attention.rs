@@ -36,8 +36,11 @@ const WORKGROUP_BYTES: u32 = 16 * 1024;
 
 /// Bytes that a tile takes: queries, keys or values, shares, and a number a row and lane.
 fn workgroup_bytes(head_dim: u32, rows: u32, keys: u32) -> u32 {
-    ((rows + keys) * (head_dim + 1) + rows * keys + rows * 8) * 4
+    ((rows + keys) * (head_dim + 4) + rows * keys + rows * MOST_LANES) * 4
 }
+
+/// Lanes that share a row, at most.
+const MOST_LANES: u32 = 16;
 
 /// Rows and keys of a tile for heads of `head_dim` elements: the most rows (they share the reading of
 /// keys), then the most keys, that fit in the workgroup memory every device has.
@@ -52,18 +55,19 @@ pub fn tile(head_dim: u32) -> (u32, u32) {
 /// The largest head that [`tile`] finds room for.
 pub const MAX_HEAD_DIM: u32 = 256;
 
-/// The kernel for heads of `head_dim` elements. An invocation takes two rows of the tile, on software
-/// adapters four: what it loads from shared memory, the slowest thing they do, is used as often.
+/// The kernel for heads of `head_dim` elements, a multiple of four. On software adapters an invocation
+/// takes four rows of the tile: what it loads from shared memory, the slowest thing they do, is used as
+/// often. GPUs would rather have more invocations to hide the loads behind.
 #[must_use]
 pub fn spec(software: bool, head_dim: u32) -> KernelSpec {
     let (rows, keys) = tile(head_dim);
-    let defines = vec![
-        ("HEAD_DIM", Define::Number(head_dim)),
-        ("TILE_ROWS", Define::Number(rows)),
-        ("TILE_KEYS", Define::Number(keys)),
-        ("ROWS_EACH", Define::Number(if software { 4 } else { 2 })),
-    ];
-    KernelSpec::portable("attention", defines)
+    let (lanes, rows_each) = match software {
+        true => (8, 4),
+        false => (MOST_LANES.min(keys), 1),
+    };
+    let numbers =
+        [("HEAD_DIM", head_dim), ("TILE_ROWS", rows), ("TILE_KEYS", keys), ("LANES", lanes), ("ROWS_EACH", rows_each)];
+    KernelSpec::portable("attention", numbers.map(|(name, value)| (name, Define::Number(value))).to_vec())
 }
 
 /// One workgroup a tile and head.
@@ -98,7 +102,7 @@ mod tests {
 
     #[test]
     fn tiles_fit_everywhere() {
-        for head_dim in (2..=MAX_HEAD_DIM).step_by(2) {
+        for head_dim in (4..=MAX_HEAD_DIM).step_by(4) {
             let (rows, keys) = tile(head_dim);
             assert!(workgroup_bytes(head_dim, rows, keys) <= WORKGROUP_BYTES, "{head_dim}");
             assert!(rows % 4 == 0 && keys % 8 == 0);

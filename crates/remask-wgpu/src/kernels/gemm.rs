@@ -20,8 +20,45 @@ pub struct Params {
     pub out_stride: u32,
     /// 1 where the rows of x are the selected ones.
     pub over_selected: u32,
+    /// Added to the mean square where rows are normalised.
+    pub eps: f32,
     /// Zeros.
-    pub padding: [u32; 3],
+    pub padding: [u32; 2],
+}
+
+/// What a linear layer computes beside its product, where a dispatch of its own would cost more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Fused {
+    /// The rows of x are normalised first (RMSNorm), with gains in a fourth buffer.
+    pub norm: bool,
+    /// What becomes of the product.
+    pub end: End,
+}
+
+/// What becomes of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum End {
+    /// It is the result.
+    #[default]
+    Write,
+    /// It is added to the result.
+    Add,
+    /// Its first half, through SiLU, times its second is the result.
+    SwiGlu,
+}
+
+impl Fused {
+    /// The flags that the shaders ask for.
+    pub fn defines(self) -> impl Iterator<Item = (&'static str, Define)> {
+        let flags = [("NORM", self.norm), ("RESIDUAL", self.end == End::Add), ("SWIGLU", self.end == End::SwiGlu)];
+        flags.into_iter().filter(|(_, on)| *on).map(|(name, _)| (name, Define::Flag))
+    }
+
+    /// Columns of the result of a product of `part_rows` columns.
+    #[must_use]
+    pub fn columns(self, part_rows: u32) -> u32 {
+        if self.end == End::SwiGlu { part_rows / 2 } else { part_rows }
+    }
 }
 
 /// Columns of a workgroup's tile over a head, whatever its rows: strips of the head are made of them.
@@ -95,16 +132,14 @@ impl Tile {
 
 /// The kernel for weights of `format`.
 #[must_use]
-pub fn spec(format: WeightFormat, tile: Tile, residual: bool) -> KernelSpec {
+pub fn spec(format: WeightFormat, tile: Tile, fused: Fused) -> KernelSpec {
     let mut defines = tile.defines(format);
-    if residual {
-        defines.push(("RESIDUAL", Define::Flag));
-    }
+    defines.extend(fused.defines());
     KernelSpec::portable("gemm", defines)
 }
 
-/// Workgroups for `rows` rows of x and `part_rows` rows of the weights.
+/// Workgroups for `rows` rows of x and `columns` columns of the result.
 #[must_use]
-pub fn grid(tile: Tile, rows: u32, part_rows: u32) -> [u32; 3] {
-    [part_rows.div_ceil(tile.columns()), rows.div_ceil(tile.rows()), 1]
+pub fn grid(tile: Tile, rows: u32, columns: u32) -> [u32; 3] {
+    [columns.div_ceil(tile.columns()), rows.div_ceil(tile.rows()), 1]
 }

@@ -3,6 +3,7 @@
 use remask_core::checkpoint::WeightFormat;
 use serde::{Deserialize, Serialize};
 
+use super::gemm::Fused;
 use super::weight_defines;
 use crate::wgsl::{Define, KernelSpec};
 
@@ -55,16 +56,14 @@ impl Few {
 
 /// The kernel for weights of `format`.
 #[must_use]
-pub fn spec(format: WeightFormat, few: Few, residual: bool) -> KernelSpec {
+pub fn spec(format: WeightFormat, few: Few, fused: Fused) -> KernelSpec {
     let mut defines = few.defines(format);
-    if residual {
-        defines.push(("RESIDUAL", Define::Flag));
-    }
+    defines.extend(fused.defines());
     KernelSpec::portable("gemv", defines)
 }
 
-/// Workgroups for `part_rows` rows of the weights.
+/// Workgroups for `columns` columns of the result.
 #[must_use]
-pub fn grid(few: Few, part_rows: u32) -> [u32; 3] {
-    [part_rows.div_ceil(few.tile_columns()), 1, 1]
+pub fn grid(few: Few, columns: u32) -> [u32; 3] {
+    [columns.div_ceil(few.tile_columns()), 1, 1]
 }

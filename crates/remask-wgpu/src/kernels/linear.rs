@@ -4,10 +4,10 @@ use remask_core::Architecture;
 use remask_core::checkpoint::WeightFormat;
 use serde::{Deserialize, Serialize};
 
-use super::gemm::{self, Tile};
+use super::gemm::{self, Fused, Tile};
 use super::gemm_matrix::{self, MatrixTile};
 use super::gemv::{self, Few};
-use super::{attention_matrix, head_select};
+use super::{FUSED, attention_matrix, head_select};
 use crate::profile::AdapterProfile;
 use crate::wgsl::KernelSpec;
 
@@ -125,11 +125,10 @@ impl Strategy {
     fn specs(self, format: WeightFormat) -> Vec<KernelSpec> {
         match self {
             Self::Matrix(tile) => vec![gemm_matrix::spec(format, tile)],
-            Self::Portable(portable) => vec![
-                portable.spec(format, false),
-                portable.spec(format, true),
-                head_select::spec(format, portable.for_head()),
-            ],
+            Self::Portable(portable) => {
+                let head = head_select::spec(format, portable.for_head());
+                FUSED.map(|fused| portable.spec(format, fused)).into_iter().chain([head]).collect()
+            }
         }
     }
 
@@ -190,19 +189,19 @@ impl Portable {
 
     /// The kernel of a linear layer with weights of `format`.
     #[must_use]
-    pub fn spec(self, format: WeightFormat, residual: bool) -> KernelSpec {
+    pub fn spec(self, format: WeightFormat, fused: Fused) -> KernelSpec {
         match self {
-            Self::Few(few) => gemv::spec(format, few, residual),
-            Self::Tiled(tile) => gemm::spec(format, tile, residual),
+            Self::Few(few) => gemv::spec(format, few, fused),
+            Self::Tiled(tile) => gemm::spec(format, tile, fused),
         }
     }
 
-    /// Workgroups for `rows` rows of x and `part_rows` rows of the weights.
+    /// Workgroups for `rows` rows of x and `columns` columns of the result.
     #[must_use]
-    pub fn grid(self, rows: u32, part_rows: u32) -> [u32; 3] {
+    pub fn grid(self, rows: u32, columns: u32) -> [u32; 3] {
         match self {
-            Self::Few(few) => gemv::grid(few, part_rows),
-            Self::Tiled(tile) => gemm::grid(tile, rows, part_rows),
+            Self::Few(few) => gemv::grid(few, columns),
+            Self::Tiled(tile) => gemm::grid(tile, rows, columns),
         }
     }
 }

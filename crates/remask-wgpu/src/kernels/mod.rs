@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod attention_matrix;
+pub mod attention_row;
 pub mod embed;
 pub mod gemm;
 pub mod gemm_matrix;
@@ -19,6 +20,7 @@ pub mod swiglu;
 
 use remask_core::checkpoint::WeightFormat;
 
+use self::gemm::{End, Fused};
 use self::linear::Portable;
 use crate::wgsl::{Define, KernelSpec};
 
@@ -74,6 +76,14 @@ pub fn weight_defines(format: WeightFormat) -> Vec<(&'static str, Define)> {
 pub const WEIGHT_FORMATS: [WeightFormat; 5] =
     [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Q8, WeightFormat::Q4];
 
+/// What linear layers are fused with.
+pub const FUSED: [Fused; 4] = [
+    Fused { norm: false, end: End::Write },
+    Fused { norm: false, end: End::Add },
+    Fused { norm: true, end: End::Write },
+    Fused { norm: true, end: End::SwiGlu },
+];
+
 /// Every specialisation that this build can ask for, for the tests that compile them all.
 #[must_use]
 pub fn all_specs() -> Vec<KernelSpec> {
@@ -97,11 +107,11 @@ pub fn all_specs() -> Vec<KernelSpec> {
             if rows <= gemv::Few::MOST_ROWS {
                 let few = gemv::Few::choose(format, rows, out, cols);
                 specs.push(head_select::spec(format, Portable::Few(few).for_head()));
-                specs.extend([false, true].map(|residual| gemv::spec(format, few, residual)));
+                specs.extend(FUSED.map(|fused| gemv::spec(format, few, fused)));
             }
             for tile in [false, true].map(|software| gemm::Tile::choose(software, rows, out)) {
                 specs.push(head_select::spec(format, Portable::Tiled(tile).for_head()));
-                specs.extend([false, true].map(|residual| gemm::spec(format, tile, residual)));
+                specs.extend(FUSED.map(|fused| gemm::spec(format, tile, fused)));
             }
         }
         for rows in [1, 17, 33, 65, 257] {
@@ -109,8 +119,10 @@ pub fn all_specs() -> Vec<KernelSpec> {
             specs.extend(tile.map(|tile| gemm_matrix::spec(format, tile)));
         }
     }
-    for head_dim in [8, 10, 16, 64, 80, 128, 256] {
+    for head_dim in [8, 12, 16, 64, 80, 128, 256] {
         specs.extend([false, true].map(|software| attention::spec(software, head_dim)));
+        let kinds = [(false, false), (true, false), (true, true)];
+        specs.extend(kinds.map(|(store, out)| attention_row::spec(head_dim, attention_row::Halves { store, out })));
         let kinds = [(false, false), (true, false), (false, true)];
         specs.extend(kinds.map(|(turned, half)| rotary::spec(head_dim, head_dim / 4 * 2, turned, half)));
     }

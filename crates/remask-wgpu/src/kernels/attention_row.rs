@@ -1,0 +1,42 @@
+//! Attention of few rows; see `shaders/attention_row.wgsl`. Parameters are those of [`super::attention`].
+
+use super::linear::Arithmetic;
+use crate::profile::AdapterProfile;
+use crate::wgsl::{Define, KernelSpec};
+
+/// Whether a pass of `rows` rows is computed row by row. Tiles read keys once for several rows, which
+/// pays where there are enough tiles to keep a GPU busy; matrix units need fewer. Software adapters are
+/// always busy.
+#[must_use]
+pub fn suits(profile: &AdapterProfile, arithmetic: Arithmetic, rows: u32) -> bool {
+    let most = match arithmetic {
+        Arithmetic::Full => 64,
+        Arithmetic::Half => 8,
+    };
+    !profile.is_software() && rows <= most
+}
+
+/// What is in f16, and not in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Halves {
+    /// Keys and values.
+    pub store: bool,
+    /// The result.
+    pub out: bool,
+}
+
+/// The kernel for heads of `head_dim` elements, a multiple of four.
+#[must_use]
+pub fn spec(head_dim: u32, halves: Halves) -> KernelSpec {
+    let mut defines = vec![("HEAD_DIM", Define::Number(head_dim))];
+    for (name, _) in [("HALF_STORE", halves.store), ("HALF", halves.out)].into_iter().filter(|(_, is)| *is) {
+        defines.push((name, Define::Flag));
+    }
+    KernelSpec::portable("attention_row", defines)
+}
+
+/// One workgroup a row and head.
+#[must_use]
+pub fn grid(rows: u32, heads: u32) -> [u32; 3] {
+    [rows, heads, 1]
+}
