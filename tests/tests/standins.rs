@@ -38,6 +38,16 @@ fn two_passes(backend: &mut WgpuBackend) -> Vec<Candidate> {
     found
 }
 
+/// Logits of two of five rows.
+fn some_logits(backend: &mut WgpuBackend) -> Vec<f32> {
+    let store = backend.create_store(LENGTH).unwrap();
+    let keys = Keys { start: 0, end: 5 };
+    let rows: Vec<_> = (0..5).map(|position| Row { store, position, token: position * 31, keys }).collect();
+    let suppressed = TokenSet::new(backend.head_rows());
+    let select = [Select::plain(1), Select::plain(4)];
+    pollster::block_on(backend.logits(&Pass { rows: &rows, select: &select, suppressed: &suppressed })).unwrap()
+}
+
 #[track_caller]
 fn assert_same(found: &[Candidate], expected: &[Candidate]) {
     assert_eq!(found.len(), expected.len());
@@ -86,14 +96,16 @@ fn another_portable_kernel_stands_in_for_one() {
     let expected = two_passes(&mut usual);
     let mut gpu = hardware();
     for fused in FUSED {
-        for out in [256, 512, 1024, 3072] {
-            let few = Few::choose(WeightFormat::F16, 5, out, 1024);
+        for (rows, out) in [256, 512, 1024, 3072].into_iter().flat_map(|out| [(2, out), (5, out)]) {
+            let few = Few::choose(WeightFormat::F16, rows, out, 1024);
             gpu.refuse(&gemv::spec(WeightFormat::F16, few, fused), "a test says so");
         }
     }
     let mut backend = load(gpu, &model);
     assert_same(&two_passes(&mut backend), &expected);
     assert!(backend.notes()[0].contains("a test says so"), "{:?}", backend.notes());
+    let (found, expected) = (some_logits(&mut backend), some_logits(&mut usual));
+    assert!(found.iter().zip(&expected).all(|(f, e)| (f - e).abs() < 1e-3) && found.len() == expected.len());
 }
 
 /// A tuned kernel takes the place of the usual one, for its layer and rows only.

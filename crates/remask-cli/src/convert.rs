@@ -14,6 +14,7 @@ use safetensors::View;
 
 use crate::bundled::Bundled;
 use crate::model_args::open_model;
+use crate::report::tell;
 use crate::{Failure, Outcome};
 
 #[derive(clap::Args)]
@@ -79,6 +80,9 @@ impl View for Output<'_> {
 pub fn run(args: &Args) -> Outcome {
     let model = open_model(&args.input)?;
     let tensors = outputs(&model, args.to)?;
+    if let Some(note) = model.requantization(Some(args.to))? {
+        tell("note", &note);
+    }
     std::fs::create_dir_all(&args.output).map_err(Error::io("make the folder", &args.output))?;
     let file = args.output.join(SINGLE_FILE);
     if file.exists() {

@@ -13,6 +13,7 @@ use crate::kernels::{
 use crate::recording::{Recorder, Recording};
 use crate::uniforms::PassSizes;
 use crate::weights::{DeviceLayer, DeviceMatrix, DeviceWeights};
+use crate::wgsl::KernelSpec;
 
 /// What a pass answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -323,7 +324,8 @@ impl PassPlan<'_> {
             Answer::Candidates => self.strategy(r, head, selected),
             Answer::Logits => {
                 let shape = Shape { rows: selected, cols: head.cols, out: head.rows };
-                Strategy::Portable(Portable::choose(&r.gpu.profile, head.format, shape))
+                let usable = |spec: &KernelSpec| r.gpu.usable(spec);
+                Strategy::choose_usable(&r.gpu.profile, Arithmetic::Full, head.format, shape, None, usable)
             }
         };
         let mut buffers = vec![&act.hidden, &self.weights.final_norm, &act.gathered, &act.select];

@@ -17,6 +17,9 @@ use crate::weights::{DeviceLayer, DeviceMatrix};
 /// decide among equals.
 const WORTH: f64 = 0.97;
 
+/// A kernel that takes so many times the fastest one's time is not measured again.
+const HOPELESS: f64 = 1.5;
+
 /// The linear layers of a block.
 #[derive(Debug, Clone, Copy)]
 enum Layer {
@@ -55,9 +58,11 @@ impl WgpuBackend {
                 continue;
             }
             // The default comes first.
-            let mut measured = Vec::new();
+            let mut measured: Vec<(Portable, f64)> = Vec::new();
             for kernel in Portable::candidates(&self.gpu.profile, format, shape) {
-                match self.time_layer(layer, kernel, rows).await {
+                let best = measured.iter().map(|m| m.1).fold(f64::INFINITY, f64::min);
+                let hopeless = best * HOPELESS;
+                match self.time_layer(layer, kernel, rows, hopeless).await {
                     Ok(us) => measured.push((kernel, us)),
                     // One that this device cannot compile is no candidate.
                     Err(BackendError::Kernel { .. }) => (),
@@ -76,8 +81,15 @@ impl WgpuBackend {
         Ok(results)
     }
 
-    /// Microseconds that one linear layer takes with a kernel, in runs over those of all blocks.
-    async fn time_layer(&mut self, layer: Layer, kernel: Portable, rows: u32) -> Result<f64, BackendError> {
+    /// Microseconds that one linear layer takes with a kernel, in runs over those of all blocks. Above
+    /// `hopeless` it is measured once only.
+    async fn time_layer(
+        &mut self,
+        layer: Layer,
+        kernel: Portable,
+        rows: u32,
+        hopeless: f64,
+    ) -> Result<f64, BackendError> {
         self.reserve(rows).await?;
         let sizes = PassSizes { rows, selected: 1, tiles: 1, padding: 0 };
         let plan = PassPlan {
@@ -110,12 +122,16 @@ impl WgpuBackend {
         self.uniforms.set_pass(&self.gpu, sizes);
         // Enough runs that starting them does not count, and the fastest of a few.
         let once = self.seconds(&recording, 1)?.min(self.seconds(&recording, 1)?);
+        let each = 1e6 / self.weights.layers.len() as f64;
+        if once * each > hopeless {
+            return Ok(once * each);
+        }
         let count = (0.005 / once.max(1e-6)).ceil().clamp(1.0, 64.0);
         let mut fastest = once;
         for _ in 0..3 {
             fastest = fastest.min(self.seconds(&recording, count as u32)? / count);
         }
-        Ok(fastest * 1e6 / self.weights.layers.len() as f64)
+        Ok(fastest * each)
     }
 
     /// Seconds that a recording takes to run `count` times.
