@@ -125,6 +125,13 @@ impl Portable {
         }
     }
 
+    /// Whether SwiGLU is computed by this kernel too, rather than by a dispatch of its own. It takes both
+    /// halves one after the other: for tiles on a GPU that is half as many workgroups, each twice as long.
+    #[must_use]
+    pub fn fuses_swiglu(self, profile: &AdapterProfile) -> bool {
+        profile.is_software() || matches!(self, Self::Few(_))
+    }
+
     /// The kernel of a linear layer with weights of `format`.
     #[must_use]
     pub fn spec(self, format: WeightFormat, fused: Fused) -> KernelSpec {
