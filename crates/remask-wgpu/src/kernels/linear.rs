@@ -70,7 +70,7 @@ impl Arithmetic {
 }
 
 /// Rows up to which reading each weight once with ordinary arithmetic is as fast as matrix units are.
-const FEW_BEFORE_MATRIX: u32 = 4;
+const FEW_BEFORE_MATRIX: u32 = 2;
 
 /// The shape of a product `[rows, cols] x [out, cols]^T`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
