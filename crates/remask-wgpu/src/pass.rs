@@ -180,13 +180,13 @@ impl PassPlan<'_> {
         half: bool,
     ) -> Result<(), BackendError> {
         let (act, rows, matrix) = (self.activations, self.sizes.rows, &layer.gate_up);
-        // A matrix in parts has a gate and its other half in different ones.
-        if let (Strategy::Portable(kernel), None, [_], false) =
-            (self.strategy(r, matrix, rows), pending, &matrix.parts[..], half)
-        {
-            let gain = Some(&layer.mlp_norm);
-            let product = Product { matrix, x: &act.hidden, gain, out: &act.activated, over: Over::Rows };
-            return self.portable(r, kernel, product, End::SwiGlu).await;
+        if let (Strategy::Portable(kernel), None) = (self.strategy(r, matrix, rows), pending) {
+            // A matrix in parts has a gate and its other half in different ones.
+            if kernel.fuses_swiglu(&r.gpu.profile) && matrix.parts.len() == 1 && !half {
+                let gain = Some(&layer.mlp_norm);
+                let product = Product { matrix, x: &act.hidden, gain, out: &act.activated, over: Over::Rows };
+                return self.portable(r, kernel, product, End::SwiGlu).await;
+            }
         }
         let normed = Normed { matrix, gain: &layer.mlp_norm, between: &act.normed_mlp };
         let splits = self.normed(r, normed, &act.gate_up, pending).await?;

@@ -81,7 +81,7 @@ impl Arithmetic {
 }
 
 /// Rows up to which reading each weight once with ordinary arithmetic is as fast as matrix units are.
-const FEW_BEFORE_MATRIX: u32 = 4;
+const FEW_BEFORE_MATRIX: u32 = 2;
 
 /// The shape of a product `[rows, cols] x [out, cols]^T`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -185,6 +185,13 @@ impl Portable {
             Self::Tiled(tile) => Self::Tiled(Tile { tn: gemm::HEAD_TILE_N / tile.lanes_n, ..tile }),
             Self::Few(few) => Self::Few(Few { columns: if few.rows == 8 { 2 } else { 4 }, ..few }),
         }
+    }
+
+    /// Whether SwiGLU is computed by this kernel too, rather than by a dispatch of its own. It takes both
+    /// halves one after the other: for tiles on a GPU that is half as many workgroups, each twice as long.
+    #[must_use]
+    pub fn fuses_swiglu(self, profile: &AdapterProfile) -> bool {
+        profile.is_software() || matches!(self, Self::Few(_))
     }
 
     /// The kernel of a linear layer with weights of `format`.
