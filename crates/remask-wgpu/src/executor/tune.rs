@@ -7,6 +7,7 @@ use remask_core::BackendError;
 use super::WgpuBackend;
 use crate::kernels::gemm::End;
 use crate::kernels::linear::{Portable, Shape, Strategy};
+use crate::kernels::swiglu;
 use crate::pass::{Over, PassPlan, Product};
 use crate::recording::{Recorder, Recording};
 use crate::tuning::Tuned;
@@ -106,17 +107,22 @@ impl WgpuBackend {
         let mut recorder = Recorder::new(&mut self.gpu, &mut self.uniforms, &mut self.groups);
         for block in &self.weights.layers {
             let matrix = layer.matrix(block);
+            let fuses = matrix.parts.len() == 1 && kernel.fuses_swiglu(&recorder.gpu.profile);
             // As a pass has it: norms and SwiGLU are part of the layers beside them.
             let (x, gain, out, end) = match layer {
                 Layer::Qkv => (&act.hidden, Some(&block.attention_norm), &act.qkv, End::Write),
                 Layer::AttentionOut => (&act.attended, None, &act.hidden, End::Add),
-                Layer::GateUp if matrix.parts.len() == 1 => {
-                    (&act.hidden, Some(&block.mlp_norm), &act.activated, End::SwiGlu)
-                }
+                Layer::GateUp if fuses => (&act.hidden, Some(&block.mlp_norm), &act.activated, End::SwiGlu),
                 Layer::GateUp => (&act.hidden, Some(&block.mlp_norm), &act.gate_up, End::Write),
                 Layer::Down => (&act.activated, None, &act.hidden, End::Add),
             };
             plan.portable(&mut recorder, kernel, Product { matrix, x, gain, out, over: Over::Rows }, end).await?;
+            if matches!(layer, Layer::GateUp) && !fuses {
+                let width = matrix.rows / 2;
+                let params = swiglu::Params { cols4: width / 4, splits: 1, split_stride4: 0, padding: 0 };
+                let buffers = [&act.gate_up, &act.activated];
+                recorder.dispatch(swiglu::spec(false), &buffers, &params, swiglu::grid(rows, width)).await?;
+            }
         }
         let recording = recorder.finish();
         self.uniforms.set_pass(&self.gpu, sizes);
