@@ -9,7 +9,8 @@
 use bytemuck::Zeroable;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use pulp::{Arch, Simd, WithSimd};
+pub use pulp::Arch;
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use remask_core::checkpoint::{Encoded, Matrix, WeightFormat};
 use remask_core::quantize::BLOCK;
@@ -131,6 +132,15 @@ impl Panels {
     /// Where `x` is not `[m, cols]`.
     #[must_use]
     pub fn product(&self, x: &[f32], m: usize) -> Vec<f32> {
+        self.product_by(Arch::new(), x, m)
+    }
+
+    /// As [`Panels::product`], by one of the [`vector_levels`] rather than the best of them.
+    ///
+    /// # Panics
+    /// Where `x` is not `[m, cols]`.
+    #[must_use]
+    pub fn product_by(&self, arch: Arch, x: &[f32], m: usize) -> Vec<f32> {
         assert_eq!(x.len(), m * self.cols, "{m} rows of {} features", self.cols);
         let mut out = vec![0f32; m * self.rows];
         let panels = self.rows.div_ceil(WIDTH);
@@ -139,7 +149,6 @@ impl Panels {
         let rows_a_task = m.div_ceil(wanted).max(LEAST_ROWS_A_TASK).min(m.max(1));
         let chunks = m.div_ceil(rows_a_task);
         let target = Columns { out: out.as_mut_ptr(), rows: m, stride: self.rows };
-        let arch = Arch::new();
         (0..panels * chunks).into_par_iter().for_each_init(Vec::new, |sums, task| {
             let (panel, first) = (task / chunks, task % chunks * rows_a_task);
             let count = rows_a_task.min(m - first);
@@ -155,6 +164,20 @@ impl Panels {
         });
         out
     }
+}
+
+/// Every kind of vector instructions that the kernel knows and this processor has, no vectors first.
+#[must_use]
+pub fn vector_levels() -> Vec<Arch> {
+    let mut levels = vec![Arch::Scalar];
+    #[cfg(target_arch = "x86_64")]
+    {
+        levels.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        levels.extend(pulp::x86::V4::try_new().map(Arch::V4));
+    }
+    #[cfg(target_arch = "aarch64")]
+    levels.extend(pulp::aarch64::Neon::try_new().map(Arch::Neon));
+    levels
 }
 
 /// A `[rows, stride]` matrix that tasks write disjoint pieces of.
