@@ -1,6 +1,9 @@
 //! The CPU's linear layers at the shapes of the bundled model and of LLaDA-8B: every weight format, a
 //! few rows to many. `cargo bench -p remask-burn --bench linear -- llada-8b` runs the larger ones.
 
+// A benchmark of made-up weights may panic, and documents nothing.
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use std::hint::black_box;
 use std::time::Duration;
 
