@@ -73,8 +73,9 @@ pub fn run(args: &Args) -> Outcome {
     }
     let at = &a.attention;
     let row = |name: &str, value: String| vec![name.to_owned(), value];
-    let ids =
-        format!("mask {:?}, end {:?}, start {:?}, pad {:?}", a.tokens.mask, a.tokens.eos, a.tokens.bos, a.tokens.pad);
+    let id = |id: Option<u32>| id.map_or("none".to_owned(), |id| id.to_string());
+    let t = &a.tokens;
+    let ids = format!("mask {}, end {:?}, start {}, pad {}", id(t.mask), t.eos, id(t.bos), id(t.pad));
     write!(
         out,
         "{}",

@@ -225,12 +225,10 @@ impl Model {
     /// # Errors
     /// [`Error::Tokenizer`] where the model has none.
     pub fn text(&self) -> Result<&TextTokenizer> {
-        self.tokenizer.as_ref().ok_or_else(|| match &self.no_tokenizer {
-            Some(problem) => Error::Tokenizer { file: self.origin.clone(), problem: problem.clone() },
-            None => Error::Tokenizer {
-                file: format!("{}/tokenizer.json", self.origin),
-                problem: "missing; this model can only be given token ids".to_owned(),
-            },
+        let none = "no tokenizer.json came with it; name one (--tokenizer), or give token ids";
+        self.tokenizer.as_ref().ok_or_else(|| Error::Tokenizer {
+            file: self.origin.clone(),
+            problem: self.no_tokenizer.clone().unwrap_or_else(|| none.to_owned()),
         })
     }
 
