@@ -9,21 +9,8 @@
 // the tile and keeps every LANES-th group of four elements of the output. Query head h reads K/V head
 // h / group. Workgroup (tile, head).
 
-struct Params {
-    q_stride: u32,
-    kv_stride: u32,
-    group: u32,          // query heads that share one K/V head
-    scale: f32,
-}
-
+#include "attention_params"
 #include "pass"
-
-struct Tile {
-    first: u32,          // index of the first row
-    count: u32,
-    key_start: u32,
-    key_end: u32,
-}
 
 @group(0) @binding(0) var<storage, read> tiles: array<Tile>;
 @group(0) @binding(1) var<storage, read> rows: array<Row>;

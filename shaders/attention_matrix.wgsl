@@ -10,22 +10,9 @@
 // masks that down to its own range. Query head h reads K/V head h / group. Workgroup (tile, head) of four
 // subgroups of 32. HEAD_DIM is 64 or 128.
 
-struct Params {
-    q_stride: u32,
-    kv_stride: u32,
-    group: u32,          // query heads that share one K/V head
-    scale: f32,
-}
-
+#include "attention_params"
 #include "pass"
 #include "halves"
-
-struct Tile {
-    first: u32,          // index of the first row
-    count: u32,
-    key_start: u32,
-    key_end: u32,
-}
 
 // Eight f16 that lie next to each other.
 struct Half8 {

@@ -8,13 +8,7 @@
 // adds every GROUPS-th value of it, four elements each. Maximum and sum run along from chunk to chunk
 // (as FlashAttention, arXiv 2205.14135). Query head h reads K/V head h / group. Workgroup (row, head).
 
-struct Params {
-    q_stride: u32,
-    kv_stride: u32,
-    group: u32,          // query heads that share one K/V head
-    scale: f32,
-}
-
+#include "attention_params"
 #include "pass"
 #include "halves"
 

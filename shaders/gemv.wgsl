@@ -6,17 +6,7 @@
 // m, at most ROWS, is the pass's row count, or its selected count where params.over_selected is 1.
 // cols % 8 == 0. Workgroup (tile of TILE_N columns).
 
-struct Params {
-    cols4: u32,
-    part_rows: u32,
-    first: u32,          // output column of the part's first row
-    out_stride: u32,
-    over_selected: u32,
-    eps: f32,            // added to the mean square by NORM
-    padding0: u32,
-    padding1: u32,
-}
-
+#include "linear_params"
 #include "pass"
 #include "weights"
 #include "gemv_tile"

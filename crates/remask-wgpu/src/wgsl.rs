@@ -12,6 +12,7 @@ use std::fmt::Write as _;
 pub const SHADERS: &[(&str, &str)] = &[
     ("attention", include_str!("../../../shaders/attention.wgsl")),
     ("attention_matrix", include_str!("../../../shaders/attention_matrix.wgsl")),
+    ("attention_params", include_str!("../../../shaders/attention_params.wgsl")),
     ("attention_row", include_str!("../../../shaders/attention_row.wgsl")),
     ("embed", include_str!("../../../shaders/embed.wgsl")),
     ("gemm", include_str!("../../../shaders/gemm.wgsl")),
@@ -21,6 +22,7 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("gemv_tile", include_str!("../../../shaders/gemv_tile.wgsl")),
     ("halves", include_str!("../../../shaders/halves.wgsl")),
     ("head_select", include_str!("../../../shaders/head_select.wgsl")),
+    ("linear_params", include_str!("../../../shaders/linear_params.wgsl")),
     ("pass", include_str!("../../../shaders/pass.wgsl")),
     ("random", include_str!("../../../shaders/random.wgsl")),
     ("rms_norm", include_str!("../../../shaders/rms_norm.wgsl")),

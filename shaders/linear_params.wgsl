@@ -1,0 +1,12 @@
+// What the portable linear layers are told.
+
+struct Params {
+    cols4: u32,
+    part_rows: u32,
+    first: u32,          // output column of the part's first row
+    out_stride: u32,
+    over_selected: u32,
+    eps: f32,            // added to the mean square by NORM
+    padding0: u32,
+    padding1: u32,
+}
