@@ -25,6 +25,10 @@ const MOST_RECORDINGS: usize = 1024;
 /// Slots of parameters: a model has a few dozen distinct ones.
 const PARAMETER_SLOTS: u32 = 1024;
 
+/// Rows, and rows whose candidates are wanted, of the passes that an answer begins with: the whole canvas of a
+/// short request, then the block at work and its neighbourhood.
+const FIRST_PASSES: [(u32, u32); 2] = [(96, 64), (40, 32)];
+
 /// A model on a wgpu device.
 pub struct WgpuBackend {
     gpu: Gpu,
@@ -79,6 +83,39 @@ impl WgpuBackend {
         check_supported(&gpu, &architecture)?;
         let weights = DeviceWeights::random(&gpu, &architecture, format).await?;
         Self::with_weights(gpu, architecture, weights).await
+    }
+
+    /// Asks for the kernels that the first passes of an answer will need, before the weights are there: a
+    /// browser compiles while they are on their way. `format` is what the matrices will be kept in; where it
+    /// turns out otherwise, this has been for nothing.
+    ///
+    /// # Errors
+    /// As [`WgpuBackend::load`].
+    pub async fn foresee(gpu: &mut Gpu, a: &Architecture, format: WeightFormat) -> Result<(), BackendError> {
+        check_supported(gpu, a)?;
+        let weights = DeviceWeights::outline(gpu, a, format).await?;
+        let arithmetic = Arithmetic::choose(&gpu.profile, a, &[format]);
+        let activations = Activations::new(gpu, a, arithmetic, strips(weights.head()), 64).await?;
+        let (mut uniforms, mut groups) = (Uniforms::new(gpu, 1).await?, BindGroups::new());
+        let nothing = &weights.final_norm;
+        let arena = vec![[nothing.clone(), nothing.clone()]; weights.layers.len()];
+        for (rows, selected) in FIRST_PASSES {
+            let tile = attention_tile_rows(arithmetic, a.attention.head_dim as u32, rows);
+            let sizes = PassSizes { rows, selected, tiles: rows.div_ceil(tile), padding: 0 };
+            let plan = PassPlan {
+                architecture: a,
+                weights: &weights,
+                arithmetic,
+                activations: &activations,
+                rotary: nothing,
+                arena: &arena,
+                suppressed: nothing,
+                sizes,
+            };
+            let recorder = Recorder::ahead(gpu, &mut uniforms, &mut groups);
+            plan.record(recorder, Answer::Candidates).await?;
+        }
+        Ok(())
     }
 
     async fn with_weights(gpu: Gpu, a: Architecture, weights: DeviceWeights) -> Result<Self, BackendError> {

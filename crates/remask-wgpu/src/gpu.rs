@@ -1,7 +1,9 @@
 //! The device: creation, buffers, pipelines, readback, and what it reports when something goes wrong.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use futures_channel::oneshot;
 use remask_core::BackendError;
@@ -38,12 +40,29 @@ pub struct Gpu {
     pub profile: AdapterProfile,
     faults: Arc<Mutex<Faults>>,
     kernels: HashMap<KernelSpec, Arc<Kernel>>,
+    begun: HashMap<KernelSpec, Compilation>,
     params_layout: wgpu::BindGroupLayout,
 }
 
 /// How long a wait for the device keeps the processor busy before it sleeps.
 #[cfg(not(target_arch = "wasm32"))]
 const SPIN: std::time::Duration = std::time::Duration::from_millis(4);
+
+/// Times that a wait for results asks a browser about something else meanwhile, a tenth of a millisecond each.
+#[cfg(target_arch = "wasm32")]
+const NUDGES: usize = 64;
+
+/// A compilation under way.
+#[cfg(not(target_arch = "wasm32"))]
+type Compiling = Pin<Box<dyn Future<Output = Result<Kernel, String>> + Send>>;
+#[cfg(target_arch = "wasm32")]
+type Compiling = Pin<Box<dyn Future<Output = Result<Kernel, String>>>>;
+
+/// A kernel that the driver was asked for.
+enum Compilation {
+    Running(Compiling),
+    Done(Result<Kernel, String>),
+}
 
 /// A compiled kernel.
 pub struct Kernel {
@@ -130,7 +149,7 @@ impl Gpu {
             label: Some("params"),
             entries: &[uniform(0, true), uniform(1, false)],
         });
-        Ok(Self { device, queue, profile, faults, kernels: HashMap::new(), params_layout })
+        Ok(Self { device, queue, profile, faults, kernels: HashMap::new(), begun: HashMap::new(), params_layout })
     }
 
     /// Layout of group 1: the kernel's parameters at a dynamic offset, and the pass.
@@ -188,52 +207,32 @@ impl Gpu {
         if let Some(kernel) = self.kernels.get(spec) {
             return Ok(kernel.clone());
         }
+        let compiled = match self.begun.remove(spec) {
+            Some(Compilation::Done(result)) => result,
+            Some(Compilation::Running(compiling)) => compiling.await,
+            None => compile(self.device.clone(), self.params_layout.clone(), spec.clone()).await,
+        };
         let label = spec.label();
-        let refused = |problem: String| BackendError::Device { operation: format!("compile kernel {label}"), problem };
-        let source = spec.render(Dialect::native()).map_err(|e| refused(e.to_string()))?;
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let descriptor = wgpu::ShaderModuleDescriptor {
-            label: Some(&label),
-            source: wgpu::ShaderSource::Wgsl(source.as_str().into()),
-        };
-        let checks = wgpu::ShaderRuntimeChecks {
-            force_loop_bounding: false,
-            bounds_checks: false,
-            int_div_checks: false,
-            ..wgpu::ShaderRuntimeChecks::checked()
-        };
-        // SAFETY: no shader text comes from outside. Every loop of our shaders counts a bounded variable,
-        // every divisor is a constant or a shape that is not 0, and indices stay within sizes that the
-        // host has checked (`translate`) or are guarded in the shader.
-        let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
-        let tensors = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-            label: Some(&label),
-            entries: &tensor_bindings(&source),
-        });
-        let layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(&label),
-            bind_group_layouts: &[Some(&tensors), Some(&self.params_layout)],
-            immediate_size: 0,
-        });
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(&label),
-            layout: Some(&layout),
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                // Kernels write every workgroup element before they read it.
-                zero_initialize_workgroup_memory: false,
-                ..Default::default()
-            },
-            cache: None,
-        });
-        if let Some(error) = scope.pop().await {
-            return Err(refused(error.to_string()));
-        }
+        let refused = |problem| BackendError::Device { operation: format!("compile kernel {label}"), problem };
+        let kernel = Arc::new(compiled.map_err(refused)?);
         tracing::debug!(kernel = label, "compiled");
-        let kernel = Arc::new(Kernel { pipeline, tensors, label });
         self.kernels.insert(spec.clone(), kernel.clone());
         Ok(kernel)
+    }
+
+    /// Asks for a kernel without waiting for it. A browser compiles on its own side, so that other work can go
+    /// on until [`Gpu::kernel`] wants the outcome.
+    pub fn begin(&mut self, spec: &KernelSpec) {
+        if self.kernels.contains_key(spec) || self.begun.contains_key(spec) {
+            return;
+        }
+        let mut compiling = Box::pin(compile(self.device.clone(), self.params_layout.clone(), spec.clone()));
+        // Everything is asked for before the first wait.
+        let begun = match compiling.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => Compilation::Done(result),
+            Poll::Pending => Compilation::Running(compiling),
+        };
+        self.begun.insert(spec.clone(), begun);
     }
 
     /// Copies the first `bytes` of a buffer to the host, after everything submitted so far.
@@ -249,7 +248,7 @@ impl Gpu {
             let _ = sender.send(result);
         });
         self.wait()?;
-        let mapped = receiver.await;
+        let mapped = self.received(receiver).await;
         self.check()?;
         let refused = |problem: String| BackendError::Device { operation: "read results back".to_owned(), problem };
         match mapped {
@@ -263,6 +262,25 @@ impl Gpu {
             Ok(Err(e)) => Err(refused(e.to_string())),
             Err(_) => Err(refused("the request was dropped".to_owned())),
         }
+    }
+
+    /// What a callback of the device sends; keeps the browser looking whether the device is done. Chromium does so whenever it is asked something,
+    /// but by itself only after 2 ms and then every millisecond, which is much of a short pass.
+    #[cfg(target_arch = "wasm32")]
+    async fn received<T>(&self, mut receiver: oneshot::Receiver<T>) -> Result<T, oneshot::Canceled> {
+        for _ in 0..NUDGES {
+            if let Some(value) = receiver.try_recv()? {
+                return Ok(value);
+            }
+            self.device.push_error_scope(wgpu::ErrorFilter::Validation).pop().await;
+        }
+        receiver.await
+    }
+
+    /// What a callback of the device sends.
+    #[cfg(not(target_arch = "wasm32"))]
+    async fn received<T>(&self, receiver: oneshot::Receiver<T>) -> Result<T, oneshot::Canceled> {
+        receiver.await
     }
 
     /// Waits until the device has done everything submitted. A browser's own loop does the waiting, so
@@ -306,6 +324,51 @@ impl Gpu {
             }
             Some((false, problem)) => Err(BackendError::Device { operation: "compute".to_owned(), problem }),
         }
+    }
+}
+
+/// Compiles a kernel, or says what the driver or the validation has against it. Everything is asked for before
+/// the first wait.
+async fn compile(device: wgpu::Device, params: wgpu::BindGroupLayout, spec: KernelSpec) -> Result<Kernel, String> {
+    let label = spec.label();
+    let source = spec.render(Dialect::native()).map_err(|e| e.to_string())?;
+    let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let descriptor =
+        wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.as_str().into()) };
+    let checks = wgpu::ShaderRuntimeChecks {
+        force_loop_bounding: false,
+        bounds_checks: false,
+        int_div_checks: false,
+        ..wgpu::ShaderRuntimeChecks::checked()
+    };
+    // SAFETY: no shader text comes from outside. Every loop of our shaders counts a bounded variable,
+    // every divisor is a constant or a shape that is not 0, and indices stay within sizes that the
+    // host has checked (`translate`) or are guarded in the shader.
+    let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+    let tensors = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+        label: Some(&label),
+        entries: &tensor_bindings(&source),
+    });
+    let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: Some(&label),
+        bind_group_layouts: &[Some(&tensors), Some(&params)],
+        immediate_size: 0,
+    });
+    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(&label),
+        layout: Some(&layout),
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            // Kernels write every workgroup element before they read it.
+            zero_initialize_workgroup_memory: false,
+            ..Default::default()
+        },
+        cache: None,
+    });
+    match scope.pop().await {
+        None => Ok(Kernel { pipeline, tensors, label }),
+        Some(error) => Err(error.to_string()),
     }
 }
 
