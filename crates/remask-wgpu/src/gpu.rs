@@ -39,8 +39,8 @@ pub struct Gpu {
     /// What it offers, with the limits it was opened with.
     pub profile: AdapterProfile,
     faults: Arc<Mutex<Faults>>,
-    kernels: HashMap<KernelSpec, Arc<Kernel>>,
-    begun: HashMap<KernelSpec, Compilation>,
+    pub(crate) kernels: HashMap<KernelSpec, Arc<Kernel>>,
+    pub(crate) begun: HashMap<KernelSpec, Compilation>,
     params_layout: wgpu::BindGroupLayout,
 }
 
@@ -59,7 +59,7 @@ type Compiling = Pin<Box<dyn Future<Output = Result<Kernel, String>> + Send>>;
 type Compiling = Pin<Box<dyn Future<Output = Result<Kernel, String>>>>;
 
 /// A kernel that the driver was asked for.
-enum Compilation {
+pub(crate) enum Compilation {
     Running(Compiling),
     Done(Result<Kernel, String>),
 }
