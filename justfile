@@ -39,6 +39,14 @@ web-test *args:
 verify *args:
     scripts/run.sh verify tests/golden/*/ "$@"
 
+# Time the kernels over their case tables; arguments choose: just kernels gemv
+kernels *args:
+    cargo bench -p remask-benches -- "$@"
+
+# Time passes beside PyTorch's and Burn's: just compare --shape llada-8b --rows 32,64
+compare *args: build
+    python3 benches/compare/compare.py "$@"
+
 # Everything that must pass before a change is merged
 ci:
     .ci/run

@@ -52,6 +52,13 @@ fn stage_w(i: u32, k: u32, n0: u32) -> vec4<f32> {
     return v;
 }
 
+#if NORM
+// The gain of vector i of that stage.
+fn stage_gain(i: u32, k: u32) -> vec4<f32> {
+    return gain[min(k + i % 4u, params.cols4 - 1u)];
+}
+#endif
+
 // Every invocation of the workgroup must call it.
 fn tile_product(m0: u32, m: u32, n0: u32, lane: u32) -> Accumulator {
     var acc = Accumulator();
@@ -66,6 +73,12 @@ fn tile_product(m0: u32, m: u32, n0: u32, lane: u32) -> Accumulator {
     for (var i = 0u; i < X_EACH; i++) {
         next_x[i] = stage_x(lane + THREADS * i, 0u, m0, m);
     }
+#if NORM
+    var next_gain: array<vec4<f32>, X_EACH>;
+    for (var i = 0u; i < X_EACH; i++) {
+        next_gain[i] = stage_gain(lane + THREADS * i, 0u);
+    }
+#endif
     for (var i = 0u; i < W_EACH; i++) {
         next_w[i] = stage_w(lane + THREADS * i, 0u, n0);
     }
@@ -78,7 +91,7 @@ fn tile_product(m0: u32, m: u32, n0: u32, lane: u32) -> Accumulator {
                 var v = next_x[i];
 #if NORM
                 square[i] += dot(v, v);
-                v *= gain[min(k + at % 4u, params.cols4 - 1u)];
+                v *= next_gain[i];
 #endif
                 tile_x[(at / 4u) * PITCH + at % 4u] = v;
             }
@@ -93,6 +106,11 @@ fn tile_product(m0: u32, m: u32, n0: u32, lane: u32) -> Accumulator {
         for (var i = 0u; i < X_EACH; i++) {
             next_x[i] = stage_x(lane + THREADS * i, k + 4u, m0, m);
         }
+#if NORM
+        for (var i = 0u; i < X_EACH; i++) {
+            next_gain[i] = stage_gain(lane + THREADS * i, k + 4u);
+        }
+#endif
         for (var i = 0u; i < W_EACH; i++) {
             next_w[i] = stage_w(lane + THREADS * i, k + 4u, n0);
         }
@@ -103,7 +121,7 @@ fn tile_product(m0: u32, m: u32, n0: u32, lane: u32) -> Accumulator {
                 var v = stage_x(at, k, m0, m);
 #if NORM
                 square[i] += dot(v, v);
-                v *= gain[min(k + at % 4u, params.cols4 - 1u)];
+                v *= stage_gain(at, k);
 #endif
                 tile_x[(at / 4u) * PITCH + at % 4u] = v;
             }

@@ -18,6 +18,7 @@ struct Params {
 #include "pass"
 
 #if HALF_KV
+#include "saturated"
 alias Stored = f16;
 #else
 alias Stored = f32;
@@ -69,6 +70,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let turn = table[row.position * TURNS + pair];
             v = vec2<f32>(v.x * turn.x - v.y * turn.y, v.y * turn.x + v.x * turn.y);
         }
+#if HALF_KV
+        if head >= params.heads {
+            v = saturated(v);
+        }
+#endif
         if is_value {
             let to = row.slot * width + (head - params.heads - params.kv_heads) * HEAD_DIM;
             values[to + a] = Stored(v.x);

@@ -4,5 +4,7 @@
 pub mod blocking;
 pub mod cases;
 pub mod data;
+pub mod gguf;
 pub mod harness;
+pub mod model;
 pub mod tolerance;

@@ -21,6 +21,17 @@ impl Tolerance {
     /// One rounding to f16.
     pub const F16: Self = Self { relative_l2: 5e-4, relative_max: 1e-3 };
 
+    /// As [`Self::check`], where results are kept in f16 and what it cannot hold becomes its largest number.
+    ///
+    /// # Panics
+    /// As [`Self::check`].
+    #[track_caller]
+    pub fn check_saturated(&self, what: &str, computed: &[f32], reference: &[f64]) {
+        let largest = f64::from(half::f16::MAX);
+        let reference: Vec<_> = reference.iter().map(|r| r.clamp(-largest, largest)).collect();
+        self.check(what, computed, &reference);
+    }
+
     /// Panics with the worst element where `computed` is outside of the bounds. NaN never passes.
     ///
     /// # Panics

@@ -1,6 +1,6 @@
 //! The CPU's linear layer against float64, in every weight format.
 
-use remask_burn::panels::Panels;
+use remask_burn::panels::{Panels, vector_levels};
 use remask_core::checkpoint::{Matrix, WeightFormat};
 use remask_core::quantize;
 use remask_testkit::cases::gemm::{CASES, product};
@@ -19,6 +19,9 @@ fn check(rows: usize, cols: usize, out: usize, scale: f32, format: WeightFormat)
     let reference = product(&widen(&x), &weights, rows, cols, out);
     let name = format!("[{rows}, {cols}] x [{out}, {cols}] {format}");
     Tolerance::F32.check(&name, &panels.product(&x, rows), &reference);
+    for level in vector_levels() {
+        Tolerance::F32.check(&format!("{name} by {level:?}"), &panels.product_by(level, &x, rows), &reference);
+    }
     for row in [0, out / 2, out - 1] {
         assert_eq!(widen(&panels.row(row)), weights[row * cols..(row + 1) * cols], "{name}, row {row}");
     }

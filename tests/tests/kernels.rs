@@ -1,6 +1,6 @@
 //! Every kernel's case table, on every adapter of the machine.
 
-use remask_testkit::cases::{MATRIX_TABLES, TABLES};
+use remask_testkit::cases::{MATRIX_TABLES, TABLES, gemm, rotary};
 use remask_testkit::harness::Harness;
 use remask_wgpu::adapters;
 use remask_wgpu::wgsl::SHADERS;
@@ -39,6 +39,26 @@ fn matrix_units() {
         ran += 1;
     }
     println!("{ran} adapters with matrix units");
+}
+
+/// Linear layers at the sizes that models have.
+#[test]
+fn layers() {
+    for adapter in &pollster::block_on(adapters()) {
+        gemm::run_layers(&mut Harness::open(adapter));
+    }
+}
+
+/// Stores in f16 need no matrix units, so that they are tested on software adapters too.
+#[test]
+fn stores_in_f16() {
+    let mut ran = 0;
+    for adapter in &pollster::block_on(adapters()) {
+        let Some(mut harness) = Harness::with_f16(adapter) else { continue };
+        rotary::run_half(&mut harness);
+        ran += 1;
+    }
+    println!("{ran} adapters with f16 in shaders");
 }
 
 /// A kernel without a case table is an untested kernel. select_reduce is tested through head_select.

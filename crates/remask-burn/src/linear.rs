@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, Param};
-use burn::tensor::{Int, Tensor, TensorData, activation};
+use burn::tensor::{FloatDType, Int, Tensor, TensorData, activation};
 
 use crate::exp::swiglu;
 use crate::panels::Panels;
@@ -24,21 +24,74 @@ pub trait Linear: Module {
     }
 }
 
+/// What products of tensors compute in. Everything else is float32, and so are the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "train", derive(serde::Serialize, serde::Deserialize))]
+pub enum Precision {
+    /// float32, or what a device puts in its place (tf32 on NVIDIA's tensor cores).
+    #[default]
+    F32,
+    /// Operands and results rounded to bfloat16: for devices that multiply it much faster.
+    Bf16,
+}
+
+impl Precision {
+    /// `a` times the transposed `b`, float32 to float32.
+    #[must_use]
+    pub fn product_transposed<const D: usize>(self, a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+        self.rounded(a).matmul(self.rounded(b).transpose()).cast(FloatDType::F32)
+    }
+
+    /// `a` times `b`, float32 to float32.
+    #[must_use]
+    pub fn product<const D: usize>(self, a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+        self.rounded(a).matmul(self.rounded(b)).cast(FloatDType::F32)
+    }
+
+    fn rounded<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::F32 => x,
+            Self::Bf16 => x.cast(FloatDType::BF16),
+        }
+    }
+}
+
 /// A matrix as a tensor: it can be trained, and lives on any of Burn's devices.
 #[derive(Module, Debug)]
 pub struct Dense {
     /// The weights, `[out, in]`.
     pub weight: Param<Tensor<2>>,
+    /// What products compute in.
+    #[module(skip)]
+    pub precision: Precision,
+}
+
+impl Dense {
+    /// A matrix of these weights, whose products are float32.
+    #[must_use]
+    pub fn new(weight: Tensor<2>) -> Self {
+        Self { weight: Param::from_tensor(weight), precision: Precision::F32 }
+    }
 }
 
 impl Linear for Dense {
     fn product(&self, x: Tensor<2>) -> Tensor<2> {
-        x.matmul(self.weight.val().transpose())
+        self.precision.product_transposed(x, self.weight.val())
     }
 
     fn lookup(&self, ids: Tensor<1, Int>) -> Tensor<2> {
-        self.weight.val().select(0, ids)
+        rows(self.weight.val(), ids)
     }
+}
+
+/// The rows of `x` at `indices`.
+///
+/// By gather, not by select: on a GPU the gradient of a gather is added up by all threads at once, that
+/// of a select by one thread a column, row after row.
+#[must_use]
+pub fn rows(x: Tensor<2>, indices: Tensor<1, Int>) -> Tensor<2> {
+    let ([_, columns], [count]) = (x.dims(), indices.dims());
+    x.gather(0, indices.unsqueeze_dim::<2>(1).expand([count, columns]))
 }
 
 /// A matrix on the CPU in the format it is stored in, multiplied by our own kernel. Tensors go in and

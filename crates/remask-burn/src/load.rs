@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use remask_core::architecture::{Architecture, Biases, MlpKind, NormKind};
 use remask_core::checkpoint::{Matrix, WeightFormat};
@@ -36,8 +35,7 @@ impl FromMatrices for Dense {
     fn stack(sources: &[Matrix], _: Option<WeightFormat>, device: &Device) -> Result<(Self, WeightFormat)> {
         let values: Vec<f32> = sources.iter().flat_map(|s| s.to_f32(0..s.rows)).collect();
         let shape = [sources.iter().map(|s| s.rows).sum(), sources.first().map_or(0, |s| s.cols)];
-        let weight = Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device));
-        Ok((Self { weight }, WeightFormat::F32))
+        Ok((Self::new(Tensor::from_data(TensorData::new(values, shape), device)), WeightFormat::F32))
     }
 }
 

@@ -7,9 +7,9 @@
 //! matrix product by most where rows are few: that one packs its operands anew for each call.
 
 use bytemuck::Zeroable;
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use pulp::{Arch, Simd, WithSimd};
+pub use pulp::Arch;
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use remask_core::checkpoint::{Encoded, Matrix, WeightFormat};
 use remask_core::quantize::BLOCK;
@@ -131,6 +131,15 @@ impl Panels {
     /// Where `x` is not `[m, cols]`.
     #[must_use]
     pub fn product(&self, x: &[f32], m: usize) -> Vec<f32> {
+        self.product_by(Arch::new(), x, m)
+    }
+
+    /// As [`Panels::product`], by one of the [`vector_levels`] rather than the best of them.
+    ///
+    /// # Panics
+    /// Where `x` is not `[m, cols]`.
+    #[must_use]
+    pub fn product_by(&self, arch: Arch, x: &[f32], m: usize) -> Vec<f32> {
         assert_eq!(x.len(), m * self.cols, "{m} rows of {} features", self.cols);
         let mut out = vec![0f32; m * self.rows];
         let panels = self.rows.div_ceil(WIDTH);
@@ -139,7 +148,6 @@ impl Panels {
         let rows_a_task = m.div_ceil(wanted).max(LEAST_ROWS_A_TASK).min(m.max(1));
         let chunks = m.div_ceil(rows_a_task);
         let target = Columns { out: out.as_mut_ptr(), rows: m, stride: self.rows };
-        let arch = Arch::new();
         (0..panels * chunks).into_par_iter().for_each_init(Vec::new, |sums, task| {
             let (panel, first) = (task / chunks, task % chunks * rows_a_task);
             let count = rows_a_task.min(m - first);
@@ -155,6 +163,20 @@ impl Panels {
         });
         out
     }
+}
+
+/// Every kind of vector instructions that the kernel knows and this processor has, no vectors first.
+#[must_use]
+pub fn vector_levels() -> Vec<Arch> {
+    let mut levels = vec![Arch::Scalar];
+    #[cfg(target_arch = "x86_64")]
+    {
+        levels.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        levels.extend(pulp::x86::V4::try_new().map(Arch::V4));
+    }
+    #[cfg(target_arch = "aarch64")]
+    levels.extend(pulp::aarch64::Neon::try_new().map(Arch::Neon));
+    levels
 }
 
 /// A `[rows, stride]` matrix that tasks write disjoint pieces of.
@@ -231,7 +253,7 @@ impl Weights {
         let to = &mut to[..depth * WIDTH];
         match self {
             Self::F32(w) => return &w[range],
-            Self::F16(w) => w[range].convert_to_f32_slice(to),
+            Self::F16(w) => to.iter_mut().zip(&w[range]).for_each(|(to, w)| *to = widen(*w)),
             Self::Bf16(w) => to.iter_mut().zip(&w[range]).for_each(|(to, w)| {
                 *to = f32::from_bits(u32::from(w.to_bits()) << 16);
             }),
@@ -255,12 +277,31 @@ impl Weights {
     }
 }
 
+/// An f16 as float32, exactly. The library's is a call for every eight numbers; this one compilers turn
+/// into vectors of whatever width they have.
+#[inline(always)]
+fn widen(half: f16) -> f32 {
+    /// Exponents are biased by 15 in f16 and by 127 in float32.
+    const BIAS: u32 = 112 << 23;
+    let bits = u32::from(half.to_bits());
+    let (sign, rest) = ((bits & 0x8000) << 16, (bits & 0x7FFF) << 13);
+    let normal = rest + BIAS;
+    // Without an exponent: as the fraction of a number whose leading one is then taken away.
+    let small = (f32::from_bits(rest + BIAS + (1 << 23)) - f32::from_bits(BIAS + (1 << 23))).to_bits();
+    let magnitude = match bits & 0x7C00 {
+        0 => small,
+        0x7C00 => normal + BIAS,
+        _ => normal,
+    };
+    f32::from_bits(sign | magnitude)
+}
+
 /// Multiplies decoded blocks `[blocks * BLOCK, WIDTH]` with their scales `[blocks, WIDTH]`.
 #[inline(always)]
 fn rescale<S: Simd>(simd: S, to: &mut [f32], scales: &[f16]) {
     let mut block = [0f32; WIDTH];
     for (to, scales) in to.chunks_mut(BLOCK * WIDTH).zip(scales.as_chunks::<WIDTH>().0) {
-        scales.convert_to_f32_slice(&mut block);
+        block.iter_mut().zip(scales).for_each(|(to, scale)| *to = widen(*scale));
         let (block, _) = S::as_simd_f32s(&block);
         for feature in to.chunks_exact_mut(WIDTH) {
             let (feature, _) = S::as_mut_simd_f32s(feature);
@@ -376,5 +417,19 @@ impl Fill<'_> {
             Ok::<(), Error>(())
         })?;
         Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_f16_is_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let half = f16::from_bits(bits);
+            let (ours, exact) = (widen(half), half.to_f32());
+            assert!(ours.to_bits() == exact.to_bits() || ours.is_nan() && exact.is_nan(), "{bits:#06x}: {ours}");
+        }
     }
 }

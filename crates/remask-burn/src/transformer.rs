@@ -177,6 +177,12 @@ impl Turns {
         Self { cos: tensor(cos), sin: tensor(sin) }
     }
 
+    /// The same turns for each of `times` sequences, one behind the other.
+    #[must_use]
+    pub fn repeated(self, times: usize) -> Self {
+        Self { cos: self.cos.repeat_dim(0, times), sin: self.sin.repeat_dim(0, times) }
+    }
+
     /// Turns the first `dims` elements of every head of `x [rows, heads, head_dim]`.
     fn rotate(&self, x: Tensor<3>, rotary: &Rotary) -> Tensor<3> {
         let [rows, heads, head_dim] = x.dims();

@@ -21,7 +21,7 @@ use crate::{Failure, Outcome};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model folder, .safetensors file or name of a bundled model
+    /// Model folder, .safetensors or GGUF file, or name of a bundled model
     #[arg(long, default_value = BUNDLED[0].name)]
     model: String,
     /// Random weights of this shape in place of a model
@@ -70,6 +70,8 @@ impl Args {
 #[derive(Serialize)]
 struct Report {
     backend: BackendInfo,
+    /// What the backend decided by itself.
+    notes: Vec<String>,
     /// Milliseconds from the start of loading.
     load_ms: f64,
     passes: Vec<PassTimes>,
@@ -106,25 +108,28 @@ struct GenerationTimes {
 }
 
 /// What is measured: a model, or a shape without one, which only our own kernels can have.
-struct Subject {
-    architecture: Architecture,
+pub struct Subject {
+    /// Its shapes.
+    pub architecture: Architecture,
     vocabulary: Vocabulary,
     model: Option<Model>,
 }
 
 impl Subject {
-    fn open(args: &Args) -> Result<Self, Failure> {
-        if let Some(shape) = args.shape {
-            let text = serde_json::to_string(&shape.config(args.layers))?;
+    /// A model, or `shape` with this many blocks.
+    pub fn open(model: &str, shape: Option<Shape>, layers: Option<usize>) -> Result<Self, Failure> {
+        if let Some(shape) = shape {
+            let text = serde_json::to_string(&shape.config(layers))?;
             let (_, architecture) = parse_config("config.json", &text)?;
             let vocabulary = Vocabulary::of(&architecture)?;
             return Ok(Self { architecture, vocabulary, model: None });
         }
-        let model = open_model(&args.model)?;
+        let model = open_model(model)?;
         Ok(Self { architecture: model.architecture.clone(), vocabulary: model.vocabulary.clone(), model: Some(model) })
     }
 
-    fn on_wgpu(&self, device: &DeviceArgs) -> Result<WgpuBackend, Failure> {
+    /// It on our own kernels.
+    pub fn on_wgpu(&self, device: &DeviceArgs) -> Result<WgpuBackend, Failure> {
         let silent = &mut |_| ();
         let backend = match &self.model {
             Some(model) => pollster::block_on(WgpuBackend::load(device.open()?, model, device.weights, silent)),
@@ -145,7 +150,7 @@ impl Subject {
 }
 
 pub fn run(args: &Args) -> Outcome {
-    let subject = Subject::open(args)?;
+    let subject = Subject::open(&args.model, args.shape, args.layers)?;
     if args.kernels {
         return all_kernels(args, &subject);
     }
@@ -185,8 +190,14 @@ pub fn run(args: &Args) -> Outcome {
 fn measure(args: &Args, subject: &Subject, backend: &mut dyn Backend, load_ms: f64) -> Result<Report, Failure> {
     let a = &subject.architecture;
     let info = backend.info();
-    let mut report =
-        Report { backend: info, load_ms, passes: Vec::new(), generations: Vec::new(), largest_logit_difference: None };
+    let mut report = Report {
+        backend: info,
+        notes: Vec::new(),
+        load_ms,
+        passes: Vec::new(),
+        generations: Vec::new(),
+        largest_logit_difference: None,
+    };
     for (count, context) in args.passes(a) {
         let trial = pollster::block_on(Trial::new(backend, a.vocab_size as u32, count, context))?;
         report.passes.push(passes(args, a, backend, &trial)?);
@@ -199,6 +210,8 @@ fn measure(args: &Args, subject: &Subject, backend: &mut dyn Backend, load_ms: f
             }
         }
     }
+    // Some notes are of kernels that were tried on the way.
+    report.notes = backend.notes();
     Ok(report)
 }
 
@@ -340,6 +353,9 @@ impl Report {
         let mut text =
             format!("{}, {}, {} weights, loaded in {:.0} ms", info.adapter, info.backend, info.weights, self.load_ms);
         text += "\n\n";
+        for note in &self.notes {
+            text += &format!("{note}\n\n");
+        }
         let passes = self.passes.iter().map(|p| {
             vec![
                 p.rows.to_string(),

@@ -14,7 +14,7 @@ pub struct Bundled {
 }
 
 /// The bundled models; the first is the default.
-pub const BUNDLED: &[Bundled] = &[Bundled {
+pub static BUNDLED: &[Bundled] = &[Bundled {
     name: "tales-33m",
     config: include_str!("../../../models/tales-33m/config.json"),
     tokenizer: include_bytes!("../../../models/tales-33m/tokenizer.json"),

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use remask_core::checkpoint::{Encoded, Matrix, SINGLE_FILE, WeightFormat};
+use remask_core::families::{LayerNames, TensorNames, parse_config};
 use remask_core::model::layer_matrices;
 use remask_core::quantize::{BLOCK, scale_name};
 use remask_core::{DType, Error, Model};
@@ -13,11 +14,12 @@ use safetensors::View;
 
 use crate::bundled::Bundled;
 use crate::model_args::open_model;
+use crate::report::tell;
 use crate::{Failure, Outcome};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model folder, .safetensors file or name of a bundled model
+    /// Model folder, .safetensors or GGUF file, or name of a bundled model
     input: String,
     /// Folder to write; made where it does not exist
     output: PathBuf,
@@ -78,6 +80,9 @@ impl View for Output<'_> {
 pub fn run(args: &Args) -> Outcome {
     let model = open_model(&args.input)?;
     let tensors = outputs(&model, args.to)?;
+    if let Some(note) = model.requantization(Some(args.to))? {
+        tell("note", &note);
+    }
     std::fs::create_dir_all(&args.output).map_err(Error::io("make the folder", &args.output))?;
     let file = args.output.join(SINGLE_FILE);
     if file.exists() {
@@ -92,6 +97,9 @@ pub fn run(args: &Args) -> Outcome {
             std::fs::write(&to, bytes).map_err(Error::io("write", &to))?;
         }
     }
+    if Path::new(&args.input).is_file() && !Path::new(&model.origin).is_dir() {
+        write_companions(&model, &args.output)?;
+    }
     for name in COMPANIONS {
         let from = PathBuf::from(&model.origin).join(name);
         if from.exists() {
@@ -103,10 +111,40 @@ pub fn run(args: &Args) -> Outcome {
     Ok(())
 }
 
+/// What a model folder needs beside the weights, for a model that came in one file.
+fn write_companions(model: &Model, folder: &Path) -> Result<(), Error> {
+    let write = |name: &str, text: &str| {
+        let to = folder.join(name);
+        std::fs::write(&to, text).map_err(Error::io("write", &to))
+    };
+    write("config.json", &model.config)?;
+    if let Some(tokenizer) = &model.tokenizer {
+        write("tokenizer.json", &tokenizer.to_json()?)?;
+    }
+    model.chat_template().map_or(Ok(()), |chat| write("chat_template.jinja", chat.source()))
+}
+
+/// The names that the family gives the tensors, by those that the model gives them: they differ for a model
+/// that came in a GGUF file.
+fn family_names(model: &Model) -> Result<HashMap<String, String>, Error> {
+    let (family, a) = parse_config(&model.origin, &model.config)?;
+    let all = |n: &TensorNames| -> Vec<String> {
+        let of_layer = |l: &LayerNames| {
+            [&l.attention_norm, &l.q, &l.k, &l.v, &l.attention_out, &l.mlp_norm, &l.gate, &l.up, &l.down]
+                .map(Clone::clone)
+        };
+        let tables = [Some(&n.embedding), Some(&n.final_norm), n.head.as_ref()].into_iter().flatten().cloned();
+        tables.chain(n.layers.iter().flat_map(of_layer)).collect()
+    };
+    Ok(all(&model.names).into_iter().zip(all(&(family.tensors)(&a))).collect())
+}
+
 /// Every tensor of the output. Matrices that do not fit the format, and everything that is no matrix of
 /// the architecture, stay as they are.
 fn outputs(model: &Model, to: WeightFormat) -> Result<BTreeMap<String, Output<'_>>, Error> {
     let (a, names, checkpoint) = (&model.architecture, &model.names, &model.checkpoint);
+    let renamed = family_names(model)?;
+    let renamed = |name: &str| renamed.get(name).map_or(name, String::as_str).to_owned();
     let tables = [Some(&names.embedding), names.head.as_ref()];
     let tables = tables.into_iter().flatten().map(|n| (n.as_str(), a.embedding_rows, a.hidden));
     let layers = names.layers.iter().flat_map(|l| layer_matrices(a, l));
@@ -116,16 +154,17 @@ fn outputs(model: &Model, to: WeightFormat) -> Result<BTreeMap<String, Output<'_
         let format = if to.fits(cols) { to } else { WeightFormat::F32 };
         matrix.encode(0..rows, format)?;
         if format.scale_bytes(cols) > 0 {
-            outputs.insert(scale_name(name), Output::Scales { matrix, format, shape: vec![rows, cols / BLOCK] });
+            outputs
+                .insert(scale_name(&renamed(name)), Output::Scales { matrix, format, shape: vec![rows, cols / BLOCK] });
         }
         // Two int4 lie in a byte.
         let width = if format == WeightFormat::Q4 { cols / 2 } else { cols };
-        outputs.insert(name.to_owned(), Output::Values { matrix, format, shape: vec![rows, width] });
+        outputs.insert(renamed(name), Output::Values { matrix, format, shape: vec![rows, width] });
     }
     for t in checkpoint.tensors() {
         let stale_scale = t.name.strip_suffix(&scale_name("")).is_some_and(|m| outputs.contains_key(m));
-        if !outputs.contains_key(t.name) && !stale_scale {
-            outputs.insert(t.name.to_owned(), Output::AsIs { dtype: t.dtype, shape: t.shape.to_vec(), bytes: t.bytes });
+        if !outputs.contains_key(&renamed(t.name)) && !stale_scale && t.blocks.is_none() {
+            outputs.insert(renamed(t.name), Output::AsIs { dtype: t.dtype, shape: t.shape.to_vec(), bytes: t.bytes });
         }
     }
     Ok(outputs)

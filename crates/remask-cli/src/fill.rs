@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::bundled::BUNDLED;
 use crate::decode_args::SettingArgs;
-use crate::model_args::{DeviceArgs, explain, open_model};
+use crate::model_args::{DeviceArgs, TokenizerArgs, explain, open_model_with};
 use crate::view::{Colours, View};
 use crate::{Failure, Outcome};
 
@@ -22,9 +22,11 @@ pub struct Args {
                   the text itself"
     )]
     text: String,
-    /// Model folder, .safetensors file or name of a bundled model
+    /// Model folder, .safetensors or GGUF file, or name of a bundled model
     #[arg(long, default_value = BUNDLED[0].name)]
     model: String,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -41,7 +43,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Outcome {
     let pieces = parse(&args.text)?;
     let choices = lengths(&pieces, MOST_CHOICES)?;
-    let model = open_model(&args.model)?;
+    let model = open_model_with(&args.model, &args.tokenizer)?;
     // A blank is a part of the text: its end is not the text's.
     let mut vocabulary = model.vocabulary.clone();
     for id in &model.vocabulary.stop {

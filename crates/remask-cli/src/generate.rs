@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::bundled::BUNDLED;
 use crate::decode_args::DecodeArgs;
-use crate::model_args::{DeviceArgs, explain, open_model};
+use crate::model_args::{DeviceArgs, TokenizerArgs, explain, open_model_with};
 use crate::report::tell;
 use crate::view::{Colours, View};
 use crate::{Failure, Outcome};
@@ -18,9 +18,11 @@ use crate::{Failure, Outcome};
 pub struct Args {
     /// The prompt; read from standard input where absent or "-"
     prompt: Option<String>,
-    /// Model folder, .safetensors file or name of a bundled model
+    /// Model folder, .safetensors or GGUF file, or name of a bundled model
     #[arg(long, default_value = BUNDLED[0].name)]
     model: String,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -72,7 +74,7 @@ struct Times {
 
 pub fn run(args: &Args) -> Outcome {
     let started = Instant::now();
-    let model = open_model(&args.model)?;
+    let model = open_model_with(&args.model, &args.tokenizer)?;
     let prompt = args.prompt_ids(&model)?;
     let options = args.decode.options();
     options.check(&model.architecture, &prompt)?;

@@ -15,6 +15,7 @@ mod report;
 mod synth;
 #[cfg(feature = "train")]
 mod train;
+mod tune;
 mod verify;
 mod view;
 mod watch;
@@ -27,11 +28,16 @@ use tracing_subscriber::EnvFilter;
 
 /// Portable inference for diffusion language models, on any GPU through Vulkan, Metal or DX12.
 #[derive(Parser)]
-#[command(name = "remask", version, about, propagate_version = true)]
+#[command(name = "remask", version, about, propagate_version = true, after_help = VARIABLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Variables that are no option's.
+const VARIABLES: &str = "Environment:
+  REMASK_CACHE_DIR  Folder for compiled kernels and tuning, in place of the system's for caches; empty for none
+  REMASK_LOG        Log filter, such as info or remask_wgpu=debug";
 
 #[derive(Subcommand)]
 enum Command {
@@ -54,6 +60,8 @@ enum Command {
     Synth(synth::Args),
     /// Measure how long passes take on a device
     Bench(bench::Args),
+    /// Find the kernels that are fastest on a device, for later runs of models of this shape
+    Tune(tune::Args),
     /// Train a model on a folder of text
     #[cfg(feature = "train")]
     Train(train::Args),
@@ -92,6 +100,7 @@ fn main() -> ExitCode {
         Command::Quantize(args) => convert::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Tune(args) => tune::run(&args),
         #[cfg(feature = "train")]
         Command::Train(args) => train::run(&args),
     };

@@ -1,15 +1,17 @@
 //! Options that choose a model and a device, shared by the commands that need them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use remask_core::checkpoint::WeightFormat;
 use remask_core::{Backend, BackendError, Error, Model};
-use remask_wgpu::{ADAPTER_VARIABLE, AdapterProfile, Gpu, LimitChoice, adapters};
+use remask_wgpu::tuning::Tuning;
+use remask_wgpu::{ADAPTER_VARIABLE, AdapterProfile, Gpu, LimitChoice, adapters, cache_folder};
 
 use crate::backend::BackendName;
 use crate::bundled::{BUNDLED, Bundled};
+use crate::report::tell;
 
 /// Which device, and how weights are kept on it.
 #[derive(Args, Debug, Clone)]
@@ -21,7 +23,8 @@ pub struct DeviceArgs {
     /// by default
     #[arg(long, env = ADAPTER_VARIABLE, value_name = "NAME|INDEX")]
     pub adapter: Option<String>,
-    /// Keep weights on the device as f32, f16, bf16, q8 or q4; as the checkpoint stores them by default
+    /// Keep weights on the device as f32, f16, bf16, q8 or q4; as the checkpoint stores them by default,
+    /// but bf16 as f16 where that lets matrix units compute and f16 holds the weights
     #[arg(long, value_name = "FORMAT")]
     pub weights: Option<WeightFormat>,
     /// Use no more than WebGPU's default limits, as a browser would
@@ -32,14 +35,15 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// Opens the adapter.
     pub fn open(&self) -> Result<Gpu, BackendError> {
-        pollster::block_on(Gpu::open(self.adapter.as_deref(), self.limits()))
+        Ok(kept(pollster::block_on(Gpu::open(self.adapter.as_deref(), self.limits()))?))
     }
 
     /// Opens the best adapter that is a GPU, where there is one.
     pub fn open_hardware(&self) -> Result<Option<Gpu>, BackendError> {
         let found = pollster::block_on(adapters());
         let gpu = found.iter().find(|a| !AdapterProfile::of(a).is_software());
-        gpu.map(|adapter| pollster::block_on(Gpu::from_adapter(adapter, self.limits()))).transpose()
+        let open = |adapter| pollster::block_on(Gpu::from_adapter(adapter, self.limits())).map(kept);
+        gpu.map(open).transpose()
     }
 
     fn limits(&self) -> LimitChoice {
@@ -59,16 +63,41 @@ impl DeviceArgs {
         }
         let loaded = backend.open(self, model, &mut |bytes| bar.set_position(bytes));
         bar.finish_and_clear();
+        if let Some(note) = model.requantization(self.weights).map_err(|e| BackendError::Weights(e.to_string()))? {
+            tell("note", &note);
+        }
         loaded
     }
 }
 
+/// A device whose compiled kernels are kept for the next run, with what was tuned for it.
+fn kept(mut gpu: Gpu) -> Gpu {
+    if let Some(folder) = cache_folder() {
+        gpu.keep_pipelines(&folder);
+        gpu.tuning = Tuning::open(&gpu.profile, &folder);
+    }
+    gpu
+}
+
+/// A tokenizer that goes before the model's.
+#[derive(Args, Debug, Clone, Default)]
+pub struct TokenizerArgs {
+    /// This tokenizer.json in place of the model's own, for GGUF files whose tokenizer is not known here
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+}
+
 /// Opens a model folder or file, or a bundled model by name.
 pub fn open_model(name: &str) -> Result<Model, Error> {
+    open_model_with(name, &TokenizerArgs::default())
+}
+
+/// As [`open_model`], with a tokenizer of its own. A bundled model has one and keeps it.
+pub fn open_model_with(name: &str, tokenizer: &TokenizerArgs) -> Result<Model, Error> {
     let path = Path::new(name);
     match Bundled::find(name) {
         Some(bundled) => bundled.open(),
-        None => Model::open(path).map_err(|e| match e {
+        None => Model::open_with(path, tokenizer.tokenizer.as_deref()).map_err(|e| match e {
             Error::Io { action, path: missing, source } if !path.exists() => {
                 let names: Vec<_> = BUNDLED.iter().map(|b| b.name).collect();
                 let hint = format!("{source} (bundled models: {})", names.join(", "));

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use remask_burn::Device;
-use remask_burn::train::{Corpus, Settings, Trainer};
-use remask_core::Error;
+use remask_burn::train::{Corpus, Precision, Settings, Start, Trainer};
+use remask_core::{Error, Model};
 
 use crate::Outcome;
 use crate::report::tell;
@@ -21,7 +21,7 @@ pub struct Args {
     /// What computes: cpu, or one of Burn's backends that this build has
     #[arg(long, value_enum, default_value = "cpu")]
     backend: TrainBackend,
-    /// Steps of the run
+    /// Steps of the run; with 0, the weights that it begins with are measured and written
     #[arg(long, default_value_t = 8000, value_name = "N")]
     steps: u32,
     /// Sequences of a step
@@ -48,6 +48,12 @@ pub struct Args {
     /// Use this tokenizer.json in place of training one
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
+    /// Go on from this model's weights, with its shape and tokenizer, in place of random weights
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["context", "hidden", "layers", "heads", "mlp"])]
+    from: Option<PathBuf>,
+    /// Measure on the texts of this folder in place of one in 50 of the corpus's
+    #[arg(long, value_name = "FOLDER")]
+    held_out: Option<PathBuf>,
     /// Largest learning rate
     #[arg(long, default_value_t = 1e-3, value_name = "RATE")]
     learning_rate: f64,
@@ -66,9 +72,21 @@ pub struct Args {
     /// Seed of every draw
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// What matrix products compute in; bf16 is several times as fast on GPUs that have units for it
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: TrainPrecision,
     /// Write a checkpoint and measure on held-out texts every this many steps
     #[arg(long, default_value_t = 200, value_name = "STEPS")]
     save_every: u32,
+}
+
+/// What matrix products compute in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum TrainPrecision {
+    /// float32
+    F32,
+    /// bfloat16; weights, averages and everything between products stay float32
+    Bf16,
 }
 
 /// Devices that train.
@@ -112,14 +130,19 @@ impl TrainBackend {
 }
 
 impl Args {
-    fn settings(&self) -> Settings {
+    fn settings(&self, from: Option<&Model>) -> Settings {
+        let given = (self.context, self.hidden, self.layers, self.heads, self.mlp);
+        let (context, hidden, layers, heads, mlp) = from.map_or(given, |model| {
+            let a = &model.architecture;
+            (a.max_positions, a.hidden, a.layers, a.attention.heads, a.mlp.hidden)
+        });
         Settings {
             vocabulary: self.vocabulary,
-            hidden: self.hidden,
-            layers: self.layers,
-            heads: self.heads,
-            mlp: self.mlp,
-            context: self.context,
+            hidden,
+            layers,
+            heads,
+            mlp,
+            context,
             batch: self.batch,
             steps: self.steps,
             learning_rate: self.learning_rate,
@@ -128,27 +151,41 @@ impl Args {
             average: self.average,
             pairs: self.pairs,
             seed: self.seed,
+            precision: match self.precision {
+                TrainPrecision::F32 => Precision::F32,
+                TrainPrecision::Bf16 => Precision::Bf16,
+            },
         }
     }
 }
 
 pub fn run(args: &Args) -> Outcome {
     let corpus = Corpus::open(&args.corpus)?;
-    let tokenizer = match &args.tokenizer {
-        Some(file) => Some(std::fs::read(file).map_err(Error::io("read", file))?),
-        None => None,
-    };
-    let mut trainer = Trainer::start(&corpus, args.settings(), &args.output, tokenizer, args.backend.device())?;
+    let model = args.from.as_deref().map(Model::open).transpose()?;
+    let its_own = args.from.as_ref().map(|folder| folder.join("tokenizer.json"));
+    let read = |file: PathBuf| std::fs::read(&file).map_err(Error::io("read", &file));
+    let tokenizer = args.tokenizer.clone().or(its_own).map(read).transpose()?;
+    let held_out = args.held_out.as_deref().map(Corpus::open).transpose()?;
+    let settings = args.settings(model.as_ref());
+    let start = Start { tokenizer, model, held_out };
+    let mut trainer = Trainer::start(&corpus, settings, &args.output, start, args.backend.device())?;
     for note in trainer.notes() {
         tell("note", note);
     }
     writeln!(stdout(), "{} parameters, {} tokens of text", trainer.parameters(), trainer.corpus_tokens())?;
+    if trainer.step() == 0 && (args.from.is_some() || args.steps == 0) {
+        let held_out =
+            trainer.measure()?.map_or("nothing is held out".to_owned(), |loss| format!("held out {loss:.4}"));
+        trainer.save()?;
+        writeln!(stdout(), "step 0: {held_out}")?;
+    }
     let bar = ProgressBar::new(u64::from(args.steps)).with_position(u64::from(trainer.step()));
     if let Ok(style) = ProgressStyle::with_template("training {bar:30} {pos}/{len}  {msg}  {eta} left") {
         bar.set_style(style);
     }
     bar.reset_eta();
-    let (started, mut tokens) = (std::time::Instant::now(), 0);
+    // Of the steps since the last checkpoint: measuring and saving are not training.
+    let (mut started, mut tokens) = (std::time::Instant::now(), 0);
     while trainer.step() < args.steps {
         let report = trainer.advance()?;
         tokens += report.tokens;
@@ -161,6 +198,7 @@ pub fn run(args: &Args) -> Outcome {
             let held_out = held_out.map_or(String::new(), |loss| format!(", held out {loss:.4}"));
             let line = format!("step {}: loss {:.4}{held_out}, {speed:.0} tokens/s", report.step, report.loss);
             bar.suspend(|| writeln!(stdout(), "{line}"))?;
+            (started, tokens) = (std::time::Instant::now(), 0);
         }
     }
     bar.finish_and_clear();

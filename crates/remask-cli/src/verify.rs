@@ -16,6 +16,9 @@ pub struct Args {
     /// Golden folders: a model with golden.json and golden.safetensors (see the README)
     #[arg(required = true, value_name = "DIR")]
     folders: Vec<PathBuf>,
+    /// Check this checkpoint or GGUF file of the golden's model in place of the folder's own
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
     /// Print JSON
@@ -63,7 +66,7 @@ pub fn run(args: &Args) -> Outcome {
 }
 
 fn check(args: &Args, folder: &std::path::Path) -> Result<FolderReport, Failure> {
-    let model = Model::open(folder)?;
+    let model = Model::open(args.model.as_deref().unwrap_or(folder))?;
     let golden = Golden::open(folder)?;
     let mut backend = args.device.load(&model)?;
     let failed = |e| explain(e, &model);

@@ -208,6 +208,12 @@ pub trait Backend {
     /// Where and how this backend computes.
     fn info(&self) -> BackendInfo;
 
+    /// What it decided by itself and a user should know, a sentence each: weights that were converted,
+    /// kernels that this device could not use.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Rows of the head: the width of logits and of [`TokenSet`]s.
     fn head_rows(&self) -> usize;
 
@@ -282,6 +288,14 @@ pub enum BackendError {
     Device {
         /// What was being done.
         operation: String,
+        /// The driver's or validation's words.
+        problem: String,
+    },
+    /// A kernel that the device's driver could not compile, and that none stands in for.
+    #[error("the device could not compile kernel {kernel}: {problem}")]
+    Kernel {
+        /// Name of the specialisation.
+        kernel: String,
         /// The driver's or validation's words.
         problem: String,
     },

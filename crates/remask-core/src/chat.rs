@@ -62,6 +62,12 @@ impl ChatTemplate {
         Error::Tokenizer { file: self.file.clone(), problem: format!("chat template: {problem}") }
     }
 
+    /// The template itself.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Renders a conversation, with the header of the answer at its end.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ pub mod checkpoint;
 pub mod decode;
 pub mod error;
 pub mod families;
+pub mod gguf;
 pub mod golden;
 pub mod infill;
 pub mod model;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::architecture::Architecture;
 use crate::chat::{ChatTemplate, MarkedText, Message};
-use crate::checkpoint::{Bytes, Checkpoint, Matrix};
+use crate::checkpoint::{Bytes, Checkpoint, Matrix, WeightFormat};
 use crate::decode::Vocabulary;
 use crate::error::{Error, Result};
 use crate::families::{Family, LayerNames, TensorNames, parse_config};
@@ -35,6 +35,8 @@ pub struct ModelFiles<'a> {
 pub struct Model {
     /// Where it comes from.
     pub origin: String,
+    /// Its config.json, for models that have none made from what they have.
+    pub config: String,
     /// Its shapes and kinds.
     pub architecture: Architecture,
     /// Its weights.
@@ -46,18 +48,37 @@ pub struct Model {
     /// Its ids that decoding treats specially.
     pub vocabulary: Vocabulary,
     chat: Option<ChatTemplate>,
+    /// Why there is no tokenizer, where the model has one that cannot be used.
+    no_tokenizer: Option<String>,
 }
 
 impl Model {
-    /// Opens a model folder, or a `.safetensors` file with its config.json beside it.
+    /// Opens a model folder, a `.safetensors` file with its config.json beside it, or a GGUF file.
     ///
     /// # Errors
-    /// [`Error::Io`] for a missing file; otherwise as [`Model::from_files`].
+    /// [`Error::Io`] for a missing file; otherwise as [`Model::from_files`] or [`Model::from_gguf`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, None)
+    }
+
+    /// As [`Model::open`], with this tokenizer.json in place of the model's own.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open_with(path: &Path, tokenizer: Option<&Path>) -> Result<Self> {
         if !path.exists() {
             let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file or folder");
             return Err(Error::io("open the model", path)(missing));
+        }
+        let own = |file: &Path| std::fs::read(file).map_err(Error::io("read", file));
+        let own = tokenizer.map(own).transpose()?.map(Cow::Owned);
+        if path.is_file() {
+            let bytes = Bytes::map(path)?;
+            if bytes.starts_with(crate::checkpoint::gguf::MAGIC) {
+                return Self::from_gguf(&path.display().to_string(), bytes, own.as_deref());
+            }
         }
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
         // A file named without its folder lies in the current one.
@@ -82,7 +103,7 @@ impl Model {
             origin: folder.display().to_string(),
             config,
             checkpoint: Checkpoint::open(path)?,
-            tokenizer: optional("tokenizer.json")?.map(Cow::Owned),
+            tokenizer: own.or(optional("tokenizer.json")?.map(Cow::Owned)),
             tokenizer_config: text("tokenizer_config.json")?,
             chat_template: text("chat_template.jinja")?,
         })
@@ -123,23 +144,80 @@ impl Model {
             .as_deref()
             .map(|bytes| TextTokenizer::from_bytes(&named("tokenizer.json"), bytes))
             .transpose()?;
-        let vocabulary = match &tokenizer {
-            Some(tokenizer) => tokenizer.vocabulary(&architecture)?,
-            None => Vocabulary::of(&architecture)?,
-        };
         let chat = match &tokenizer {
             Some(tokenizer) => chat_template(&files, family, &architecture, tokenizer)?,
             None => None,
         };
         Ok(Self {
-            origin: files.origin,
+            chat,
+            ..Self::assemble(files.origin, files.config.into_owned(), architecture, files.checkpoint, names, tokenizer)?
+        })
+    }
+
+    /// A model from one GGUF file called `origin`, with `tokenizer` (a tokenizer.json) in place of the
+    /// file's own where given. A tokenizer that cannot be used is an error only when it is asked for.
+    ///
+    /// # Errors
+    /// The first thing that is broken, missing or not supported, naming the file and the key or tensor.
+    pub fn from_gguf(origin: &str, bytes: Bytes, tokenizer: Option<&[u8]>) -> Result<Self> {
+        let (mut checkpoint, metadata) = Checkpoint::from_gguf(origin, bytes)?;
+        let config = crate::gguf::config(&metadata, &checkpoint)?;
+        let config = format!("{config:#}");
+        let (family, architecture) = parse_config(origin, &config)?;
+        let names = crate::gguf::tensors(&architecture, &mut checkpoint);
+        check_tensors(&architecture, &names, &checkpoint)?;
+        let (tokenizer, no_tokenizer) = match tokenizer {
+            Some(bytes) => (Some(TextTokenizer::from_bytes("tokenizer.json", bytes)?), None),
+            None => match crate::gguf::tokenizer(&metadata) {
+                Ok(json) => (json.map(|json| TextTokenizer::from_json(origin, json)).transpose()?, None),
+                Err(Error::Tokenizer { problem, .. }) => (None, Some(problem)),
+                Err(other) => return Err(other),
+            },
+        };
+        let own = metadata.text("tokenizer.chat_template")?.map(|own| (origin, own));
+        let template = own.or(family.chat_template.map(|own| ("(the family's chat template)", own)));
+        let chat = tokenizer.as_ref().zip(template).map(|(tokenizer, (file, source))| {
+            let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
+            let ids = &architecture.tokens;
+            ChatTemplate::new(file, source, &text(ids.bos), &text(ids.eos.first().copied()))
+        });
+        let chat = chat.transpose()?;
+        let model = Self::assemble(origin.to_owned(), config, architecture, checkpoint, names, tokenizer)?;
+        Ok(Self { chat, no_tokenizer, ..model })
+    }
+
+    fn assemble(
+        origin: String,
+        config: String,
+        architecture: Architecture,
+        checkpoint: Checkpoint,
+        names: TensorNames,
+        tokenizer: Option<TextTokenizer>,
+    ) -> Result<Self> {
+        let vocabulary = match &tokenizer {
+            Some(tokenizer) => tokenizer.vocabulary(&architecture)?,
+            None => Vocabulary::of(&architecture)?,
+        };
+        Ok(Self {
+            origin,
+            config,
             architecture,
-            checkpoint: files.checkpoint,
+            checkpoint,
             names,
             tokenizer,
             vocabulary,
-            chat,
+            chat: None,
+            no_tokenizer: None,
         })
+    }
+
+    /// What becomes of weights that are requantised on their way to a device, as
+    /// [`requantization`](crate::gguf::requantization) says it.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where `format` cannot hold them.
+    pub fn requantization(&self, format: Option<WeightFormat>) -> Result<Option<String>> {
+        crate::gguf::requantization(&self.architecture, &self.names, &self.checkpoint, format)
     }
 
     /// The tokenizer.
@@ -147,10 +225,19 @@ impl Model {
     /// # Errors
     /// [`Error::Tokenizer`] where the model has none.
     pub fn text(&self) -> Result<&TextTokenizer> {
-        self.tokenizer.as_ref().ok_or_else(|| Error::Tokenizer {
-            file: format!("{}/tokenizer.json", self.origin),
-            problem: "missing; this model can only be given token ids".to_owned(),
+        self.tokenizer.as_ref().ok_or_else(|| match &self.no_tokenizer {
+            Some(problem) => Error::Tokenizer { file: self.origin.clone(), problem: problem.clone() },
+            None => Error::Tokenizer {
+                file: format!("{}/tokenizer.json", self.origin),
+                problem: "missing; this model can only be given token ids".to_owned(),
+            },
         })
+    }
+
+    /// The chat template, where there is one.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat.as_ref()
     }
 
     /// Ids of a conversation in the model's chat form, ready for the answer.

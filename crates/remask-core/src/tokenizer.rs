@@ -14,7 +14,7 @@ use crate::decode::Vocabulary;
 use crate::error::{Error, Result};
 
 /// Texts that name the mask in the tokenizers of the supported families.
-const MASK_TEXTS: &[&str] = &["<|mdm_mask|>", "<|mask|>", "[MASK]", "<mask>"];
+pub(crate) const MASK_TEXTS: &[&str] = &["<|mdm_mask|>", "<|mask|>", "[MASK]", "<mask>"];
 /// Texts that end a turn in the supported families' conversations.
 const TURN_END_TEXTS: &[&str] = &["<|eot_id|>", "<|im_end|>", "<|role_end|>"];
 
@@ -35,8 +35,17 @@ impl TextTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] where it is not a valid tokenizer.json.
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self> {
+        let value = serde_json::from_slice(bytes)
+            .map_err(|e| Error::Tokenizer { file: file.to_owned(), problem: format!("not valid JSON: {e}") })?;
+        Self::from_json(file, value)
+    }
+
+    /// As [`TextTokenizer::from_bytes`], from the JSON itself.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where it is no tokenizer.
+    pub fn from_json(file: &str, mut value: Value) -> Result<Self> {
         let broken = |problem: String| Error::Tokenizer { file: file.to_owned(), problem };
-        let mut value: Value = serde_json::from_slice(bytes).map_err(|e| broken(format!("not valid JSON: {e}")))?;
         let mut specials = Vec::new();
         for token in value.get_mut("added_tokens").and_then(Value::as_array_mut).into_iter().flatten() {
             let content = token.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -61,6 +70,15 @@ impl TextTokenizer {
         // Segments between special tokens are encoded as plain text, whatever they spell.
         inner.set_encode_special_tokens(true);
         Ok(Self { file: file.to_owned(), inner, specials })
+    }
+
+    /// The tokenizer as a tokenizer.json.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where it cannot be written as one.
+    pub fn to_json(&self) -> Result<String> {
+        let broken = |e| Error::Tokenizer { file: self.file.clone(), problem: format!("cannot be written: {e}") };
+        self.inner.to_string(true).map_err(broken)
     }
 
     /// The id of a token given by its text.

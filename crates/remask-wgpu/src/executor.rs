@@ -1,7 +1,11 @@
 //! The [`Backend`] on wgpu: a model's weights, its key/value arena and the passes recorded so far.
 
+#[cfg(not(target_arch = "wasm32"))]
+mod tune;
+
 use std::collections::HashMap;
 
+use half::slice::HalfFloatSliceExt;
 use remask_core::architecture::{Biases, MlpKind, NormKind};
 use remask_core::backend::BackendInfo;
 use remask_core::checkpoint::WeightFormat;
@@ -253,9 +257,45 @@ impl WgpuBackend {
         plan.record(Recorder::new(&mut self.gpu, &mut self.uniforms, &mut self.groups), answer).await
     }
 
-    /// Makes everything ready for a pass: buffers, its recording, the records that its kernels read.
-    /// Returns the key of the recording and the bytes of the answer.
+    /// Makes everything ready for a pass, with other kernels where some turn out not to compile. Returns
+    /// the key of the recording and the bytes of the answer.
     async fn prepare(&mut self, pass: &Pass<'_>, answer: Answer) -> Result<(RecordingKey, u64), BackendError> {
+        loop {
+            let refused = self.gpu.refusals().len();
+            match self.prepare_once(pass, answer).await {
+                // The next plan does without the kernel, if there is a way to.
+                Err(BackendError::Kernel { .. }) if self.gpu.refusals().len() > refused => (),
+                Err(BackendError::Kernel { .. }) if self.arithmetic == Arithmetic::Half => self.widen().await?,
+                done => return done,
+            }
+        }
+    }
+
+    /// Goes over from f16 arithmetic to float32 for good. Stores keep their contents.
+    async fn widen(&mut self) -> Result<(), BackendError> {
+        use wgpu::BufferUsages as U;
+        tracing::warn!("going on in float32: a kernel of the matrix units that nothing else stands in for is missing");
+        self.arithmetic = Arithmetic::Full;
+        self.forget_recordings();
+        let (a, rows) = (&self.architecture, self.activations.capacity());
+        self.activations = Activations::new(&self.gpu, a, self.arithmetic, strips(self.weights.head()), rows).await?;
+        for buffer in self.arena.iter_mut().flatten() {
+            let bytes = buffer.size();
+            let staging = self.gpu.buffer("keys and values, host", bytes, U::MAP_READ | U::COPY_DST).await?;
+            let mut encoder =
+                self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("widen") });
+            encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, bytes);
+            self.gpu.queue.submit([encoder.finish()]);
+            let halves: Vec<half::f16> = bytemuck::pod_collect_to_vec(&self.gpu.map(&staging, bytes).await?);
+            let wide = halves.to_f32_vec();
+            *buffer = self.gpu.storage("keys or values", size_of_val(&wide[..]) as u64).await?;
+            self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&wide));
+        }
+        Ok(())
+    }
+
+    /// Buffers, the recording, and the records that its kernels read.
+    async fn prepare_once(&mut self, pass: &Pass<'_>, answer: Answer) -> Result<(RecordingKey, u64), BackendError> {
         self.gpu.check()?;
         let translated = self.translate(pass)?;
         let sizes = PassSizes {
@@ -310,7 +350,10 @@ impl WgpuBackend {
         };
         encoder.copy_buffer_to_buffer(source, 0, staging, 0, bytes);
         self.gpu.queue.submit([encoder.finish()]);
-        self.gpu.map(staging, bytes).await
+        let answer = self.gpu.map(staging, bytes).await;
+        // A process may be ended at any time: what was compiled for this pass is saved with it.
+        self.gpu.save_pipelines();
+        answer
     }
 
     /// Runs a pass and returns, for each of its dispatches in order, the kernel's name and the
@@ -397,6 +440,16 @@ impl Backend for WgpuBackend {
         }
     }
 
+    fn notes(&self) -> Vec<String> {
+        let skipped = self.gpu.refusals().map(|(spec, why)| {
+            let why = why.lines().next().unwrap_or_default();
+            format!("kernel {} is not used on this device: {why}", spec.label())
+        });
+        let mut skipped: Vec<_> = skipped.collect();
+        skipped.sort();
+        self.weights.note.iter().cloned().chain(skipped).collect()
+    }
+
     fn head_rows(&self) -> usize {
         self.architecture.embedding_rows
     }
@@ -479,5 +532,32 @@ mod tests {
         let missed: Vec<_> = compiled.difference(&foreseen).map(crate::wgsl::KernelSpec::label).collect();
         assert_eq!(missed, [""; 0], "compiled without having been foreseen");
         assert!(backend.gpu.begun.is_empty(), "foreseen and not used: {}", backend.gpu.begun.len());
+    }
+
+    #[test]
+    fn stores_keep_their_contents_in_float32() {
+        let config = r#"{"architectures": ["LLaDAModelLM"], "d_model": 64, "n_layers": 2, "n_heads": 4,
+            "mlp_hidden_size": 64, "vocab_size": 64, "max_sequence_length": 64, "rope_theta": 10000.0,
+            "rms_norm_eps": 1e-5, "weight_tying": true, "mask_token_id": 63, "eos_token_id": 62}"#;
+        let (_, a) = parse_config("config.json", config).unwrap();
+        let gpu = pollster::block_on(Gpu::open(None, LimitChoice::Adapter)).unwrap();
+        let mut backend = pollster::block_on(WgpuBackend::random(gpu, a, WeightFormat::F16)).unwrap();
+        backend.arithmetic = Arithmetic::Half;
+        backend.create_store(8).unwrap();
+        pollster::block_on(backend.reserve(1)).unwrap();
+        let stored: Vec<_> = (0..512u16).map(|i| half::f16::from_f32(f32::from(i) / 7.0 - 20.0)).collect();
+        let values = backend.arena[1][1].clone();
+        backend.gpu.queue.write_buffer(&values, 0, bytemuck::cast_slice(&stored));
+        pollster::block_on(backend.widen()).unwrap();
+
+        assert_eq!(backend.arena[1][1].size(), values.size() * 2);
+        let staging = backend.gpu.buffer("staging", 2048, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
+        let staging = pollster::block_on(staging).unwrap();
+        let mut encoder = backend.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(&backend.arena[1][1], 0, &staging, 0, 2048);
+        backend.gpu.queue.submit([encoder.finish()]);
+        let wide: Vec<f32> =
+            bytemuck::pod_collect_to_vec(&pollster::block_on(backend.gpu.map(&staging, 2048)).unwrap());
+        assert_eq!(wide, stored.iter().map(|h| h.to_f32()).collect::<Vec<_>>());
     }
 }

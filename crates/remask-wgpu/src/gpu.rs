@@ -1,14 +1,16 @@
 //! The device: creation, buffers, pipelines, readback, and what it reports when something goes wrong.
 
 use std::collections::HashMap;
-use std::pin::Pin;
+#[cfg(not(target_arch = "wasm32"))]
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use futures_channel::oneshot;
 use remask_core::BackendError;
 
 use crate::profile::{AdapterProfile, ProfileLimits, choose_adapter};
+use crate::tuning::Tuning;
 use crate::wgsl::{Dialect, KernelSpec};
 
 /// Which limits a device is opened with.
@@ -38,11 +40,26 @@ pub struct Gpu {
     pub queue: wgpu::Queue,
     /// What it offers, with the limits it was opened with.
     pub profile: AdapterProfile,
+    /// How long a driver may take over a kernel that another can stand in for.
+    pub patience: Duration,
+    /// What was measured to be fastest here.
+    pub tuning: Tuning,
     faults: Arc<Mutex<Faults>>,
     pub(crate) kernels: HashMap<KernelSpec, Arc<Kernel>>,
+    /// Kernels that were asked for and not used yet.
     pub(crate) begun: HashMap<KernelSpec, Compilation>,
+    /// Kernels that are not used here, and why.
+    refused: HashMap<KernelSpec, String>,
+    #[cfg(not(target_arch = "wasm32"))]
+    pipelines: Option<crate::cache::PipelineCache>,
+    /// Kernels were compiled since pipelines were last saved.
+    #[cfg(not(target_arch = "wasm32"))]
+    unsaved: bool,
     params_layout: wgpu::BindGroupLayout,
 }
+
+/// Compilers of matrix kernels have been seen to run for minutes; a second is usual.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a wait for the device keeps the processor busy before it sleeps.
 #[cfg(not(target_arch = "wasm32"))]
@@ -52,17 +69,12 @@ const SPIN: std::time::Duration = std::time::Duration::from_millis(4);
 #[cfg(target_arch = "wasm32")]
 const NUDGES: usize = 64;
 
-/// A compilation under way.
+/// A kernel that a thread of its own compiles: a wait for a driver cannot be ended otherwise.
 #[cfg(not(target_arch = "wasm32"))]
-type Compiling = Pin<Box<dyn Future<Output = Result<Kernel, String>> + Send>>;
+pub(crate) type Compilation = std::sync::mpsc::Receiver<Result<Kernel, String>>;
+/// A kernel that the browser was asked for. It compiles on its own side.
 #[cfg(target_arch = "wasm32")]
-type Compiling = Pin<Box<dyn Future<Output = Result<Kernel, String>>>>;
-
-/// A kernel that the driver was asked for.
-pub(crate) enum Compilation {
-    Running(Compiling),
-    Done(Result<Kernel, String>),
-}
+pub(crate) type Compilation = std::pin::Pin<Box<dyn Future<Output = Result<Kernel, String>>>>;
 
 /// A compiled kernel.
 pub struct Kernel {
@@ -149,7 +161,39 @@ impl Gpu {
             label: Some("params"),
             entries: &[uniform(0, true), uniform(1, false)],
         });
-        Ok(Self { device, queue, profile, faults, kernels: HashMap::new(), begun: HashMap::new(), params_layout })
+        Ok(Self {
+            device,
+            queue,
+            profile,
+            patience: PATIENCE,
+            tuning: Tuning::default(),
+            faults,
+            kernels: HashMap::new(),
+            begun: HashMap::new(),
+            refused: HashMap::new(),
+            #[cfg(not(target_arch = "wasm32"))]
+            pipelines: None,
+            #[cfg(not(target_arch = "wasm32"))]
+            unsaved: false,
+            params_layout,
+        })
+    }
+
+    /// Keeps compiled pipelines in `folder` from now on, and uses those that are there, where the driver
+    /// supports it. Without this nothing is written anywhere.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn keep_pipelines(&mut self, folder: &std::path::Path) {
+        self.pipelines = crate::cache::PipelineCache::open(&self.device, &self.profile, folder);
+    }
+
+    /// Writes what was compiled since the last time, where pipelines are kept.
+    pub fn save_pipelines(&mut self) {
+        #[cfg(not(target_arch = "wasm32"))]
+        if std::mem::take(&mut self.unsaved)
+            && let Some(pipelines) = &mut self.pipelines
+        {
+            pipelines.save();
+        }
     }
 
     /// Layout of group 1: the kernel's parameters at a dynamic offset, and the pass.
@@ -199,40 +243,121 @@ impl Gpu {
         self.buffer(label, bytes, U::STORAGE | U::COPY_DST | U::COPY_SRC).await
     }
 
-    /// The compiled kernel of a specialisation.
+    /// The compiled kernel of a specialisation. One that does not compile, or that the driver takes longer
+    /// than [`Gpu::patience`] over though another can stand in for it, is not tried again.
     ///
     /// # Errors
-    /// [`BackendError::Device`] where the shader does not compile on this device.
+    /// [`BackendError::Kernel`] where the shader does not compile on this device.
     pub async fn kernel(&mut self, spec: &KernelSpec) -> Result<Arc<Kernel>, BackendError> {
         if let Some(kernel) = self.kernels.get(spec) {
             return Ok(kernel.clone());
         }
-        let compiled = match self.begun.remove(spec) {
-            Some(Compilation::Done(result)) => result,
-            Some(Compilation::Running(compiling)) => compiling.await,
-            None => compile(self.device.clone(), self.params_layout.clone(), spec.clone()).await,
-        };
         let label = spec.label();
-        let refused = |problem| BackendError::Device { operation: format!("compile kernel {label}"), problem };
-        let kernel = Arc::new(compiled.map_err(refused)?);
-        tracing::debug!(kernel = label, "compiled");
-        self.kernels.insert(spec.clone(), kernel.clone());
-        Ok(kernel)
+        if let Some(problem) = self.refused.get(spec) {
+            return Err(BackendError::Kernel { kernel: label, problem: problem.clone() });
+        }
+        let compilation = match self.begun.remove(spec) {
+            Some(compilation) => Ok(compilation),
+            None => self.start(spec),
+        };
+        let compiled = match compilation {
+            Ok(compilation) => self.outcome(spec, compilation).await,
+            Err(problem) => Err(problem),
+        };
+        match compiled {
+            Ok(kernel) => {
+                tracing::debug!(kernel = label, "compiled");
+                #[cfg(not(target_arch = "wasm32"))]
+                {
+                    self.unsaved = true;
+                }
+                let kernel = Arc::new(kernel);
+                self.kernels.insert(spec.clone(), kernel.clone());
+                Ok(kernel)
+            }
+            Err(problem) => {
+                // A device that is lost compiles nothing: that says nothing about the kernel.
+                self.check()?;
+                self.refuse(spec, &problem);
+                Err(BackendError::Kernel { kernel: label, problem })
+            }
+        }
     }
 
-    /// Asks for a kernel without waiting for it. A browser compiles on its own side, so that other work can go
-    /// on until [`Gpu::kernel`] wants the outcome.
+    /// Has a kernel never be used on this device, for a reason that [`Gpu::refusals`] tells. One that was
+    /// compiled already stays in the passes that were recorded with it.
+    pub fn refuse(&mut self, spec: &KernelSpec, why: &str) {
+        tracing::warn!(kernel = spec.label(), "not used on this device: {why}");
+        self.kernels.remove(spec);
+        self.refused.insert(spec.clone(), why.to_owned());
+    }
+
+    /// Whether a kernel may be used: it was not refused so far.
+    #[must_use]
+    pub fn usable(&self, spec: &KernelSpec) -> bool {
+        !self.refused.contains_key(spec)
+    }
+
+    /// The kernels that are not used on this device, and why.
+    pub fn refusals(&self) -> impl ExactSizeIterator<Item = (&KernelSpec, &str)> {
+        self.refused.iter().map(|(spec, why)| (spec, why.as_str()))
+    }
+
+    /// Asks for a kernel without waiting for it, so that it is compiled beside what goes on until
+    /// [`Gpu::kernel`] wants it.
     pub fn begin(&mut self, spec: &KernelSpec) {
-        if self.kernels.contains_key(spec) || self.begun.contains_key(spec) {
+        if self.kernels.contains_key(spec) || self.begun.contains_key(spec) || !self.usable(spec) {
             return;
         }
-        let mut compiling = Box::pin(compile(self.device.clone(), self.params_layout.clone(), spec.clone()));
-        // Everything is asked for before the first wait.
-        let begun = match compiling.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(result) => Compilation::Done(result),
-            Poll::Pending => Compilation::Running(compiling),
+        // What is wrong is told to whoever wants the kernel.
+        if let Ok(compilation) = self.start(spec) {
+            self.begun.insert(spec.clone(), compilation);
+        }
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn start(&self, spec: &KernelSpec) -> Result<Compilation, String> {
+        let (device, params, spec) = (self.device.clone(), self.params_layout.clone(), spec.clone());
+        let cache = self.pipelines.as_ref().map(|p| p.cache.clone());
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let compile = move || {
+            // Nobody listens any more where it took too long.
+            let _ = sender.send(pollster::block_on(compile(&device, &params, &spec, cache.as_ref())));
         };
-        self.begun.insert(spec.clone(), begun);
+        let thread = std::thread::Builder::new().name("compile".to_owned()).spawn(compile);
+        thread.map_err(|e| format!("no thread to compile it on: {e}"))?;
+        Ok(receiver)
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    async fn outcome(&self, spec: &KernelSpec, compilation: Compilation) -> Result<Kernel, String> {
+        // The portable kernels must be waited for, there is nothing else to compute with.
+        let outcome = if spec.extensions.is_empty() {
+            compilation.recv().map_err(|_| "its compilation crashed".to_owned())
+        } else {
+            compilation.recv_timeout(self.patience).map_err(|e| match e {
+                RecvTimeoutError::Timeout => format!("the driver takes longer than {:?} over it", self.patience),
+                RecvTimeoutError::Disconnected => "its compilation crashed".to_owned(),
+            })
+        };
+        outcome?
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    fn start(&self, spec: &KernelSpec) -> Result<Compilation, String> {
+        use std::task::{Context, Poll, Waker};
+        let (device, params, spec) = (self.device.clone(), self.params_layout.clone(), spec.clone());
+        let mut compiling: Compilation = Box::pin(async move { compile(&device, &params, &spec, None).await });
+        // Everything is asked for before the first wait.
+        Ok(match compiling.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => Box::pin(std::future::ready(result)),
+            Poll::Pending => compiling,
+        })
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    async fn outcome(&self, _: &KernelSpec, compilation: Compilation) -> Result<Kernel, String> {
+        compilation.await
     }
 
     /// Copies the first `bytes` of a buffer to the host, after everything submitted so far.
@@ -264,8 +389,9 @@ impl Gpu {
         }
     }
 
-    /// What a callback of the device sends; keeps the browser looking whether the device is done. Chromium does so whenever it is asked something,
-    /// but by itself only after 2 ms and then every millisecond, which is much of a short pass.
+    /// What a callback of the device sends; keeps the browser looking whether the device is done. Chromium does so
+    /// whenever it is asked something, but by itself only after 2 ms and then every millisecond, which is much of a
+    /// short pass.
     #[cfg(target_arch = "wasm32")]
     async fn received<T>(&self, mut receiver: oneshot::Receiver<T>) -> Result<T, oneshot::Canceled> {
         for _ in 0..NUDGES {
@@ -327,12 +453,18 @@ impl Gpu {
     }
 }
 
-/// Compiles a kernel, or says what the driver or the validation has against it. Everything is asked for before
-/// the first wait.
-async fn compile(device: wgpu::Device, params: wgpu::BindGroupLayout, spec: KernelSpec) -> Result<Kernel, String> {
+/// Compiles a kernel, or says what the driver or the validation has against it.
+async fn compile(
+    device: &wgpu::Device,
+    params: &wgpu::BindGroupLayout,
+    spec: &KernelSpec,
+    cache: Option<&wgpu::PipelineCache>,
+) -> Result<Kernel, String> {
     let label = spec.label();
     let source = spec.render(Dialect::native()).map_err(|e| e.to_string())?;
-    let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    // Error scopes are of the thread that opens them.
+    let scopes = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation]
+        .map(|filter| device.push_error_scope(filter));
     let descriptor =
         wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.as_str().into()) };
     let checks = wgpu::ShaderRuntimeChecks {
@@ -351,7 +483,7 @@ async fn compile(device: wgpu::Device, params: wgpu::BindGroupLayout, spec: Kern
     });
     let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
         label: Some(&label),
-        bind_group_layouts: &[Some(&tensors), Some(&params)],
+        bind_group_layouts: &[Some(&tensors), Some(params)],
         immediate_size: 0,
     });
     let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
@@ -364,9 +496,13 @@ async fn compile(device: wgpu::Device, params: wgpu::BindGroupLayout, spec: Kern
             zero_initialize_workgroup_memory: false,
             ..Default::default()
         },
-        cache: None,
+        cache,
     });
-    match scope.pop().await {
+    // All are closed before the first wait, for others may be opened meanwhile.
+    let [internal, memory, validation] = scopes;
+    let answers = (validation.pop(), memory.pop(), internal.pop());
+    let problem = answers.0.await.or(answers.1.await).or(answers.2.await);
+    match problem {
         None => Ok(Kernel { pipeline, tensors, label }),
         Some(error) => Err(error.to_string()),
     }

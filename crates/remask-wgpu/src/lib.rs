@@ -6,6 +6,8 @@
 //! parameters live in one uniform arena ([`uniforms`]); only candidates are read back.
 
 pub mod activations;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod cache;
 pub mod executor;
 pub mod gpu;
 pub mod kernels;
@@ -14,10 +16,13 @@ pub mod plan;
 pub mod profile;
 pub mod recording;
 pub mod stores;
+pub mod tuning;
 pub mod uniforms;
 pub mod weights;
 pub mod wgsl;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use cache::{CACHE_VARIABLE, cache_folder};
 pub use executor::WgpuBackend;
 pub use gpu::{Gpu, LimitChoice};
 pub use profile::{ADAPTER_VARIABLE, AdapterProfile, adapters, choose_adapter};

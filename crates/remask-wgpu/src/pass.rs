@@ -13,6 +13,7 @@ use crate::kernels::{
 use crate::recording::{Recorder, Recording};
 use crate::uniforms::PassSizes;
 use crate::weights::{DeviceLayer, DeviceMatrix, DeviceWeights};
+use crate::wgsl::KernelSpec;
 
 /// What a pass answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,7 +69,7 @@ impl Splits {
 
 /// Rows that a linear layer runs over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Over {
+pub(crate) enum Over {
     Rows,
     Selected,
 }
@@ -85,13 +86,13 @@ struct Normed<'b> {
 
 /// A linear layer by a portable kernel.
 #[derive(Clone, Copy)]
-struct Product<'b> {
-    matrix: &'b DeviceMatrix,
-    x: &'b wgpu::Buffer,
+pub(crate) struct Product<'b> {
+    pub(crate) matrix: &'b DeviceMatrix,
+    pub(crate) x: &'b wgpu::Buffer,
     /// Weight of the norm that x goes through first.
-    gain: Option<&'b wgpu::Buffer>,
-    out: &'b wgpu::Buffer,
-    over: Over,
+    pub(crate) gain: Option<&'b wgpu::Buffer>,
+    pub(crate) out: &'b wgpu::Buffer,
+    pub(crate) over: Over,
 }
 
 impl PassPlan<'_> {
@@ -100,7 +101,8 @@ impl PassPlan<'_> {
         // A part that is cut inside a tile could not be computed tile by tile.
         let whole = matrix.parts.iter().all(|p| p.rows.is_multiple_of(128));
         let arithmetic = if whole { self.arithmetic } else { Arithmetic::Full };
-        Strategy::choose(&r.gpu.profile, arithmetic, matrix.format, shape)
+        let tuned = r.gpu.tuning.kernel(matrix.format, shape);
+        Strategy::choose_usable(&r.gpu.profile, arithmetic, matrix.format, shape, tuned, |spec| r.gpu.usable(spec))
     }
 
     /// Records the pass.
@@ -178,13 +180,13 @@ impl PassPlan<'_> {
         half: bool,
     ) -> Result<(), BackendError> {
         let (act, rows, matrix) = (self.activations, self.sizes.rows, &layer.gate_up);
-        // A matrix in parts has a gate and its other half in different ones.
-        if let (Strategy::Portable(kernel), None, [_], false) =
-            (self.strategy(r, matrix, rows), pending, &matrix.parts[..], half)
-        {
-            let gain = Some(&layer.mlp_norm);
-            let product = Product { matrix, x: &act.hidden, gain, out: &act.activated, over: Over::Rows };
-            return self.portable(r, kernel, product, End::SwiGlu).await;
+        if let (Strategy::Portable(kernel), None) = (self.strategy(r, matrix, rows), pending) {
+            // A matrix in parts has a gate and its other half in different ones.
+            if kernel.fuses_swiglu(&r.gpu.profile) && matrix.parts.len() == 1 && !half {
+                let gain = Some(&layer.mlp_norm);
+                let product = Product { matrix, x: &act.hidden, gain, out: &act.activated, over: Over::Rows };
+                return self.portable(r, kernel, product, End::SwiGlu).await;
+            }
         }
         let normed = Normed { matrix, gain: &layer.mlp_norm, between: &act.normed_mlp };
         let splits = self.normed(r, normed, &act.gate_up, pending).await?;
@@ -322,7 +324,8 @@ impl PassPlan<'_> {
             Answer::Candidates => self.strategy(r, head, selected),
             Answer::Logits => {
                 let shape = Shape { rows: selected, cols: head.cols, out: head.rows };
-                Strategy::Portable(Portable::choose(&r.gpu.profile, head.format, shape))
+                let usable = |spec: &KernelSpec| r.gpu.usable(spec);
+                Strategy::choose_usable(&r.gpu.profile, Arithmetic::Full, head.format, shape, None, usable)
             }
         };
         let mut buffers = vec![&act.hidden, &self.weights.final_norm, &act.gathered, &act.select];
@@ -415,7 +418,7 @@ impl PassPlan<'_> {
     }
 
     /// A linear layer by a kernel that every device can run.
-    async fn portable(
+    pub(crate) async fn portable(
         &self,
         r: &mut Recorder<'_>,
         kernel: Portable,

@@ -53,7 +53,7 @@ impl<'a> Recorder<'a> {
     /// Adds a dispatch of `spec` over `buffers`, bound in order to group 0.
     ///
     /// # Errors
-    /// [`BackendError::Device`] where the kernel does not compile, [`BackendError::Unsupported`] where
+    /// [`BackendError::Kernel`] where the kernel does not compile, [`BackendError::Unsupported`] where
     /// the device binds fewer buffers or dispatches fewer workgroups.
     pub async fn dispatch<P: bytemuck::Pod>(
         &mut self,

@@ -1,11 +1,12 @@
 //! Weights on the device: matrices split into parts that fit one binding, streamed from the mapped
 //! checkpoint so that the host never holds more than a few chunks of them.
 
-use remask_core::checkpoint::{Checkpoint, Matrix, WeightFormat};
+use remask_core::checkpoint::{Checkpoint, HalfLoss, Matrix, WeightFormat};
 use remask_core::model::{Model, layer_matrices};
 use remask_core::{Architecture, BackendError, Error};
 
 use crate::gpu::Gpu;
+use crate::kernels::linear::Arithmetic;
 
 /// Bytes handed to the driver before waiting for it to take them: bounds the staging memory.
 const CHUNK: usize = 16 << 20;
@@ -66,6 +67,8 @@ pub struct DeviceWeights {
     pub final_norm: wgpu::Buffer,
     /// `[embedding_rows, hidden]` where not tied.
     pub head: Option<DeviceMatrix>,
+    /// What became of bf16 weights that matrix units could use as f16, in a sentence.
+    pub note: Option<String>,
 }
 
 impl DeviceWeights {
@@ -75,8 +78,9 @@ impl DeviceWeights {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// Moves a model's weights to the device, in `format` or else as the checkpoint stores them.
-    /// `progress` is told the bytes moved so far.
+    /// Moves a model's weights to the device, in `format` or else as the checkpoint stores them; but bf16
+    /// as f16, where this lets matrix units compute the model and f16 holds the weights. `progress` is told
+    /// the bytes moved so far.
     ///
     /// # Errors
     /// [`BackendError::OutOfMemory`], [`BackendError::Unsupported`], or [`BackendError::Weights`] for a
@@ -87,8 +91,33 @@ impl DeviceWeights {
         format: Option<WeightFormat>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, BackendError> {
+        if format.is_some() || !wants_f16(gpu, model)? {
+            let keep = format.map_or(Keep::AsStored, Keep::In);
+            return Ok(Self::load_as(gpu, model, keep, progress).await?);
+        }
+        match Self::load_as(gpu, model, Keep::Bf16AsF16, progress).await {
+            Ok(weights) => {
+                tracing::info!("bf16 weights are kept as f16, for the matrix units");
+                let note = "bf16 weights are kept as f16, for the matrix units (--weights bf16 keeps them)";
+                Ok(Self { note: Some(note.to_owned()), ..weights })
+            }
+            Err(LoadError::NotF16 { tensor, problem }) => {
+                // What was loaded so far is dropped before it is loaded again.
+                gpu.wait()?;
+                let note = format!(
+                    "weights stay bf16, which the matrix units do not take: tensor {tensor}: {problem} (--weights q8 may be faster)"
+                );
+                tracing::warn!("{note}");
+                let weights = Self::load_as(gpu, model, Keep::AsStored, progress).await?;
+                Ok(Self { note: Some(note), ..weights })
+            }
+            Err(LoadError::Backend(e)) => Err(e),
+        }
+    }
+
+    async fn load_as(gpu: &Gpu, model: &Model, keep: Keep, progress: &mut dyn FnMut(u64)) -> Result<Self, LoadError> {
         let (a, names) = (&model.architecture, &model.names);
-        let mut loader = Loader { gpu, checkpoint: &model.checkpoint, format, progress, moved: 0, pending: 0 };
+        let mut loader = Loader { gpu, checkpoint: &model.checkpoint, keep, progress, moved: 0, pending: 0 };
         let embedding = loader.matrix(&[(&names.embedding, a.embedding_rows, a.hidden)]).await?;
         let mut layers = Vec::with_capacity(names.layers.len());
         for layer in &names.layers {
@@ -108,8 +137,18 @@ impl DeviceWeights {
             None => None,
         };
         loader.settle()?;
-        Ok(Self { embedding, layers, final_norm, head })
+        Ok(Self { embedding, layers, final_norm, head, note: None })
     }
+}
+
+/// Whether bf16 matrices of the model's layers would be computed on matrix units if they were f16.
+fn wants_f16(gpu: &Gpu, model: &Model) -> Result<bool, BackendError> {
+    let (a, checkpoint) = (&model.architecture, &model.checkpoint);
+    let matrices = model.names.layers.iter().flat_map(|layer| layer_matrices(a, layer));
+    let format = |(name, rows, cols)| Matrix::open(checkpoint, name, rows, cols).map(|m| m.format);
+    let mut stored = matrices.map(format).collect::<Result<Vec<_>, _>>().map_err(weights_error)?;
+    stored.dedup();
+    Ok(Arithmetic::wants_f16(&gpu.profile, a, &stored))
 }
 
 impl DeviceWeights {
@@ -140,7 +179,7 @@ impl DeviceWeights {
         };
         let embedding = matrix(a.embedding_rows, a.hidden);
         let head = (!a.tied_head).then(|| matrix(a.embedding_rows, a.hidden));
-        Ok(Self { embedding, layers: vec![layer], final_norm: nothing, head })
+        Ok(Self { embedding, layers: vec![layer], final_norm: nothing, head, note: None })
     }
 
     /// Weights of `a`'s shape made up on the device: small matrices, norms of 1.
@@ -172,7 +211,7 @@ impl DeviceWeights {
         let head = if a.tied_head { None } else { Some(source.matrix(a.embedding_rows, a.hidden).await?) };
         let final_norm = vector().await?;
         gpu.wait()?;
-        Ok(Self { embedding, layers, final_norm, head })
+        Ok(Self { embedding, layers, final_norm, head, note: None })
     }
 }
 
@@ -267,11 +306,44 @@ impl DeviceMatrix {
         [rows, cols]: [usize; 2],
         format: Option<WeightFormat>,
     ) -> Result<Self, BackendError> {
-        let progress = &mut |_| ();
-        let mut loader = Loader { gpu, checkpoint, format, progress, moved: 0, pending: 0 };
+        let (progress, keep) = (&mut |_| (), format.map_or(Keep::AsStored, Keep::In));
+        let mut loader = Loader { gpu, checkpoint, keep, progress, moved: 0, pending: 0 };
         let matrix = loader.matrix(&[(name, rows, cols)]).await?;
         loader.settle()?;
         Ok(matrix)
+    }
+}
+
+/// In which format matrices are kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    AsStored,
+    In(WeightFormat),
+    Bf16AsF16,
+}
+
+/// Why a load did not come to its end.
+enum LoadError {
+    Backend(BackendError),
+    /// A bf16 tensor that f16 does not hold.
+    NotF16 {
+        tensor: String,
+        problem: String,
+    },
+}
+
+impl From<BackendError> for LoadError {
+    fn from(e: BackendError) -> Self {
+        Self::Backend(e)
+    }
+}
+
+impl From<LoadError> for BackendError {
+    fn from(e: LoadError) -> Self {
+        match e {
+            LoadError::Backend(e) => e,
+            LoadError::NotF16 { tensor, problem } => Self::Weights(format!("tensor {tensor}: {problem}")),
+        }
     }
 }
 
@@ -279,7 +351,7 @@ impl DeviceMatrix {
 struct Loader<'a> {
     gpu: &'a Gpu,
     checkpoint: &'a Checkpoint,
-    format: Option<WeightFormat>,
+    keep: Keep,
     progress: &'a mut dyn FnMut(u64),
     moved: u64,
     pending: usize,
@@ -299,34 +371,43 @@ impl Loader<'_> {
     }
 
     /// One device matrix from tensors of equal width, stacked by rows.
-    async fn matrix(&mut self, tensors: &[(&str, usize, usize)]) -> Result<DeviceMatrix, BackendError> {
+    async fn matrix(&mut self, tensors: &[(&str, usize, usize)]) -> Result<DeviceMatrix, LoadError> {
         let open = |&(name, rows, cols): &(&str, usize, usize)| Matrix::open(self.checkpoint, name, rows, cols);
         let sources = tensors.iter().map(open).collect::<Result<Vec<_>, _>>().map_err(weights_error)?;
         // The disk reads ahead while the first rows are on their way.
         sources.iter().for_each(|s| self.checkpoint.will_need(s.name()));
         let (first, cols) = (&sources[0], sources[0].cols);
         if !cols.is_multiple_of(4) {
-            return Err(BackendError::Unsupported {
+            return Err(LoadError::Backend(BackendError::Unsupported {
                 what: format!("tensor {}", first.name()),
                 adapter: self.gpu.profile.name.clone(),
                 why: format!("its {cols} columns are no multiple of 4, which the kernels read at a time"),
-            });
+            }));
         }
-        let stored = first.format;
-        let same = sources.iter().all(|s| s.format == stored);
-        let wanted = self.format.unwrap_or(if same { stored } else { WeightFormat::F32 });
+        let wanted = |source: &Matrix| match (self.keep, source.format) {
+            (Keep::In(format), _) => format,
+            (Keep::Bf16AsF16, WeightFormat::Bf16) => WeightFormat::F16,
+            (_, stored) => stored,
+        };
+        let same = sources.iter().all(|s| wanted(s) == wanted(first));
+        let wanted = if same { wanted(first) } else { WeightFormat::F32 };
         let format = if wanted.fits(cols) { wanted } else { WeightFormat::F32 };
         let rows: usize = sources.iter().map(|s| s.rows).sum();
         if format.bytes(3, cols) as u64 > self.gpu.profile.limits.binding {
             let action = format!("loading {}: one row of it exceeds a binding of this device", first.name());
-            return Err(BackendError::OutOfMemory { action, bytes: format.bytes(1, cols) as u64 });
+            return Err(LoadError::Backend(BackendError::OutOfMemory { action, bytes: format.bytes(1, cols) as u64 }));
         }
+        let mut losses = vec![HalfLoss::default(); sources.len()];
         let mut parts = Vec::new();
         for range in part_ranges(self.gpu, rows, cols, format) {
             let (start, count) = (range.start as u32, range.len());
             let buffer = self.gpu.storage(first.name(), format.bytes(count, cols).next_multiple_of(4) as u64).await?;
-            self.fill(&buffer, &sources, range, format)?;
+            self.fill(&buffer, &sources, range, format, &mut losses)?;
             parts.push(Part { buffer, first: start, rows: count as u32 });
+        }
+        let mut judged = sources.iter().zip(&losses).filter_map(|(s, loss)| Some((s, loss.problem()?)));
+        if let Some((source, problem)) = judged.next() {
+            return Err(LoadError::NotF16 { tensor: source.name().to_owned(), problem });
         }
         for source in &sources {
             self.checkpoint.discard(source.name());
@@ -334,25 +415,34 @@ impl Loader<'_> {
         Ok(DeviceMatrix { parts, format, rows: rows as u32, cols: cols as u32 })
     }
 
-    /// Writes rows `range` of the stacked `sources` into `buffer`.
+    /// Writes rows `range` of the stacked `sources` into `buffer`. What bf16 loses as f16, where that was
+    /// not asked for, is added to the source's `losses`.
     fn fill(
         &mut self,
         buffer: &wgpu::Buffer,
         sources: &[Matrix],
         range: std::ops::Range<usize>,
         format: WeightFormat,
-    ) -> Result<(), BackendError> {
+        losses: &mut [HalfLoss],
+    ) -> Result<(), LoadError> {
         let cols = sources[0].cols;
         let row_bytes = format.bytes(1, cols) - format.scale_bytes(cols);
         let rows_a_chunk = (CHUNK / row_bytes).max(1);
         let mut scales = Vec::new();
         let mut source_start = 0;
-        for source in sources {
+        for (source, loss) in sources.iter().zip(losses) {
             let source_end = source_start + source.rows;
             let (from, to) = (range.start.max(source_start), range.end.min(source_end));
             for start in (from..to.max(from)).step_by(rows_a_chunk) {
                 let end = to.min(start + rows_a_chunk);
-                let encoded = source.encode(start - source_start..end - source_start, format).map_err(weights_error)?;
+                let rows = start - source_start..end - source_start;
+                if self.keep == Keep::Bf16AsF16 {
+                    *loss = loss.and(source.half_loss(rows.clone()));
+                    if loss.too_large > 0 {
+                        return Ok(());
+                    }
+                }
+                let encoded = source.encode(rows, format).map_err(weights_error)?;
                 self.write(buffer, (start - range.start) * row_bytes, &encoded.values)?;
                 scales.extend(encoded.scales.iter().flat_map(|s| s.iter().copied()));
             }

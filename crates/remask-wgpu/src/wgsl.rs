@@ -25,6 +25,7 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("random", include_str!("../../../shaders/random.wgsl")),
     ("rms_norm", include_str!("../../../shaders/rms_norm.wgsl")),
     ("rotary", include_str!("../../../shaders/rotary.wgsl")),
+    ("saturated", include_str!("../../../shaders/saturated.wgsl")),
     ("select_reduce", include_str!("../../../shaders/select_reduce.wgsl")),
     ("select_strips", include_str!("../../../shaders/select_strips.wgsl")),
     ("selection", include_str!("../../../shaders/selection.wgsl")),

@@ -2,7 +2,7 @@
 
 use remask_core::checkpoint::WeightFormat;
 use remask_wgpu::kernels::gemm::{self, End, Fused, Tile};
-use remask_wgpu::kernels::linear::Portable;
+use remask_wgpu::kernels::linear::{Portable, Shape};
 use remask_wgpu::kernels::{FUSED, WEIGHT_FORMATS};
 use remask_wgpu::weights::DeviceMatrix;
 
@@ -110,12 +110,18 @@ pub(super) fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: P
     let dispatches: Vec<_> = dispatches.iter().map(|(s, b, p, g)| (s.clone(), &b[..], *p, *g)).collect();
     let pass = if c.over_selected { sizes(c.rows * 3, c.rows, 1) } else { sizes(c.rows, 1, 1) };
     h.run(pass, &dispatches);
-    let computed: Vec<f32> = h.download(&out, c.rows * columns);
+    let mut computed: Vec<f32> = h.download(&out, c.rows * columns);
     let x = if c.fused.norm { normalised(&widen(&x), &widen(&gain)) } else { widen(&x) };
-    let mut reference = product(&x, &stored(&w, c.out, c.cols, format), c.rows, c.cols, c.out);
+    // Large products are checked at elements spread over all of them.
+    let large = c.rows * c.out * c.cols > 1 << 26 && c.fused.end != End::SwiGlu;
+    let spread = (0..c.rows * c.out).step_by(if large { (c.rows * c.out / 4096) | 1 } else { 1 });
+    let mut reference = product_at(&x, &stored(&w, c.out, c.cols, format), c.cols, c.out, spread.clone());
+    if large {
+        computed = spread.clone().map(|i| computed[i]).collect();
+    }
     match c.fused.end {
         End::Write => {}
-        End::Add => reference.iter_mut().zip(&before).for_each(|(r, b)| *r += f64::from(*b)),
+        End::Add => reference.iter_mut().zip(spread).for_each(|(r, i)| *r += f64::from(before[i])),
         End::SwiGlu => {
             let halves = |row: &[f64]| {
                 let (gate, up) = row.split_at(columns);
@@ -140,10 +146,34 @@ fn normalised(x: &[f64], gain: &[f64]) -> Vec<f64> {
     x.chunks(gain.len()).flat_map(row).collect()
 }
 
+/// The linear layers of a model at their real sizes, as the device would compute them: LLaDA-8B's, or
+/// tales-33m's on a device that computes on the CPU.
+pub fn run_layers(h: &mut Harness) {
+    let layers: &[(usize, usize)] = if h.gpu.profile.is_software() {
+        &[(512, 1536), (512, 2688), (1344, 512)]
+    } else {
+        &[(4096, 4096), (4096, 12288), (12288, 4096)]
+    };
+    for rows in [1, 8, 64] {
+        for &(cols, out) in layers {
+            for format in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4] {
+                let shape = Shape { rows: rows as u32, cols: cols as u32, out: out as u32 };
+                let strategy = Portable::choose(&h.gpu.profile, format, shape);
+                check(h, &case(rows, cols, out), format, strategy);
+            }
+        }
+    }
+}
+
 /// `x * w^T` in float64.
 #[must_use]
 pub fn product(x: &[f64], w: &[f64], rows: usize, cols: usize, out: usize) -> Vec<f64> {
+    product_at(x, w, cols, out, 0..rows * out)
+}
+
+/// Some elements of `x * w^T` in float64.
+fn product_at(x: &[f64], w: &[f64], cols: usize, out: usize, elements: impl Iterator<Item = usize>) -> Vec<f64> {
     let row = |r: usize| &x[r * cols..(r + 1) * cols];
     let element = |i: usize| row(i / out).iter().zip(&w[i % out * cols..]).map(|(a, b)| a * b).sum();
-    (0..rows * out).map(element).collect()
+    elements.map(element).collect()
 }

@@ -13,6 +13,7 @@ const EPS: f32 = 1e-5;
 
 /// Runs every case, alone, with an addend of several splits, and into f16.
 pub fn run(h: &mut Harness) {
+    saturation(h);
     for (rows, cols, scale) in CASES {
         for (splits, half) in [(0, false), (1, false), (3, false), (2, true)] {
             let x = uniform(1, rows * cols, *scale);
@@ -36,6 +37,24 @@ pub fn run(h: &mut Harness) {
             gathered(h, &x, &weight, *rows, splits);
         }
     }
+}
+
+/// Results in f16 that are too large for it, in some columns; in a second row, one that is no number.
+fn saturation(h: &mut Harness) {
+    let (rows, cols) = (2, 64);
+    let mut x = uniform(1, rows * cols, 1.0);
+    let weight: Vec<_> = (0..cols).map(|c| if c % 3 == 0 { 3e5 } else { 2.0 }).collect();
+    x[cols + 5] = f32::NAN;
+    let buffers = (h.upload(&x), h.upload(&weight), h.poisoned(rows * cols));
+    let variant = rms_norm::Variant { half: true, ..rms_norm::Variant::default() };
+    let tensors = [&buffers.0, &buffers.1, &buffers.2];
+    let dispatch = (rms_norm::spec(variant), &tensors[..], params(rows, cols, 1.0, 0), rms_norm::grid(rows as u32));
+    h.run(sizes(rows, 1, 1), &[dispatch]);
+    let computed = h.download_halves(&buffers.2, rows * cols);
+    let reference = normed(&x.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), &weight, 0, 1.0);
+    assert!(reference.iter().any(|r| r.abs() > 65504.0), "the case is one of saturation");
+    Tolerance::F16.check_saturated("rms_norm beyond f16", &computed[..cols], &reference);
+    assert!(computed[cols..].iter().all(|v| v.is_nan()), "NaN stays: {:?}", &computed[cols..]);
 }
 
 fn params(rows: usize, cols: usize, scale: f32, splits: usize) -> rms_norm::Params {

@@ -40,6 +40,23 @@ pub fn run_half(h: &mut Harness) {
     for case in CASES {
         check::<half::f16>(h, case, 2, Tolerance::F16);
     }
+    saturation(h);
+}
+
+/// Keys and values that f16 cannot hold become its largest number, NaN stays; queries are float32.
+fn saturation(h: &mut Harness) {
+    let rows = h.upload(&[RowRecord::default()]);
+    let settings = Rotary { theta: 10_000.0, dims: 0, pairing: RotaryPairing::Halves };
+    let table = h.upload(&rotary::table(&settings, 1));
+    let qkv = [1e6, 2.0, -7e4, 3.0, f32::NAN, 1e30];
+    let (qkv, keys, values) = (h.upload(&qkv), h.poisoned(1), h.poisoned(1));
+    let params = rotary::Params { heads: 1, kv_heads: 1, splits: 1, split_stride: 6 };
+    let tensors = [&rows, &table, &qkv, &keys, &values];
+    h.run(sizes(1, 1, 1), &[(rotary::spec(2, 0, false, true), &tensors[..], params, rotary::grid(1, 3, 2))]);
+    assert_eq!(h.download::<f32>(&qkv, 2), [1e6, 2.0]);
+    assert_eq!(h.download_halves(&keys, 2), [-65504.0, 3.0]);
+    let values = h.download_halves(&values, 2);
+    assert!(values[0].is_nan() && values[1] == 65504.0, "{values:?}");
 }
 
 /// `T` is what the stores hold.

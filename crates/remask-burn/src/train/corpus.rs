@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use remask_core::chat::{ChatTemplate, MarkedText, Message};
 use remask_core::{Error, Result, TextTokenizer};
 use serde::Deserialize;
@@ -121,24 +122,47 @@ impl Encoder<'_> {
     /// [`Error::Tokenizer`] where a text cannot be encoded.
     pub fn encode(&self, corpus: &Corpus) -> Result<[Tokens; 2]> {
         let mut split = [Tokens::default(), Tokens::default()];
-        for (index, document) in corpus.documents.iter().enumerate() {
-            let to = &mut split[usize::from(index % HELD_OUT == HELD_OUT - 1)];
+        self.encode_to(corpus, |index| index % HELD_OUT == HELD_OUT - 1, &mut split)?;
+        Ok(split)
+    }
+
+    /// The corpus as ids, none of it held out.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn encode_whole(&self, corpus: &Corpus) -> Result<Tokens> {
+        let mut split = [Tokens::default(), Tokens::default()];
+        self.encode_to(corpus, |_| false, &mut split)?;
+        let [all, _] = split;
+        Ok(all)
+    }
+
+    /// Adds the corpus to the first of `split`, and to the second what `held_out` says of an index.
+    fn encode_to(&self, corpus: &Corpus, held_out: impl Fn(usize) -> bool, split: &mut [Tokens; 2]) -> Result<()> {
+        let plain = |text: &str| self.tokenizer.encode(&MarkedText::from_user(text));
+        let documents: Vec<_> = corpus.documents.par_iter().map(|document| plain(document)).collect::<Result<_>>()?;
+        for (index, document) in documents.into_iter().enumerate() {
+            let to = &mut split[usize::from(held_out(index))];
             to.stream.push(self.bos);
-            to.stream.extend(self.tokenizer.encode(&MarkedText::from_user(document))?);
+            to.stream.extend(document);
             to.stream.push(self.eos);
         }
-        for (index, pair) in corpus.pairs.iter().enumerate() {
-            let to = &mut split[usize::from(index % HELD_OUT == HELD_OUT - 1)];
+        let encode = |pair: &Pair| {
             let question = Message { role: "user".to_owned(), content: pair.prompt.clone() };
             let prompt = self.tokenizer.encode(&self.chat.render(&[question])?)?;
-            let mut answer = self.tokenizer.encode(&MarkedText::from_user(pair.response.trim()))?;
+            let mut answer = plain(pair.response.trim())?;
             answer.push(self.turn_end);
+            Ok((prompt, answer))
+        };
+        let pairs: Vec<(Vec<u32>, Vec<u32>)> = corpus.pairs.par_iter().map(encode).collect::<Result<_>>()?;
+        for (index, (prompt, answer)) in pairs.into_iter().enumerate() {
+            let to = &mut split[usize::from(held_out(index))];
             if prompt.len() + answer.len() > self.context {
                 to.too_long += 1;
             } else {
                 to.pairs.push((prompt, answer));
             }
         }
-        Ok(split)
+        Ok(())
     }
 }

@@ -14,5 +14,7 @@ pub mod run;
 pub mod vocabulary;
 pub mod weights;
 
+pub use crate::linear::Precision;
 pub use corpus::Corpus;
-pub use run::{Report, Settings, Trainer};
+
+pub use run::{Report, Settings, Start, Trainer};

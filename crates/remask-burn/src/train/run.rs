@@ -9,7 +9,7 @@ use burn_optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use remask_core::architecture::Architecture;
 use remask_core::chat::ChatTemplate;
 use remask_core::families::{TensorNames, parse_config};
-use remask_core::{DType, Error, Result, TextTokenizer};
+use remask_core::{DType, Error, Model, Result, TextTokenizer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -20,6 +20,7 @@ use super::corpus::{Corpus, Encoder, Tokens};
 use super::curve::{self, Point};
 use super::vocabulary::{self, SPECIALS};
 use super::weights::{self, Trained};
+use crate::linear::{Precision, rows};
 use crate::transformer::{Projections, Turns};
 
 /// What a run is. Together with the corpus it determines every step.
@@ -53,6 +54,20 @@ pub struct Settings {
     pub pairs: f32,
     /// Seed of every draw.
     pub seed: u64,
+    /// What products compute in.
+    #[serde(default)]
+    pub precision: Precision,
+}
+
+/// What a run begins with beside its corpus.
+#[derive(Default)]
+pub struct Start {
+    /// A tokenizer.json to use in place of one trained on the corpus.
+    pub tokenizer: Option<Vec<u8>>,
+    /// A model to go on from in place of random weights. Its tokenizer must be given too.
+    pub model: Option<Model>,
+    /// Texts to measure on in place of a part of the corpus.
+    pub held_out: Option<Corpus>,
 }
 
 /// Largest norm of one parameter's gradient.
@@ -104,23 +119,17 @@ pub struct Trainer {
 
 impl Trainer {
     /// Begins a run that writes to `folder`, or goes on where the newest whole checkpoint there left
-    /// off. `tokenizer` is a tokenizer.json to use in place of one trained on the corpus.
+    /// off.
     ///
     /// # Errors
-    /// [`Error::Request`] for settings that cannot be or that differ from those of the run in `folder`;
-    /// otherwise what reading, encoding and writing can fail with.
-    pub fn start(
-        corpus: &Corpus,
-        settings: Settings,
-        folder: &Path,
-        tokenizer: Option<Vec<u8>>,
-        device: Device,
-    ) -> Result<Self> {
+    /// [`Error::Request`] for settings that cannot be or that differ from those of the run in `folder` or
+    /// of the model to go on from; otherwise what reading, encoding and writing can fail with.
+    pub fn start(corpus: &Corpus, settings: Settings, folder: &Path, start: Start, device: Device) -> Result<Self> {
         settings.check()?;
         std::fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
         let (saved, mut notes) = checkpoint::newest(&folder.join("checkpoints"))?;
         let tokenizer_file = folder.join("tokenizer.json");
-        let json = match (&saved, tokenizer) {
+        let json = match (&saved, start.tokenizer) {
             // The ids of a run must not change under it.
             (Some(_), _) => std::fs::read(&tokenizer_file).map_err(Error::io("read", &tokenizer_file))?,
             (None, Some(given)) => given,
@@ -135,7 +144,10 @@ impl Trainer {
         let chat = ChatTemplate::new("(the family's chat template)", chat, SPECIALS[1], SPECIALS[0])?;
         let [eos, bos, turn_end] = [0, 1, 2].map(|i| text.id(SPECIALS[i]).unwrap_or_default());
         let encoder = Encoder { tokenizer: &text, chat: &chat, bos, eos, turn_end, context: settings.context };
-        let [training, held_out] = encoder.encode(corpus)?;
+        let [training, held_out] = match &start.held_out {
+            None => encoder.encode(corpus)?,
+            Some(apart) => [encoder.encode_whole(corpus)?, encoder.encode_whole(apart)?],
+        };
         if training.stream.is_empty() && training.pairs.is_empty() {
             return Err(Error::Request("every text of the corpus is longer than the context".to_owned()));
         }
@@ -152,7 +164,13 @@ impl Trainer {
         let mut optimiser = state.settings.optimiser();
         let (step, transformer, average) = match saved {
             None => {
-                let transformer = weights::random(&architecture, &device);
+                let transformer = match &start.model {
+                    None => weights::random(&architecture, &device),
+                    Some(model) => {
+                        check_same_shape(&architecture, model)?;
+                        weights::of_checkpoint(&architecture, &model.names, &model.checkpoint, &device)?
+                    }
+                };
                 let average = Average::of(&transformer, state.settings.average, 0);
                 (0, transformer, average)
             }
@@ -174,6 +192,7 @@ impl Trainer {
             }
         };
         let folder = folder.to_owned();
+        let transformer = weights::computing_in(state.settings.precision, transformer);
         Ok(Self {
             folder,
             state,
@@ -311,11 +330,10 @@ impl Trainer {
 pub fn loss(transformer: &Trained, a: &Architecture, batch: &Batch, device: &Device) -> Tensor<1> {
     let ids = |ids: Vec<i64>| Tensor::<1, Int>::from_data(TensorData::from(&ids[..]), device);
     let (sequences, length) = (batch.sequences, batch.length);
-    let positions = (0..sequences).flat_map(|_| 0..length as u32);
-    let turns = Turns::of(&a.rotary, positions, device);
+    let turns = Turns::of(&a.rotary, 0..length as u32, device).repeated(sequences);
     let seen = ids(batch.seen.iter().map(|id| i64::from(*id)).collect());
-    let scale = a.attention.scale;
-    let x = transformer.forward(seen, &turns, |_, p| attend(p, sequences, scale));
+    let (scale, precision) = (a.attention.scale, transformer.embedding.precision);
+    let x = transformer.forward(seen, &turns, |_, p| attend(p, sequences, scale, precision));
 
     // Filled up with rows that weigh nothing.
     let count = batch.masked.len().next_multiple_of(ROWS_AT_ONCE).max(ROWS_AT_ONCE);
@@ -324,18 +342,18 @@ pub fn loss(transformer: &Trained, a: &Architecture, batch: &Batch, device: &Dev
         own.resize(count, 0);
         ids(own)
     };
-    let rows = filled(&mut batch.masked.iter().map(|at| *at as i64));
+    let masked = filled(&mut batch.masked.iter().map(|at| *at as i64));
     let targets = filled(&mut batch.targets.iter().map(|id| i64::from(*id)));
     let mut weights = batch.weights.clone();
     weights.resize(count, 0.0);
     let weights = Tensor::<1>::from_data(TensorData::from(&weights[..]), device);
-    let logits = transformer.logits(transformer.normed(x.select(0, rows)));
+    let logits = transformer.logits(transformer.normed(rows(x, masked)));
     let likelihood = activation::log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1));
     (likelihood.squeeze_dim::<1>(1) * weights).sum().neg()
 }
 
 /// Every token of a sequence attends to all of it: `[sequences * length, heads * head_dim]`.
-fn attend(p: Projections, sequences: usize, scale: f32) -> Tensor<2> {
+fn attend(p: Projections, sequences: usize, scale: f32, precision: Precision) -> Tensor<2> {
     let [rows, heads, head_dim] = p.q.dims();
     let length = rows / sequences;
     let by_head = |x: Tensor<3>| {
@@ -348,8 +366,8 @@ fn attend(p: Projections, sequences: usize, scale: f32) -> Tensor<2> {
         let shared = x.unsqueeze_dim::<5>(2).repeat_dim(2, heads / own);
         shared.reshape([sequences, heads, length, head_dim])
     };
-    let scores = by_head(p.q).matmul(by_head(p.k).transpose()).mul_scalar(scale);
-    let attended = activation::softmax(scores, 3).matmul(by_head(p.v));
+    let scores = precision.product_transposed(by_head(p.q.mul_scalar(scale)), by_head(p.k));
+    let attended = precision.product(activation::softmax(scores, 3), by_head(p.v));
     attended.swap_dims(1, 2).reshape([rows, heads * head_dim])
 }
 
@@ -371,7 +389,6 @@ impl Settings {
             ("mlp", self.mlp),
             ("context", self.context),
             ("batch", self.batch),
-            ("steps", self.steps as usize),
         ] {
             if value == 0 {
                 return refuse(format!("--{name} must be at least 1"));
@@ -439,6 +456,20 @@ impl Settings {
         });
         serde_json::to_string_pretty(&config).map_err(|e| Error::Request(format!("cannot write config.json: {e}")))
     }
+}
+
+/// Refuses to train a model of another shape than the run's.
+fn check_same_shape(a: &Architecture, model: &Model) -> Result<()> {
+    let shape = |a: &Architecture| {
+        let kinds = (a.rotary, a.tied_head, a.attention.scale.to_bits(), a.norm.eps.to_bits());
+        let sizes = [a.embedding_rows, a.hidden, a.layers, a.attention.heads, a.attention.kv_heads, a.mlp.hidden];
+        (sizes, a.max_positions, kinds)
+    };
+    if shape(a) == shape(&model.architecture) {
+        return Ok(());
+    }
+    let (own, there) = (format!("{:?}", shape(a)), format!("{:?}", shape(&model.architecture)));
+    Err(Error::Request(format!("{} has another shape than this run would write: {there} for {own}", model.origin)))
 }
 
 impl State {

@@ -9,7 +9,7 @@ use remask_core::model::layer_matrices;
 use remask_core::{Architecture, Checkpoint, DType, Error, Result};
 use safetensors::tensor::TensorView;
 
-use crate::linear::{Dense, floats};
+use crate::linear::{Dense, Precision, floats};
 use crate::load;
 use crate::transformer::{Block, RmsNorm, Transformer};
 
@@ -24,8 +24,7 @@ const SPREAD: f64 = 0.02;
 #[must_use]
 pub fn random(a: &Architecture, device: &Device) -> Trained {
     let matrix = |rows: usize, cols: usize, spread: f64| {
-        let weight = Tensor::random([rows, cols], Distribution::Normal(0.0, spread), device);
-        Dense { weight: Param::from_tensor(weight) }
+        Dense::new(Tensor::random([rows, cols], Distribution::Normal(0.0, spread), device))
     };
     let norm = || RmsNorm::new(Tensor::ones([a.hidden], device), a.norm.eps);
     let (d, head_dim) = (a.hidden, a.attention.head_dim);
@@ -49,9 +48,31 @@ pub fn random(a: &Architecture, device: &Device) -> Trained {
 /// # Errors
 /// [`Error::Checkpoint`] or [`Error::Tensor`] where it is not that.
 pub fn restore(a: &Architecture, names: &TensorNames, bytes: Vec<u8>, device: &Device) -> Result<Trained> {
-    let checkpoint = Checkpoint::from_bytes("the checkpoint's weights", Bytes::Owned(bytes))?;
-    let (transformer, _) = load::transformer(a, names, &checkpoint, Some(WeightFormat::F32), device, &mut |_| ())?;
+    of_checkpoint(a, names, &Checkpoint::from_bytes("the checkpoint's weights", Bytes::Owned(bytes))?, device)
+}
+
+/// The transformer of a model's checkpoint, whatever it stores its weights as.
+///
+/// # Errors
+/// [`Error::Backend`] where training cannot compute the model; [`Error::Tensor`].
+pub fn of_checkpoint(
+    a: &Architecture,
+    names: &TensorNames,
+    checkpoint: &Checkpoint,
+    device: &Device,
+) -> Result<Trained> {
+    let (transformer, _) = load::transformer(a, names, checkpoint, Some(WeightFormat::F32), device, &mut |_| ())?;
     Ok(numbered(transformer))
+}
+
+/// The same weights, with products that compute in `precision`.
+#[must_use]
+pub fn computing_in(precision: Precision, mut transformer: Trained) -> Trained {
+    let blocks = transformer.blocks.iter_mut();
+    let of_blocks = blocks.flat_map(|b| [&mut b.qkv, &mut b.attention_out, &mut b.gate_up, &mut b.down]);
+    let ends = std::iter::once(&mut transformer.embedding).chain(&mut transformer.head);
+    of_blocks.chain(ends).for_each(|matrix| matrix.precision = precision);
+    transformer
 }
 
 /// The same parameters with ids that count up from 1: an optimiser's state is kept by id.

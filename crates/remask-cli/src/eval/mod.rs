@@ -14,7 +14,7 @@ use remask_core::backend::BackendInfo;
 use serde::{Deserialize, Serialize};
 
 use crate::bundled::BUNDLED;
-use crate::model_args::{DeviceArgs, open_model};
+use crate::model_args::{DeviceArgs, TokenizerArgs, open_model_with};
 use crate::report::table;
 use crate::{Failure, Outcome};
 use measure::{Difference, Measured, Measurer};
@@ -25,9 +25,11 @@ const QUESTIONS: &str = include_str!("../../../../benches/questions/tales-33m.js
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model folder, .safetensors file or name of a bundled model
+    /// Model folder, .safetensors or GGUF file, or name of a bundled model
     #[arg(long, default_value = BUNDLED[0].name)]
     model: String,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Questions, a JSON object a line: {"prompt": TEXT, "response": TEXT?}; those of tales-33m by default
@@ -89,7 +91,7 @@ pub fn run(args: &Args) -> Outcome {
         ([], true) => sweep::full(),
         (given, _) => given.to_vec(),
     };
-    let model = open_model(&args.model)?;
+    let model = open_model_with(&args.model, &args.tokenizer)?;
     let prompts = questions
         .iter()
         .map(|q| model.encode_chat(&[remask_core::chat::Message { role: "user".into(), content: q.prompt.clone() }]))

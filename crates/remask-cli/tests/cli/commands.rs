@@ -243,3 +243,97 @@ fn a_quantized_model_runs() {
     works(remask(&["quantize", "tales-33m", &out("tales")]));
     assert_eq!(json_of(remask(&["inspect", &out("tales"), "--json"]))["tokenizer"], json!(true));
 }
+
+#[test]
+fn inspect_reads_every_weight_where_it_is_asked_to() {
+    let problems = |path: &str| json_of(remask(&["inspect", path, "--check", "--json"]))["problems"].clone();
+    assert_eq!(problems(&golden("llada-mha")), json!([]));
+    assert_eq!(json_of(remask(&["inspect", &golden("llada-mha"), "--json"]))["problems"], Value::Null);
+    let copy = Scratch::of("llada-mha");
+    copy.edit("model.safetensors", |bytes| {
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    let found = problems(copy.path());
+    assert_eq!(found[0][1], json!("holds NaN or infinite weights"), "{found}");
+    assert!(works(remask(&["inspect", copy.path(), "--check"])).out.contains("holds NaN"));
+}
+
+#[test]
+fn compiled_kernels_are_kept_where_the_driver_can() {
+    let devices = json_of(remask(&["devices", "--json"]));
+    let home = tempfile::tempdir().unwrap();
+    let bench = |variable: &str| {
+        let mut command = remask(&["bench", "--shape", "tiny", "--rows", "1", "--repeats", "1", "--adapter", "0"]);
+        command.env("REMASK_CACHE_DIR", variable).env("HOME", home.path()).env_remove("XDG_CACHE_HOME");
+        works(command)
+    };
+    bench("");
+    assert_eq!(home.path().read_dir().unwrap().count(), 0, "none were wanted");
+    let own = home.path().join("own");
+    for _ in 0..2 {
+        bench(own.to_str().unwrap());
+        let kept = own.join("pipelines").read_dir().map_or(0, Iterator::count);
+        assert_eq!(kept, usize::from(devices[0]["pipeline_cache"] == true));
+    }
+}
+
+#[test]
+fn a_gguf_file_is_a_model() {
+    let folder = golden("llada-gqa-tied");
+    let file = format!("{folder}/model.gguf");
+    let shown = json_of(remask(&["inspect", &file, "--check", "--json"]));
+    assert_eq!(
+        *tensor(&shown, "blk.1.attn_k.weight"),
+        json!({"name": "blk.1.attn_k.weight", "dtype": "F32", "shape": [32, 96], "bytes": 12288})
+    );
+    assert_eq!(
+        (&shown["problems"], &shown["requantization"], &shown["tokenizer"]),
+        (&json!([]), &Value::Null, &json!(false))
+    );
+
+    let ids = |model: &str| json_of(generate(model, "--prompt-ids 1,2,3 --json"))["token_ids"].clone();
+    assert_eq!(ids(&file), ids(&folder));
+    let reports = json_of(remask(&["verify", &folder, "--model", &file, "--json"]));
+    assert_eq!(reports[0]["logits_pass"], json!(true));
+
+    // Quantised it becomes a model folder like any other.
+    let out = tempfile::tempdir().unwrap();
+    let folders = ["a", "b"].map(|name| out.path().join(name).display().to_string());
+    for (from, to) in [&file, &folder].into_iter().zip(&folders) {
+        works(remask(&["quantize", from, to]));
+    }
+    let data = folders.each_ref().map(|f| {
+        let file = std::fs::read(format!("{f}/model.safetensors")).unwrap();
+        let header = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+        file[8 + header..].to_vec()
+    });
+    assert!(data[0] == data[1], "the same weights in the same order");
+    assert_eq!(ids(&folders[0]), ids(&folders[1]));
+    refused(
+        "no tokenizer there",
+        &run(generate(&file, "--prompt-ids 1 --tokenizer /nonexistent.json")),
+        &["/nonexistent.json"],
+    );
+}
+
+#[test]
+fn what_is_tuned_is_kept_and_used() {
+    let cache = tempfile::tempdir().unwrap();
+    let with_cache = |line: &str| {
+        let mut command = remask(&line.split(' ').collect::<Vec<_>>());
+        command.env("REMASK_CACHE_DIR", cache.path()).env("REMASK_LOG", "remask_wgpu=debug");
+        run(command)
+    };
+    let tuned = with_cache("tune --shape tiny --weights q8 --rows 1,8 --adapter 0");
+    assert_eq!(tuned.code, Some(0), "{}", tuned.err);
+    assert!(tuned.out.contains("64 -> 192") && tuned.out.contains("8 layers and rows in"), "{}", tuned.out);
+    let bench = "bench --shape tiny --weights q8 --rows 1,8 --repeats 1 --adapter 0";
+    assert!(with_cache(bench).err.contains("8 tuned layers from"));
+    // A damaged file is no reason to stop.
+    let file = cache.path().join("tuning").read_dir().unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&file, "damaged").unwrap();
+    let ran = with_cache(bench);
+    assert!(ran.code == Some(0) && ran.err.contains("no tuning from"), "{}", ran.err);
+    refused("rows", &run(remask(&["tune", "--rows", "3"])), &["3 rows", "powers of two"]);
+}

@@ -26,6 +26,8 @@ struct Ran {
 fn remask(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_remask"));
     command.args(args).env_remove("REMASK_LOG").stdin(Stdio::null());
+    // Tests leave nothing in the home of whoever runs them.
+    command.env("REMASK_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
     command
 }
 

@@ -133,3 +133,25 @@ fn what_cannot_be_trained_on_is_refused() {
     refused("no text", &run(remask(&["train", path, folders.output()])), &["holds no text"]);
     refused("no folder", &run(remask(&["train", "/nowhere/at/all", folders.output()])), &["/nowhere/at/all"]);
 }
+
+/// Weights that a run begins with are measured as those that the run before ended with, which bf16
+/// rounded on the way; products in bf16 train almost the same.
+#[test]
+fn a_run_goes_on_from_a_model_and_computes_in_bf16() {
+    let folders = Folders::new();
+    let first = works(folders.train("--steps 6 --save-every 6")).out;
+    let there = losses(&first, 6).1;
+    let further = tempfile::tempdir().unwrap();
+    let [corpus, model, output] = [&folders.corpus, &folders.output, &further].map(|f| f.path().to_str().unwrap());
+    let from = ["train", corpus, output, "--from", model, "--batch", "8"];
+    let measured = works(remask(&[&from[..], &["--steps", "0"]].concat())).out;
+    let line = measured.lines().find(|l| l.starts_with("step 0: held out ")).unwrap_or_else(|| panic!("{measured}"));
+    let here: f32 = line.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!((here - there).abs() < 0.02, "{here} for {there}");
+
+    let rounded = tempfile::tempdir().unwrap();
+    let mut command = remask(&["train", corpus, rounded.path().to_str().unwrap()]);
+    command.args(SHAPE.split_whitespace()).args("--steps 6 --save-every 6 --precision bf16".split(' '));
+    let (f32, bf16) = (there, losses(&works(command).out, 6).1);
+    assert!((bf16 - f32).abs() < 0.05, "{bf16} for {f32}");
+}

@@ -6,14 +6,15 @@ use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Checkpoint, DType, TensorView};
+use super::half_loss::HalfLoss;
+use super::{BlockType, Checkpoint, DType, TensorView};
 use crate::error::{Error, Result};
 use crate::quantize::{self, BLOCK};
 
 /// How a backend keeps a weight matrix. All formats are exact in float32 arithmetic once stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightFormat {
     /// 4 bytes a weight.
@@ -122,6 +123,10 @@ impl<'a> Matrix<'a> {
     /// # Errors
     /// [`Error::Tensor`] where it is missing, of another shape or of a type that holds no weights.
     pub fn open(checkpoint: &'a Checkpoint, name: &str, rows: usize, cols: usize) -> Result<Self> {
+        if let Some(blocks) = checkpoint.get(name).and_then(|v| v.blocks) {
+            let view = checkpoint.tensor(name, &[rows, cols])?;
+            return Ok(Self { view, scales: None, format: blocks.format(), rows, cols });
+        }
         // Two int4 lie in a byte.
         let nibbles = cols.is_multiple_of(BLOCK) && checkpoint.get(name).is_some_and(|v| v.dtype == DType::U8);
         let view = checkpoint.tensor(name, &[rows, if nibbles { cols / 2 } else { cols }])?;
@@ -151,9 +156,21 @@ impl<'a> Matrix<'a> {
         self.view.name
     }
 
-    fn slice(&self, rows: &Range<usize>) -> &'a [u8] {
+    /// The stored bytes of `rows`, in order.
+    fn slice(&self, rows: &Range<usize>) -> Cow<'a, [u8]> {
         let per_row = self.view.bytes.len() / self.rows.max(1);
-        &self.view.bytes[rows.start * per_row..rows.end * per_row]
+        let bytes = self.view.bytes;
+        let Some(head) = self.view.paired else {
+            return Cow::Borrowed(&bytes[rows.start * per_row..rows.end * per_row]);
+        };
+        let mut ordered = Vec::with_capacity(rows.len() * per_row);
+        for row in rows.clone() {
+            let (first, i) = (row - row % head, row % head);
+            // Row i or i + half is one of pair i.
+            let stored = first + i % (head / 2) * 2 + i / (head / 2);
+            ordered.extend_from_slice(&bytes[stored * per_row..][..per_row]);
+        }
+        Cow::Owned(ordered)
     }
 
     fn scale_slice(&self, rows: &Range<usize>) -> &'a [u8] {
@@ -166,16 +183,25 @@ impl<'a> Matrix<'a> {
     /// # Errors
     /// [`Error::Tensor`] where `format` cannot hold a weight: bf16 and f32 hold them all.
     pub fn encode(&self, rows: Range<usize>, format: WeightFormat) -> Result<Encoded<'a>> {
-        if format == self.format {
+        if let Some(blocks) = self.view.blocks {
+            if format == self.format && blocks.is_exact() {
+                let (values, scales) = blocks.split(&self.slice(&rows));
+                return Ok(Encoded { values: Cow::Owned(values), scales: Some(Cow::Owned(scales)) });
+            }
+        } else if format == self.format {
             let scales = (format.scale_bytes(self.cols) > 0).then(|| Cow::Borrowed(self.scale_slice(&rows)));
-            return Ok(Encoded { values: Cow::Borrowed(self.slice(&rows)), scales });
+            return Ok(Encoded { values: self.slice(&rows), scales });
         }
-        let values = self.to_f32(rows);
         let refused = |v: Option<&f32>| {
             let v = v.copied().unwrap_or(f32::NAN);
             let problem = format!("weight {v} cannot be kept as {format}; load with bf16 or f32 weights instead");
             Error::tensor(self.view.file, self.view.name, problem)
         };
+        if format == WeightFormat::F16 && self.format != WeightFormat::Q8 && self.format != WeightFormat::Q4 {
+            let values = narrow(self.view.dtype, &self.slice(&rows)).map_err(|v| refused(Some(&v)))?;
+            return Ok(Encoded { values: Cow::Owned(values), scales: None });
+        }
+        let values = self.to_f32(rows);
         let (values, scales) = match format {
             WeightFormat::F32 => (bytemuck::cast_slice(&values).to_vec(), None),
             WeightFormat::Bf16 => (values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(), None),
@@ -205,15 +231,52 @@ impl<'a> Matrix<'a> {
         Ok(Encoded { values: Cow::Owned(values), scales })
     }
 
+    /// What would be lost if `rows` were kept as f16, for a matrix that is stored in bf16.
+    #[must_use]
+    pub fn half_loss(&self, rows: Range<usize>) -> HalfLoss {
+        if self.format == WeightFormat::Bf16 { HalfLoss::of(&self.slice(&rows)) } else { HalfLoss::default() }
+    }
+
     /// `rows` of this matrix as float32.
     #[must_use]
     pub fn to_f32(&self, rows: Range<usize>) -> Vec<f32> {
         let bytes = self.slice(&rows);
-        match self.format {
-            WeightFormat::Q8 => quantize::dequantize_q8(bytes, self.scale_slice(&rows)),
-            WeightFormat::Q4 => quantize::dequantize_q4(bytes, self.scale_slice(&rows)),
-            _ => floats(self.view.dtype, bytes),
+        match (self.view.blocks, self.format) {
+            (Some(blocks), _) => blocks.dequantize(&bytes),
+            (_, WeightFormat::Q8) => quantize::dequantize_q8(&bytes, self.scale_slice(&rows)),
+            (_, WeightFormat::Q4) => quantize::dequantize_q4(&bytes, self.scale_slice(&rows)),
+            _ => floats(self.view.dtype, &bytes),
         }
+    }
+
+    /// The GGUF type of blocks that become other blocks in `format`, where that is not exact.
+    #[must_use]
+    pub fn requantized(&self, format: WeightFormat) -> Option<BlockType> {
+        let inexact = |b: &BlockType| format.scale_bytes(self.cols) > 0 && !(format == self.format && b.is_exact());
+        self.view.blocks.filter(inexact)
+    }
+
+    /// Squares of what `rows` lose in `format`, and of the weights themselves, summed.
+    ///
+    /// # Errors
+    /// As [`Matrix::encode`].
+    pub fn loss(&self, rows: Range<usize>, format: WeightFormat) -> Result<[f64; 2]> {
+        let encoded = self.encode(rows.clone(), format)?;
+        let scales = encoded.scales.as_deref().unwrap_or_default();
+        let kept = match format {
+            WeightFormat::F32 => floats(DType::F32, &encoded.values),
+            WeightFormat::F16 => floats(DType::F16, &encoded.values),
+            WeightFormat::Bf16 => floats(DType::BF16, &encoded.values),
+            WeightFormat::Q8 => quantize::dequantize_q8(&encoded.values, scales),
+            WeightFormat::Q4 => quantize::dequantize_q4(&encoded.values, scales),
+        };
+        let square = |v: f32| f64::from(v) * f64::from(v);
+        let sums = self
+            .to_f32(rows)
+            .iter()
+            .zip(kept)
+            .fold([0.0; 2], |[lost, all], (w, k)| [lost + square(w - k), all + square(*w)]);
+        Ok(sums)
     }
 }
 
@@ -230,6 +293,42 @@ fn floats(dtype: DType, bytes: &[u8]) -> Vec<f32> {
         DType::BF16 => halves().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
         _ => Vec::new(),
     }
+}
+
+/// Little-endian F32, F16 or BF16 bytes as f16, a few cache lines at a time: weights by the billion go
+/// through here. NaN and infinities stay what they are, for whoever looks at the logits.
+///
+/// # Errors
+/// The first weight that is finite but not as f16.
+fn narrow(dtype: DType, bytes: &[u8]) -> Result<Vec<u8>, f32> {
+    const STEP: usize = 1024;
+    let size = dtype.bitsize() / 8;
+    let (mut wide, mut halves) = ([0f32; STEP], [f16::ZERO; STEP]);
+    let mut narrowed = Vec::with_capacity(bytes.len() / size * 2);
+    for bytes in bytes.chunks(STEP * size) {
+        let count = bytes.len() / size;
+        let (wide, halves) = (&mut wide[..count], &mut halves[..count]);
+        match dtype {
+            // bf16 is the upper half of a float32.
+            DType::BF16 => wide
+                .iter_mut()
+                .zip(bytes.as_chunks::<2>().0)
+                .for_each(|(w, b)| *w = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)),
+            _ => wide.copy_from_slice(&floats(dtype, bytes)),
+        }
+        // From 65520 on the nearest f16 is infinite.
+        let lost = |v: &f32| (v.abs() >= 65520.0) & v.is_finite();
+        if wide.iter().fold(false, |any, v| any | lost(v)) {
+            return Err(wide.iter().copied().find(lost).unwrap_or(f32::NAN));
+        }
+        halves.convert_from_f32_slice(wide);
+        if cfg!(target_endian = "little") {
+            narrowed.extend_from_slice(bytemuck::cast_slice(halves));
+        } else {
+            narrowed.extend(halves.iter().flat_map(|h| h.to_le_bytes()));
+        }
+    }
+    Ok(narrowed)
 }
 
 impl Checkpoint {
@@ -250,7 +349,7 @@ impl TensorView<'_> {
     /// [`Error::Tensor`] where they are no F32, F16 or BF16.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         if !matches!(self.dtype, DType::F32 | DType::F16 | DType::BF16) {
-            let problem = format!("is {}; expected F32, F16 or BF16", self.dtype);
+            let problem = format!("is {}; expected F32, F16 or BF16", self.type_name());
             return Err(Error::tensor(self.file, self.name, problem));
         }
         Ok(floats(self.dtype, self.bytes))
@@ -259,6 +358,10 @@ impl TensorView<'_> {
     /// Whether a float tensor holds a NaN or an infinity; false for other types.
     #[must_use]
     pub fn has_non_finite(&self) -> bool {
-        floats(self.dtype, self.bytes).iter().any(|v| !v.is_finite())
+        let finite = |values: Vec<f32>| values.iter().all(|v| v.is_finite());
+        !match self.blocks {
+            Some(blocks) => self.bytes.chunks(blocks.bytes() << 12).all(|b| finite(blocks.dequantize(b))),
+            None => finite(floats(self.dtype, self.bytes)),
+        }
     }
 }

@@ -1,5 +1,9 @@
-//! Checkpoints as named tensors: one safetensors file, or shards with an index, memory-mapped.
+//! Checkpoints as named tensors: one safetensors file, shards with an index, or a GGUF file,
+//! memory-mapped.
 
+mod blocks;
+pub mod gguf;
+mod half_loss;
 mod matrix;
 mod storage;
 
@@ -13,6 +17,8 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::quantize;
 
+pub use blocks::BlockType;
+pub use half_loss::HalfLoss;
 pub use matrix::{Encoded, Matrix, WeightFormat};
 pub use safetensors::Dtype as DType;
 pub use storage::Bytes;
@@ -29,6 +35,9 @@ struct Entry {
     dtype: DType,
     shape: Vec<usize>,
     bytes: Range<usize>,
+    blocks: Option<BlockType>,
+    /// Rows of each head lie in pairs (2i, 2i + 1) that belong at (i, i + half): size of a head.
+    paired: Option<usize>,
 }
 
 struct File {
@@ -56,6 +65,19 @@ pub struct TensorView<'a> {
     pub shape: &'a [usize],
     /// The data.
     pub bytes: &'a [u8],
+    /// Quantised blocks of GGUF, which are the bytes then; `dtype` is U8.
+    pub blocks: Option<BlockType>,
+    /// For rotated matrices of GGUF: rows of each head of this size lie in pairs (2i, 2i + 1), which belong
+    /// at (i, i + half).
+    pub paired: Option<usize>,
+}
+
+impl TensorView<'_> {
+    /// Name of the element type, e.g. `F16` or `Q4_K`.
+    #[must_use]
+    pub fn type_name(&self) -> String {
+        self.blocks.map_or_else(|| self.dtype.to_string(), |b| b.name().to_owned())
+    }
 }
 
 impl Checkpoint {
@@ -118,12 +140,37 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Reads a GGUF file: its tensors, under their own names, and its metadata.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`], [`Error::Config`] or [`Error::Tensor`] with what is broken or not supported.
+    pub fn from_gguf(name: &str, bytes: Bytes) -> Result<(Self, gguf::Metadata)> {
+        let (metadata, found) = gguf::read(name, &bytes)?;
+        let mut tensors = BTreeMap::new();
+        for gguf::GgufTensor { name: tensor, dtype, blocks, shape, bytes } in found {
+            let entry = Entry { file: 0, dtype, shape, bytes, blocks, paired: None };
+            if tensors.insert(tensor.clone(), entry).is_some() {
+                return Err(Error::tensor(name, &tensor, "is there twice"));
+            }
+        }
+        let files = vec![File { name: name.to_owned(), bytes }];
+        Ok((Self { files, tensors, metadata: HashMap::new() }, metadata))
+    }
+
+    /// Says that the rows of a matrix lie in pairs within heads of `head_dim` rows, an even number.
+    pub(crate) fn set_paired(&mut self, name: &str, head_dim: usize) {
+        if let Some(entry) = self.tensors.get_mut(name) {
+            entry.paired = Some(head_dim);
+        }
+    }
+
     fn add(&mut self, name: &str, bytes: Bytes) -> Result<()> {
         let broken = |problem| Error::Checkpoint { file: name.to_owned(), problem };
         let header = read_header(&bytes).map_err(broken)?;
         let file = self.files.len();
         for (tensor, TensorInfo { dtype, shape, data_offsets: (begin, end) }) in header.tensors {
-            let entry = Entry { file, dtype, shape, bytes: header.data_start + begin..header.data_start + end };
+            let bytes = header.data_start + begin..header.data_start + end;
+            let entry = Entry { file, dtype, shape, bytes, blocks: None, paired: None };
             if self.tensors.insert(tensor.clone(), entry).is_some() {
                 return Err(broken(format!("tensor {tensor} was already given by another shard")));
             }
@@ -163,6 +210,8 @@ impl Checkpoint {
             dtype: entry.dtype,
             shape: &entry.shape,
             bytes: &file.bytes[entry.bytes.clone()],
+            blocks: entry.blocks,
+            paired: entry.paired,
         }
     }
 

@@ -2,8 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use super::decoding::{Decoding, Generation, StepReport, Work};
+use super::decoding::{Decoding, Work};
 use super::options::{DecodeOptions, Vocabulary};
+use super::report::{Generation, StepReport};
 use crate::architecture::Architecture;
 use crate::backend::{Backend, Candidate, Pass, StoreId};
 use crate::canvas::Canvas;

@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::cache::Progress;
-use super::decoding::Generation;
+use super::report::Generation;
 use crate::backend::Candidate;
 use crate::canvas::Cell;
 use crate::error::{Error, Result};

@@ -1,6 +1,7 @@
 //! Linear layers; see `shaders/gemm.wgsl`.
 
 use remask_core::checkpoint::WeightFormat;
+use serde::{Deserialize, Serialize};
 
 use super::weight_defines;
 use crate::wgsl::{Define, KernelSpec};
@@ -64,7 +65,7 @@ impl Fused {
 pub const HEAD_TILE_N: u32 = 64;
 
 /// How a workgroup covers its tile: `lanes_m * tm` rows by `lanes_n * tn` columns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tile {
     /// Invocations along rows.
     pub lanes_m: u32,

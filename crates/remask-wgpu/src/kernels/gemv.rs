@@ -1,13 +1,14 @@
 //! Linear layers of a few rows; see `shaders/gemv.wgsl`. Parameters are those of [`super::gemm`].
 
 use remask_core::checkpoint::WeightFormat;
+use serde::{Deserialize, Serialize};
 
 use super::gemm::Fused;
 use super::weight_defines;
 use crate::wgsl::{Define, KernelSpec};
 
 /// How a workgroup covers its columns, and how many rows it can take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Few {
     /// Rows at most: 1, 2, 4 or 8.
     pub rows: u32,

@@ -2,11 +2,12 @@
 
 use remask_core::Architecture;
 use remask_core::checkpoint::WeightFormat;
+use serde::{Deserialize, Serialize};
 
-use super::attention_matrix;
 use super::gemm::{self, Fused, Tile};
-use super::gemm_matrix::MatrixTile;
+use super::gemm_matrix::{self, MatrixTile};
 use super::gemv::{self, Few};
+use super::{FUSED, attention_matrix, head_select};
 use crate::profile::AdapterProfile;
 use crate::wgsl::KernelSpec;
 
@@ -20,7 +21,7 @@ pub enum Strategy {
 }
 
 /// A kernel that every device can run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Portable {
     /// Each weight is read once; what counts is the rate at which memory gives them.
     Few(Few),
@@ -43,8 +44,8 @@ const MATRIX_HIDDEN: usize = 1024;
 
 impl Arithmetic {
     /// The arithmetic for a model whose matrices are kept in `formats`. Matrix units take over where the
-    /// weights are f16 or int8 already, and every matrix of a layer has a shape that they can compute;
-    /// f32 and bf16 weights ask for more than f16 holds.
+    /// weights are f16, int8 or int4, and every matrix of a layer has a shape that they can compute; f32
+    /// and bf16 weights ask for more than f16 holds.
     #[must_use]
     pub fn choose(profile: &AdapterProfile, a: &Architecture, formats: &[WeightFormat]) -> Self {
         let at = &a.attention;
@@ -67,10 +68,20 @@ impl Arithmetic {
             && formats.iter().all(fits);
         if half { Self::Half } else { Self::Full }
     }
+
+    /// Whether matrix units would take over if bf16 matrices were kept as f16, which for almost every
+    /// model loses nothing (see [`HalfLoss`](remask_core::checkpoint::HalfLoss)). `stored` are the formats
+    /// of the layers' matrices.
+    #[must_use]
+    pub fn wants_f16(profile: &AdapterProfile, a: &Architecture, stored: &[WeightFormat]) -> bool {
+        let narrowed = |f: &WeightFormat| if *f == WeightFormat::Bf16 { WeightFormat::F16 } else { *f };
+        let narrowed: Vec<_> = stored.iter().map(narrowed).collect();
+        narrowed != stored && Self::choose(profile, a, &narrowed) == Self::Half
+    }
 }
 
 /// Rows up to which reading each weight once with ordinary arithmetic is as fast as matrix units are.
-const FEW_BEFORE_MATRIX: u32 = 4;
+const FEW_BEFORE_MATRIX: u32 = 2;
 
 /// The shape of a product `[rows, cols] x [out, cols]^T`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -87,13 +98,38 @@ impl Strategy {
     /// The kernel for a linear layer, or for a head.
     #[must_use]
     pub fn choose(profile: &AdapterProfile, arithmetic: Arithmetic, format: WeightFormat, shape: Shape) -> Self {
-        if arithmetic == Arithmetic::Half
-            && shape.rows > FEW_BEFORE_MATRIX
-            && let Some(tile) = MatrixTile::choose(format, shape)
-        {
-            return Self::Matrix(tile);
+        Self::choose_usable(profile, arithmetic, format, shape, None, |_| true)
+    }
+
+    /// As [`Strategy::choose`], among the kernels that the device can use, and with `tuned` in place of the
+    /// usual portable one. Where it can use none, the one that every device should.
+    #[must_use]
+    pub fn choose_usable(
+        profile: &AdapterProfile,
+        arithmetic: Arithmetic,
+        format: WeightFormat,
+        shape: Shape,
+        tuned: Option<Portable>,
+        usable: impl Fn(&KernelSpec) -> bool,
+    ) -> Self {
+        let matrix = arithmetic == Arithmetic::Half && shape.rows > FEW_BEFORE_MATRIX;
+        let matrix = matrix.then(|| MatrixTile::choose(format, shape)).flatten().map(Self::Matrix);
+        let tiled = Self::Portable(Portable::tiled(profile, shape));
+        let portable = tuned.into_iter().chain([Portable::choose(profile, format, shape)]).map(Self::Portable);
+        let choices = matrix.into_iter().chain(portable).chain([tiled]);
+        let mut choices = choices;
+        choices.find(|c| c.specs(format).iter().all(&usable)).unwrap_or(tiled)
+    }
+
+    /// Every kernel that a layer or a head may be computed with.
+    fn specs(self, format: WeightFormat) -> Vec<KernelSpec> {
+        match self {
+            Self::Matrix(tile) => vec![gemm_matrix::spec(format, tile)],
+            Self::Portable(portable) => {
+                let head = head_select::spec(format, portable.for_head());
+                FUSED.map(|fused| portable.spec(format, fused)).into_iter().chain([head]).collect()
+            }
         }
-        Self::Portable(Portable::choose(profile, format, shape))
     }
 
     /// Whether the kernel takes f16 activations.
@@ -112,7 +148,33 @@ impl Portable {
         if !profile.is_software() && rows <= Few::MOST_ROWS && cols.is_multiple_of(8) {
             return Self::Few(Few::choose(format, rows, out, cols));
         }
-        Self::Tiled(Tile::choose(profile.is_software(), rows, out))
+        Self::tiled(profile, shape)
+    }
+
+    /// Every kernel that may be the fastest for a layer: those that are chosen for some shape, which the case
+    /// tables test, and that are not plainly too large or too small for this one.
+    #[must_use]
+    pub fn candidates(profile: &AdapterProfile, format: WeightFormat, shape: Shape) -> Vec<Self> {
+        let Shape { rows, cols, .. } = shape;
+        let mut found = vec![Self::choose(profile, format, shape)];
+        let widths = [(64, 512), (8192, 1024), (100_000, 4096)];
+        if rows <= Few::MOST_ROWS && cols.is_multiple_of(8) {
+            found.extend(widths.map(|(out, cols)| Self::Few(Few::choose(format, rows, out, cols))));
+        }
+        for rows_of_tile in [1, 2, 4, 8, 17, 33, 65, 4096] {
+            for software in [false, true] {
+                let tiles = widths.map(|(out, _)| Tile::choose(software, rows_of_tile, out));
+                let fits = |t: &Tile| t.rows() < 2 * rows.max(16) && t.rows() * 16 >= rows;
+                found.extend(tiles.into_iter().filter(fits).map(Self::Tiled));
+            }
+        }
+        let mut seen = std::collections::HashSet::new();
+        found.retain(|kernel| seen.insert(*kernel));
+        found
+    }
+
+    fn tiled(profile: &AdapterProfile, shape: Shape) -> Self {
+        Self::Tiled(Tile::choose(profile.is_software(), shape.rows, shape.out))
     }
 
     /// The same kernel as a head that is fused with selection needs it: with as many columns a tile
@@ -123,6 +185,13 @@ impl Portable {
             Self::Tiled(tile) => Self::Tiled(Tile { tn: gemm::HEAD_TILE_N / tile.lanes_n, ..tile }),
             Self::Few(few) => Self::Few(Few { columns: if few.rows == 8 { 2 } else { 4 }, ..few }),
         }
+    }
+
+    /// Whether SwiGLU is computed by this kernel too, rather than by a dispatch of its own. It takes both
+    /// halves one after the other: for tiles on a GPU that is half as many workgroups, each twice as long.
+    #[must_use]
+    pub fn fuses_swiglu(self, profile: &AdapterProfile) -> bool {
+        profile.is_software() || matches!(self, Self::Few(_))
     }
 
     /// The kernel of a linear layer with weights of `format`.
@@ -183,6 +252,22 @@ mod tests {
             Strategy::Portable(Portable::Tiled(t)) => format!("tiled {}x{}", t.rows(), t.columns()),
             Strategy::Matrix(t) => format!("matrix {}x{} in {}", t.m, t.n, t.splits),
         }
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_be_used_is_stood_in_for() {
+        let matrix = profile("DiscreteGpu", true);
+        let shape = |rows| Shape { rows, cols: 4096, out: 4096 };
+        let picked = |rows, refused: &[&str]| {
+            let usable = |spec: &KernelSpec| !refused.contains(&spec.shader);
+            Strategy::choose_usable(&matrix, Arithmetic::Half, WeightFormat::F16, shape(rows), None, usable)
+        };
+        assert!(matches!(picked(8, &[]), Strategy::Matrix(_)));
+        assert!(matches!(picked(8, &["gemm_matrix"]), Strategy::Portable(Portable::Few(_))));
+        assert!(matches!(picked(8, &["gemm_matrix", "gemv"]), Strategy::Portable(Portable::Tiled(_))));
+        assert!(matches!(picked(8, &["gemm_matrix", "gemv", "gemm"]), Strategy::Portable(Portable::Tiled(_))));
+        assert!(matches!(picked(64, &["gemm_matrix"]), Strategy::Portable(Portable::Tiled(_))));
+        assert!(matches!(picked(64, &["gemv"]), Strategy::Matrix(_)));
     }
 
     #[test]

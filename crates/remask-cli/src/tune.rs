@@ -1,0 +1,63 @@
+//! `remask tune`: finds the kernels that are fastest on a device, for the shapes of a model.
+
+use std::io::{Write, stdout};
+
+use remask_wgpu::cache_folder;
+
+use crate::bench::Subject;
+use crate::bundled::BUNDLED;
+use crate::model_args::DeviceArgs;
+use crate::report::table;
+use crate::synth::Shape;
+use crate::{Failure, Outcome};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Model folder, .safetensors or GGUF file, or name of a bundled model
+    #[arg(long, default_value = BUNDLED[0].name)]
+    model: String,
+    /// Random weights of this shape in place of a model
+    #[arg(long, value_enum, conflicts_with = "model")]
+    shape: Option<Shape>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Rows to find the fastest kernels for, powers of two; what is found for 8 rows serves 5 to 8
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512], value_name = "N,...")]
+    rows: Vec<u32>,
+}
+
+pub fn run(args: &Args) -> Outcome {
+    let Some(folder) = cache_folder() else {
+        return Err(Failure::Message("there is no folder to keep the result in; set REMASK_CACHE_DIR".to_owned()));
+    };
+    if let Some(rows) = args.rows.iter().find(|n| !n.is_power_of_two()) {
+        return Err(Failure::Message(format!("{rows} rows: only powers of two are tuned")));
+    }
+    let subject = Subject::open(&args.model, args.shape, None)?;
+    let mut backend = subject.on_wgpu(&args.device)?;
+    let names = ["weights", "rows", "layer", "default us", "fastest us", "kernel"];
+    let mut cells = vec![names.map(str::to_owned).to_vec()];
+    for &rows in args.rows.iter().filter(|n| **n as usize <= subject.architecture.max_positions) {
+        for t in pollster::block_on(backend.tune(rows))? {
+            let faster = if t.us < t.default_us { format!("{:?}", t.kernel) } else { "the default".to_owned() };
+            cells.push(vec![
+                t.format.to_string(),
+                t.rows.to_string(),
+                format!("{} -> {}", t.cols, t.out),
+                format!("{:.1}", t.default_us),
+                format!("{:.1}", t.us),
+                faster,
+            ]);
+        }
+    }
+    let gpu = backend.gpu();
+    let file = gpu.tuning.save(&gpu.profile, &folder)?;
+    let mut out = stdout();
+    if cells.len() == 1 {
+        writeln!(out, "every layer of this model is computed on matrix units; there is nothing to choose")?;
+    } else {
+        write!(out, "{}", table(&cells))?;
+    }
+    writeln!(out, "{} layers and rows in {}", gpu.tuning.len(), file.display())?;
+    Ok(())
+}

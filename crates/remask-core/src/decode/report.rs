@@ -1,0 +1,102 @@
+//! What a generation says of itself: step by step, and when it is done.
+
+use std::ops::Range;
+
+use serde::Serialize;
+
+use super::accept::Scored;
+use super::mor::MorStats;
+use crate::canvas::Canvas;
+
+/// What a step did, for watchers.
+#[derive(Debug)]
+pub struct StepReport<'a> {
+    /// Steps done before this one: forward passes, from 0.
+    pub step: u32,
+    /// Canvas after the step.
+    pub canvas: &'a Canvas,
+    /// Positions of the block at work.
+    pub block: Range<usize>,
+    /// What was committed, best first.
+    pub committed: &'a [Scored],
+    /// Every candidate of the step's holes, for provisional text.
+    pub candidates: &'a [Scored],
+    /// Decided tokens that were replaced.
+    pub revised: &'a [Scored],
+    /// Positions that were decided and are holes again.
+    pub remasked: &'a [usize],
+    /// Positions behind the answer's end that were filled with padding.
+    pub padded: &'a [usize],
+    /// Positions that the pass computed, in order.
+    pub computed: &'a [usize],
+    /// Canvas, depths and costs as they stand after the step.
+    pub so_far: &'a Generation,
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The answer contains an end-of-sequence id.
+    Stop,
+    /// Every hole was filled without one.
+    Length,
+    /// The watcher asked to stop.
+    Aborted,
+}
+
+/// A finished generation and what it cost.
+#[derive(Debug, Clone)]
+pub struct Generation {
+    /// The canvas as it was left. After an early stop holes remain behind the end of the answer.
+    pub canvas: Canvas,
+    /// Positions before the first that was not given: the prompt, before the answer.
+    pub prompt_tokens: usize,
+    /// Why it ended.
+    pub finish: FinishReason,
+    /// Forward passes run, those before a cut included.
+    pub forward_passes: u32,
+    /// Rows computed over all passes.
+    pub rows_computed: u64,
+    /// Rows whose candidates were computed.
+    pub rows_selected: u64,
+    /// Rows that full compute would have computed in as many passes.
+    pub rows_of_full_compute: u64,
+    /// Passes in which each position was computed while it was a hole of the block at work.
+    pub depth: Vec<u32>,
+    /// What acceptance and its helpers did.
+    pub acceptance: AcceptanceStats,
+    /// What adaptive depth did, where it was on.
+    pub mor: Option<MorStats>,
+    /// Adjustments made to the request, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// What became of the candidates of a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct AcceptanceStats {
+    /// Candidates that were committed.
+    pub tokens_accepted: u64,
+    /// Candidates that were not, over all passes.
+    pub tokens_rejected: u64,
+    /// Of the accepted: those that adaptive steps took when the model was sure of the rest of a block.
+    pub finished_early: u64,
+    /// Decided tokens that were replaced.
+    pub tokens_revised: u64,
+    /// Decided tokens that were masked again.
+    pub tokens_remasked: u64,
+    /// Positions behind the end that were filled with padding, without a candidate.
+    pub tokens_padded: u64,
+}
+
+impl Generation {
+    /// The answer's ids up to the first stop id or undecided position.
+    #[must_use]
+    pub fn completion(&self, stop: &[u32]) -> &[u32] {
+        let answer = &self.canvas.tokens()[self.prompt_tokens..];
+        let end = (0..answer.len())
+            .find(|i| stop.contains(&answer[*i]) || self.canvas.is_hole(self.prompt_tokens + i))
+            .unwrap_or(answer.len());
+        &answer[..end]
+    }
+}

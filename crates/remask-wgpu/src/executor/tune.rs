@@ -1,0 +1,153 @@
+//! Measures the kernels that a model's linear layers could be computed with.
+
+use std::time::Instant;
+
+use remask_core::BackendError;
+
+use super::WgpuBackend;
+use crate::kernels::gemm::End;
+use crate::kernels::linear::{Portable, Shape, Strategy};
+use crate::kernels::swiglu;
+use crate::pass::{Over, PassPlan, Product};
+use crate::recording::{Recorder, Recording};
+use crate::tuning::Tuned;
+use crate::uniforms::PassSizes;
+use crate::weights::{DeviceLayer, DeviceMatrix};
+
+/// A kernel must take less than this share of the default's time to take its place, so that noise does not
+/// decide among equals.
+const WORTH: f64 = 0.97;
+
+/// A kernel that takes so many times the fastest one's time is not measured again.
+const HOPELESS: f64 = 1.5;
+
+/// The linear layers of a block.
+#[derive(Debug, Clone, Copy)]
+enum Layer {
+    Qkv,
+    AttentionOut,
+    GateUp,
+    Down,
+}
+
+impl Layer {
+    const ALL: [Self; 4] = [Self::Qkv, Self::AttentionOut, Self::GateUp, Self::Down];
+
+    fn matrix(self, layer: &DeviceLayer) -> &DeviceMatrix {
+        match self {
+            Self::Qkv => &layer.qkv,
+            Self::AttentionOut => &layer.attention_out,
+            Self::GateUp => &layer.gate_up,
+            Self::Down => &layer.down,
+        }
+    }
+}
+
+impl WgpuBackend {
+    /// Measures every kernel that could compute the model's linear layers for up to `rows` rows, a power of
+    /// two, and uses the fastest from now on: one result a kind of layer, none for layers that matrix units
+    /// compute. What stores hold stays.
+    ///
+    /// # Errors
+    /// As [`remask_core::Backend::forward`].
+    pub async fn tune(&mut self, rows: u32) -> Result<Vec<Tuned>, BackendError> {
+        let mut results = Vec::new();
+        for layer in Layer::ALL {
+            let Some(first) = self.weights.layers.first().map(|l| layer.matrix(l)) else { continue };
+            let (format, shape) = (first.format, Shape { rows, cols: first.cols, out: first.rows });
+            if Strategy::choose(&self.gpu.profile, self.arithmetic, format, shape).is_half() {
+                continue;
+            }
+            // The default comes first.
+            let mut measured: Vec<(Portable, f64)> = Vec::new();
+            for kernel in Portable::candidates(&self.gpu.profile, format, shape) {
+                let best = measured.iter().map(|m| m.1).fold(f64::INFINITY, f64::min);
+                let hopeless = best * HOPELESS;
+                match self.time_layer(layer, kernel, rows, hopeless).await {
+                    Ok(us) => measured.push((kernel, us)),
+                    // One that this device cannot compile is no candidate.
+                    Err(BackendError::Kernel { .. }) => (),
+                    Err(e) => return Err(e),
+                }
+            }
+            let Some(&(default, default_us)) = measured.first() else { continue };
+            let fastest = measured.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
+            let fastest = fastest.filter(|(_, us)| *us < default_us * WORTH);
+            let (kernel, us) = fastest.unwrap_or((default, default_us));
+            results.push(Tuned { format, rows, cols: shape.cols, out: shape.out, kernel, us, default_us });
+        }
+        results.iter().for_each(|tuned| self.gpu.tuning.add(*tuned));
+        self.forget_recordings();
+        self.gpu.save_pipelines();
+        Ok(results)
+    }
+
+    /// Microseconds that one linear layer takes with a kernel, in runs over those of all blocks. Above
+    /// `hopeless` it is measured once only.
+    async fn time_layer(
+        &mut self,
+        layer: Layer,
+        kernel: Portable,
+        rows: u32,
+        hopeless: f64,
+    ) -> Result<f64, BackendError> {
+        self.reserve(rows).await?;
+        let sizes = PassSizes { rows, selected: 1, tiles: 1, padding: 0 };
+        let plan = PassPlan {
+            architecture: &self.architecture,
+            weights: &self.weights,
+            arithmetic: self.arithmetic,
+            activations: &self.activations,
+            rotary: &self.rotary,
+            arena: &self.arena,
+            suppressed: &self.suppressed,
+            sizes,
+        };
+        let act = &self.activations;
+        let mut recorder = Recorder::new(&mut self.gpu, &mut self.uniforms, &mut self.groups);
+        for block in &self.weights.layers {
+            let matrix = layer.matrix(block);
+            let fuses = matrix.parts.len() == 1 && kernel.fuses_swiglu(&recorder.gpu.profile);
+            // As a pass has it: norms and SwiGLU are part of the layers beside them.
+            let (x, gain, out, end) = match layer {
+                Layer::Qkv => (&act.hidden, Some(&block.attention_norm), &act.qkv, End::Write),
+                Layer::AttentionOut => (&act.attended, None, &act.hidden, End::Add),
+                Layer::GateUp if fuses => (&act.hidden, Some(&block.mlp_norm), &act.activated, End::SwiGlu),
+                Layer::GateUp => (&act.hidden, Some(&block.mlp_norm), &act.gate_up, End::Write),
+                Layer::Down => (&act.activated, None, &act.hidden, End::Add),
+            };
+            plan.portable(&mut recorder, kernel, Product { matrix, x, gain, out, over: Over::Rows }, end).await?;
+            if matches!(layer, Layer::GateUp) && !fuses {
+                let width = matrix.rows / 2;
+                let params = swiglu::Params { cols4: width / 4, splits: 1, split_stride4: 0, padding: 0 };
+                let buffers = [&act.gate_up, &act.activated];
+                recorder.dispatch(swiglu::spec(false), &buffers, &params, swiglu::grid(rows, width)).await?;
+            }
+        }
+        let recording = recorder.finish();
+        self.uniforms.set_pass(&self.gpu, sizes);
+        // Enough runs that starting them does not count, and the fastest of a few.
+        let once = self.seconds(&recording, 1)?.min(self.seconds(&recording, 1)?);
+        let each = 1e6 / self.weights.layers.len() as f64;
+        if once * each > hopeless {
+            return Ok(once * each);
+        }
+        let count = (0.005 / once.max(1e-6)).ceil().clamp(1.0, 64.0);
+        let mut fastest = once;
+        for _ in 0..3 {
+            fastest = fastest.min(self.seconds(&recording, count as u32)? / count);
+        }
+        Ok(fastest * each)
+    }
+
+    /// Seconds that a recording takes to run `count` times.
+    fn seconds(&self, recording: &Recording, count: u32) -> Result<f64, BackendError> {
+        let begun = Instant::now();
+        let mut encoder =
+            self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("tune") });
+        (0..count).for_each(|_| recording.encode(&mut encoder, &self.uniforms, None));
+        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.wait()?;
+        Ok(begun.elapsed().as_secs_f64())
+    }
+}

@@ -1,0 +1,235 @@
+//! Writes GGUF files, from the format's specification and by the rules of llama.cpp's converter for
+//! LLaDAModelLM: to read them with an independent reader is the test.
+
+use half::{bf16, f16};
+use remask_core::checkpoint::Matrix;
+use remask_core::model::layer_matrices;
+use remask_core::{Architecture, Model};
+
+/// How the matrices of a file are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// Type 0.
+    F32,
+    /// Type 1.
+    F16,
+    /// Type 30.
+    Bf16,
+    /// Type 8: 32 int8 and an f16 scale.
+    Q8_0,
+    /// Type 2: 32 int4 and an f16 scale.
+    Q4_0,
+    /// Type 3: 32 int4, an f16 scale and an f16 minimum.
+    Q4_1,
+}
+
+impl Stored {
+    fn number(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q8_0 => 8,
+            Self::Bf16 => 30,
+        }
+    }
+
+    fn encode(self, weights: &[f32]) -> Vec<u8> {
+        match self {
+            Self::F32 => weights.iter().flat_map(|w| w.to_le_bytes()).collect(),
+            Self::F16 => weights.iter().flat_map(|w| f16::from_f32(*w).to_le_bytes()).collect(),
+            Self::Bf16 => weights.iter().flat_map(|w| bf16::from_f32(*w).to_le_bytes()).collect(),
+            Self::Q8_0 => weights.chunks(32).flat_map(q8_0).collect(),
+            Self::Q4_0 => weights.chunks(32).flat_map(q4_0).collect(),
+            Self::Q4_1 => weights.chunks(32).flat_map(q4_1).collect(),
+        }
+    }
+}
+
+fn with_scale(scale: f16, rest: impl IntoIterator<Item = u8>) -> Vec<u8> {
+    scale.to_le_bytes().into_iter().chain(rest).collect()
+}
+
+fn q8_0(block: &[f32]) -> Vec<u8> {
+    let peak = block.iter().fold(0f32, |m, w| m.max(w.abs()));
+    let scale = f16::from_f32(peak / 127.0);
+    let quant = |w: &f32| if peak == 0.0 { 0 } else { (w / scale.to_f32()).round().clamp(-127.0, 127.0) as i8 as u8 };
+    with_scale(scale, block.iter().map(quant))
+}
+
+/// Byte j holds weight j in its low half and weight j + 16 in its high one.
+fn nibbles(quants: &[u8]) -> Vec<u8> {
+    (0..16).map(|j| quants[j] | quants[j + 16] << 4).collect()
+}
+
+fn q4_0(block: &[f32]) -> Vec<u8> {
+    let peak = block.iter().copied().reduce(|m, w| if w.abs() > m.abs() { w } else { m }).unwrap_or(0.0);
+    let scale = f16::from_f32(peak / -8.0);
+    let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
+    let quant = |w: &f32| (w * inverse + 8.0).round_ties_even().clamp(0.0, 15.0) as u8;
+    with_scale(scale, nibbles(&block.iter().map(quant).collect::<Vec<_>>()))
+}
+
+fn q4_1(block: &[f32]) -> Vec<u8> {
+    let (low, high) = block.iter().fold((f32::MAX, f32::MIN), |(l, h), w| (l.min(*w), h.max(*w)));
+    let (scale, minimum) = (f16::from_f32((high - low) / 15.0), f16::from_f32(low));
+    let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
+    let quant = |w: &f32| ((w - minimum.to_f32()) * inverse).round().clamp(0.0, 15.0) as u8;
+    let quants: Vec<_> = block.iter().map(quant).collect();
+    with_scale(scale, minimum.to_le_bytes().into_iter().chain(nibbles(&quants)))
+}
+
+/// A metadata value.
+pub enum Meta {
+    /// Type 4.
+    U32(u32),
+    /// Type 6.
+    F32(f32),
+    /// Type 7.
+    Bool(bool),
+    /// Type 8.
+    Text(String),
+    /// Type 9 of type 8.
+    Texts(Vec<String>),
+    /// Type 9 of type 5.
+    I32s(Vec<i32>),
+}
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+impl Meta {
+    fn write(&self, out: &mut Vec<u8>) {
+        let kind: u32 = match self {
+            Self::U32(_) => 4,
+            Self::F32(_) => 6,
+            Self::Bool(_) => 7,
+            Self::Text(_) => 8,
+            Self::Texts(_) | Self::I32s(_) => 9,
+        };
+        out.extend(kind.to_le_bytes());
+        let list = |out: &mut Vec<u8>, kind: u32, count: usize| {
+            out.extend(kind.to_le_bytes());
+            out.extend((count as u64).to_le_bytes());
+        };
+        match self {
+            Self::U32(n) => out.extend(n.to_le_bytes()),
+            Self::F32(n) => out.extend(n.to_le_bytes()),
+            Self::Bool(on) => out.push(u8::from(*on)),
+            Self::Text(t) => text(out, t),
+            Self::Texts(texts) => {
+                list(out, 8, texts.len());
+                texts.iter().for_each(|t| text(out, t));
+            }
+            Self::I32s(numbers) => {
+                list(out, 5, numbers.len());
+                numbers.iter().for_each(|n| out.extend(n.to_le_bytes()));
+            }
+        }
+    }
+}
+
+/// A file of these pairs and tensors: name, dimensions with the outermost first, type, data.
+fn file(pairs: &[(String, Meta)], tensors: Vec<(String, Vec<usize>, u32, Vec<u8>)>) -> Vec<u8> {
+    const ALIGNMENT: usize = 32;
+    let mut out = b"GGUF".to_vec();
+    out.extend(3u32.to_le_bytes());
+    out.extend((tensors.len() as u64).to_le_bytes());
+    out.extend((pairs.len() as u64).to_le_bytes());
+    for (key, value) in pairs {
+        text(&mut out, key);
+        value.write(&mut out);
+    }
+    let mut offset = 0;
+    for (name, shape, number, data) in &tensors {
+        text(&mut out, name);
+        out.extend((shape.len() as u32).to_le_bytes());
+        shape.iter().rev().for_each(|d| out.extend((*d as u64).to_le_bytes()));
+        out.extend(number.to_le_bytes());
+        out.extend((offset as u64).to_le_bytes());
+        offset = (offset + data.len()).next_multiple_of(ALIGNMENT);
+    }
+    for (.., data) in tensors {
+        out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
+        out.extend(data);
+    }
+    out
+}
+
+/// Element i and i + half of each head, which turn together, as neighbours.
+fn paired(weights: &[f32], cols: usize, head_dim: usize) -> Vec<f32> {
+    let heads = weights.chunks(head_dim * cols);
+    let reordered = heads.flat_map(|head| {
+        let row = move |r: usize| head[r * cols..(r + 1) * cols].iter().copied();
+        (0..head_dim / 2).flat_map(move |i| row(i).chain(row(i + head_dim / 2)))
+    });
+    reordered.collect()
+}
+
+/// What the converter writes of a config.
+#[must_use]
+pub fn metadata(a: &Architecture) -> Vec<(String, Meta)> {
+    let size = |n: usize| Meta::U32(n as u32);
+    let mut pairs = vec![
+        ("general.architecture", Meta::Text("llada".to_owned())),
+        ("general.name", Meta::Text("made by a test".to_owned())),
+        ("llada.block_count", size(a.layers)),
+        ("llada.context_length", size(a.max_positions)),
+        ("llada.embedding_length", size(a.hidden)),
+        ("llada.feed_forward_length", size(a.mlp.hidden)),
+        ("llada.attention.head_count", size(a.attention.heads)),
+        ("llada.attention.head_count_kv", size(a.attention.kv_heads)),
+        ("llada.rope.freq_base", Meta::F32(a.rotary.theta as f32)),
+        ("llada.rope.dimension_count", size(a.attention.head_dim)),
+        ("llada.attention.layer_norm_rms_epsilon", Meta::F32(a.norm.eps)),
+        ("llada.vocab_size", size(a.vocab_size)),
+        ("llada.attention.causal", Meta::Bool(false)),
+        ("diffusion.shift_logits", Meta::Bool(false)),
+    ];
+    let ids = [("eos", a.tokens.eos.first().copied()), ("bos", a.tokens.bos), ("padding", a.tokens.pad)];
+    let ids: Vec<_> = ids.into_iter().filter_map(|(what, id)| Some((what, id?))).collect();
+    let keys: Vec<_> = ids.iter().map(|(what, _)| format!("tokenizer.ggml.{what}_token_id")).collect();
+    let mut named: Vec<_> = pairs.drain(..).map(|(key, value)| (key.to_owned(), value)).collect();
+    named.extend(keys.into_iter().zip(ids).map(|(key, (_, id))| (key, Meta::U32(id))));
+    named
+}
+
+/// The model as a GGUF file, with `more` metadata.
+///
+/// # Panics
+/// Where the model is not whole.
+#[must_use]
+pub fn write(model: &Model, stored: Stored, more: Vec<(String, Meta)>) -> Vec<u8> {
+    let (a, names) = (&model.architecture, &model.names);
+    let mut tensors = Vec::new();
+    let mut matrix = |target: String, (name, rows, cols): (&str, usize, usize), head_dim: Option<usize>| {
+        let matrix = Matrix::open(&model.checkpoint, name, rows, cols).expect("a whole model");
+        let weights = matrix.to_f32(0..rows);
+        let weights = head_dim.map_or(weights.clone(), |head_dim| paired(&weights, cols, head_dim));
+        tensors.push((target, vec![rows, cols], stored.number(), stored.encode(&weights)));
+    };
+    let table = |name| (name, a.embedding_rows, a.hidden);
+    matrix("token_embd.weight".to_owned(), table(names.embedding.as_str()), None);
+    names.head.iter().for_each(|head| matrix("output.weight".to_owned(), table(head.as_str()), None));
+    let leaves = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+    for (i, layer) in names.layers.iter().enumerate() {
+        for (leaf, source) in leaves.into_iter().zip(layer_matrices(a, layer)) {
+            let turned = matches!(leaf, "attn_q" | "attn_k").then_some(a.attention.head_dim);
+            matrix(format!("blk.{i}.{leaf}.weight"), source, turned);
+        }
+    }
+    let mut vector = |target: String, name: &str| {
+        let values = model.checkpoint.vector(name, a.hidden).expect("a whole model");
+        tensors.push((target, vec![a.hidden], 0, Stored::F32.encode(&values)));
+    };
+    for (i, layer) in names.layers.iter().enumerate() {
+        vector(format!("blk.{i}.attn_norm.weight"), &layer.attention_norm);
+        vector(format!("blk.{i}.ffn_norm.weight"), &layer.mlp_norm);
+    }
+    vector("output_norm.weight".to_owned(), &names.final_norm);
+    let pairs: Vec<_> = metadata(a).into_iter().chain(more).collect();
+    file(&pairs, tensors)
+}

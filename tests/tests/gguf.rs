@@ -1,0 +1,194 @@
+//! Models in GGUF files generate what the models generate that they were made from.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use remask_burn::CpuBackend;
+use remask_core::chat::{MarkedText, Message};
+use remask_core::checkpoint::{Bytes, WeightFormat};
+use remask_core::golden::{Golden, check_case, check_logits};
+use remask_core::{Backend, DecodeOptions, Model, StepReport, TextTokenizer, generate};
+use remask_testkit::gguf::{Meta, Stored, write};
+use remask_wgpu::{Gpu, LimitChoice, WgpuBackend, adapters};
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn tales() -> Model {
+    Model::open(&root().join("models/tales-33m")).unwrap()
+}
+
+/// The tokenizer's tokens, types and merges, as llama.cpp's converter lists them.
+fn tokenizer_pairs(pre: &str) -> Vec<(String, Meta)> {
+    let text = std::fs::read_to_string(root().join("models/tales-33m/tokenizer.json")).unwrap();
+    let tokenizer: Value = serde_json::from_str(&text).unwrap();
+    let model = &tokenizer["model"];
+    let mut tokens: Vec<(u64, String, i32)> = Vec::new();
+    tokens.extend(model["vocab"].as_object().unwrap().iter().map(|(t, id)| (id.as_u64().unwrap(), t.clone(), 1)));
+    let added = tokenizer["added_tokens"].as_array().unwrap();
+    tokens.extend(added.iter().map(|t| (t["id"].as_u64().unwrap(), t["content"].as_str().unwrap().to_owned(), 3)));
+    tokens.sort_unstable();
+    assert!(tokens.iter().enumerate().all(|(i, t)| t.0 == i as u64), "every id has its token");
+    let merge = |m: &Value| format!("{} {}", m[0].as_str().unwrap(), m[1].as_str().unwrap());
+    let merges = model["merges"].as_array().unwrap().iter().map(merge).collect();
+    let key = |leaf: &str| format!("tokenizer.ggml.{leaf}");
+    vec![
+        (key("model"), Meta::Text("gpt2".to_owned())),
+        (key("pre"), Meta::Text(pre.to_owned())),
+        (key("tokens"), Meta::Texts(tokens.iter().map(|t| t.1.clone()).collect())),
+        (key("token_type"), Meta::I32s(tokens.iter().map(|t| t.2).collect())),
+        (key("merges"), Meta::Texts(merges)),
+        (key("add_bos_token"), Meta::Bool(true)),
+    ]
+}
+
+fn converted(stored: Stored) -> Model {
+    let bytes = write(&tales(), stored, tokenizer_pairs("smollm"));
+    Model::from_gguf("tales.gguf", Bytes::Owned(bytes), None).unwrap()
+}
+
+fn say(model: &Model) -> Vec<u32> {
+    let content = "What is the capital of France?".to_owned();
+    model.encode_chat(&[Message { role: "user".to_owned(), content }]).unwrap()
+}
+
+fn answer(backend: &mut dyn Backend, model: &Model) -> Vec<u32> {
+    let options = DecodeOptions { max_tokens: 16, steps: 8, block_length: 16, ..DecodeOptions::default() };
+    let mut watch = |_: &StepReport| ControlFlow::Continue(());
+    let prompt = say(model);
+    let run = generate(backend, &model.architecture, &model.vocabulary, &prompt, &options, &mut watch);
+    pollster::block_on(run).unwrap().canvas.tokens().to_vec()
+}
+
+fn on_the_cpu(model: &Model, format: Option<WeightFormat>) -> CpuBackend {
+    CpuBackend::load(model, format, &mut |_| ()).unwrap()
+}
+
+#[test]
+fn every_exact_type_answers_as_the_original() {
+    let original = tales();
+    let cases = [
+        (Stored::F32, WeightFormat::F32),
+        (Stored::F16, WeightFormat::F16),
+        (Stored::Bf16, WeightFormat::Bf16),
+        (Stored::Q8_0, WeightFormat::Q8),
+        (Stored::Q4_0, WeightFormat::Q4),
+    ];
+    for (stored, format) in cases {
+        let model = converted(stored);
+        assert_eq!(model.requantization(None).unwrap(), None, "{stored:?}");
+        let mut backend = on_the_cpu(&model, None);
+        assert_eq!(backend.info().weights, format.name(), "{stored:?} is kept as it is");
+        let found = answer(&mut backend, &model);
+        let expected = answer(&mut on_the_cpu(&original, Some(format)), &original);
+        assert_eq!(found, expected, "{stored:?}");
+        if stored == Stored::Q8_0 {
+            let text = model.text().unwrap().decode(&found[say(&model).len()..], true).unwrap();
+            assert!(text.starts_with("The capital of France is Paris"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn what_is_requantized_is_measured_and_answers() {
+    let model = converted(Stored::Q4_1);
+    let note = model.requantization(None).unwrap().unwrap();
+    assert!(note.starts_with("58 matrices of Q4_1 are kept as q8: they change by 0."), "{note}");
+    assert!(model.requantization(Some(WeightFormat::F16)).unwrap().is_none(), "f16 is no other block");
+    let tokens = answer(&mut on_the_cpu(&model, None), &model);
+    let text = model.text().unwrap().decode(&tokens[say(&model).len()..], true).unwrap();
+    assert!(text.starts_with("The capital of France is"), "{text}");
+}
+
+#[test]
+fn the_tokenizer_is_that_of_the_original() {
+    let (original, model) = (tales(), converted(Stored::Q8_0));
+    let (ours, theirs) = (original.text().unwrap(), model.text().unwrap());
+    for text in [
+        "Once upon a time, there was a cat who didn't like 1234 mice.",
+        "  two  spaces,\n\nnew lines\tand tabs \n ",
+        "Größe, naïve café, 日本語 and 🙂🙂; x² + ½ = ¾? \"Quoted\" (yes)",
+        "<|mdm_mask|> and <|eot_id|> are text here; I'LL SHOUT, they've said we're he'd",
+        "",
+    ] {
+        let marked = MarkedText::from_user(text);
+        let ids = ours.encode(&marked).unwrap();
+        assert_eq!(theirs.encode(&marked).unwrap(), ids, "{text:?}");
+        assert_eq!(theirs.decode(&ids, true).unwrap(), text);
+        // Outside of a user's text the special tokens are what they spell.
+        let plain = MarkedText { text: text.to_owned(), user: Vec::new() };
+        assert_eq!(theirs.encode(&plain).unwrap(), ours.encode(&plain).unwrap());
+    }
+    assert_eq!(say(&original), say(&model));
+    assert_eq!(original.vocabulary.mask, model.vocabulary.mask);
+    assert_eq!(original.vocabulary.stop, model.vocabulary.stop);
+    assert_eq!(original.vocabulary.suppressed, model.vocabulary.suppressed);
+    // It can be written out, as quantize does.
+    let again = TextTokenizer::from_bytes("tokenizer.json", theirs.to_json().unwrap().as_bytes()).unwrap();
+    let marked = MarkedText::from_user("Once 12 upon");
+    assert_eq!(again.encode(&marked).unwrap(), ours.encode(&marked).unwrap());
+}
+
+#[test]
+fn a_tokenizer_that_is_not_known_can_be_given() {
+    let bytes = || Bytes::Owned(write(&tales(), Stored::Q8_0, tokenizer_pairs("brand-new")));
+    let named_mask = bytes();
+    let model = Model::from_gguf("m.gguf", named_mask, None).unwrap();
+    let error = model.text().err().unwrap().to_string();
+    for words in ["m.gguf", "tokenizer.ggml.pre = \"brand-new\"", "smollm", "--tokenizer tokenizer.json"] {
+        assert!(error.contains(words), "{words}: {error}");
+    }
+    let own = std::fs::read(root().join("models/tales-33m/tokenizer.json")).unwrap();
+    let model = Model::from_gguf("m.gguf", bytes(), Some(&own)).unwrap();
+    assert_eq!(say(&model), say(&tales()));
+}
+
+#[test]
+fn settings_that_no_kernel_computes_are_refused() {
+    let original = Model::open(&root().join("tests/golden/llada-mha")).unwrap();
+    let open = |more: Vec<(&str, Meta)>| {
+        let mut more: Vec<_> = more.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        more.push(("tokenizer.ggml.mask_token_id".to_owned(), Meta::U32(original.vocabulary.mask)));
+        Model::from_gguf("m.gguf", Bytes::Owned(write(&original, Stored::F32, more)), None)
+    };
+    assert!(open(vec![]).is_ok());
+    let cases = [
+        (vec![("llada.rope.scaling.type", Meta::Text("yarn".into()))], "rope.scaling.type = yarn"),
+        (vec![("llada.rope.scaling.factor", Meta::F32(2.0))], "rope.scaling"),
+        (vec![("llada.attention.key_length", Meta::U32(99))], "key_length: 99"),
+        (vec![("split.count", Meta::U32(3))], "llama-gguf-split --merge"),
+        (
+            vec![("tokenizer.ggml.unknown", Meta::Bool(true)), ("split.count", Meta::Bool(true))],
+            "split.count: expected",
+        ),
+    ];
+    for (more, words) in cases {
+        let error = open(more).err().unwrap().to_string();
+        assert!(error.contains(words) && error.contains("m.gguf"), "{words}: {error}");
+    }
+    let without_mask = Model::from_gguf("m.gguf", Bytes::Owned(write(&original, Stored::F32, vec![])), None);
+    assert!(without_mask.err().unwrap().to_string().contains("mask_token_id"));
+}
+
+/// A file by llama.cpp's own writer against the reference's logits and generations, on every adapter.
+#[test]
+fn a_converted_golden_passes() {
+    let folder = root().join("tests/golden/llada-gqa-tied");
+    let (model, golden) = (Model::open(&folder.join("model.gguf")).unwrap(), Golden::open(&folder).unwrap());
+    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(on_the_cpu(&model, None))];
+    for adapter in &pollster::block_on(adapters()) {
+        let gpu = pollster::block_on(Gpu::from_adapter(adapter, LimitChoice::Adapter)).unwrap();
+        backends.push(Box::new(pollster::block_on(WgpuBackend::load(gpu, &model, None, &mut |_| ())).unwrap()));
+    }
+    assert!(backends.len() > 1, "no adapter: install mesa-vulkan-drivers and libvulkan1");
+    for mut backend in backends {
+        let error = pollster::block_on(check_logits(backend.as_mut(), &model, &golden)).unwrap();
+        assert!(error.passes(), "{}: {error:?}", backend.info().backend);
+        for case in &golden.cases {
+            let result = pollster::block_on(check_case(backend.as_mut(), &model, case)).unwrap().unwrap();
+            assert!(result.passes(), "{}: {result:?}", backend.info().backend);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Kernels that a device cannot compile are stood in for, tuned ones take the place of the usual, and passes
+//! answer the same.
+
+use remask_core::checkpoint::WeightFormat;
+use remask_core::{Backend, Candidate, Keys, Model, Pass, Row, Select, StoreId, TokenSet};
+use remask_testkit::model::{WIDE, claim_matrix_units, made_up};
+use remask_wgpu::kernels::FUSED;
+use remask_wgpu::kernels::gemv::{self, Few};
+use remask_wgpu::kernels::linear::{Portable, Shape};
+use remask_wgpu::tuning::Tuned;
+use remask_wgpu::{Gpu, LimitChoice, WgpuBackend, adapters};
+
+const LENGTH: u32 = 40;
+
+fn gpu() -> Gpu {
+    let adapters = pollster::block_on(adapters());
+    let adapter = adapters.last().expect("no adapter: install mesa-vulkan-drivers and libvulkan1");
+    pollster::block_on(Gpu::from_adapter(adapter, LimitChoice::Adapter)).unwrap()
+}
+
+fn load(gpu: Gpu, model: &Model) -> WgpuBackend {
+    pollster::block_on(WgpuBackend::load(gpu, model, Some(WeightFormat::F16), &mut |_| ())).unwrap()
+}
+
+fn candidates(backend: &mut WgpuBackend, store: StoreId, positions: std::ops::Range<u32>) -> Vec<Candidate> {
+    let keys = Keys { start: 0, end: LENGTH };
+    let rows: Vec<_> = positions.map(|position| Row { store, position, token: position * 31 % 200, keys }).collect();
+    let select: Vec<_> = (0..rows.len()).map(Select::plain).collect();
+    let suppressed = TokenSet::new(backend.head_rows());
+    pollster::block_on(backend.forward(&Pass { rows: &rows, select: &select, suppressed: &suppressed })).unwrap()
+}
+
+/// A full pass, then some rows over what it stored.
+fn two_passes(backend: &mut WgpuBackend) -> Vec<Candidate> {
+    let store = backend.create_store(LENGTH).unwrap();
+    let mut found = candidates(backend, store, 0..LENGTH);
+    found.extend(candidates(backend, store, 3..8));
+    found
+}
+
+/// Logits of two of five rows.
+fn some_logits(backend: &mut WgpuBackend) -> Vec<f32> {
+    let store = backend.create_store(LENGTH).unwrap();
+    let keys = Keys { start: 0, end: 5 };
+    let rows: Vec<_> = (0..5).map(|position| Row { store, position, token: position * 31, keys }).collect();
+    let suppressed = TokenSet::new(backend.head_rows());
+    let select = [Select::plain(1), Select::plain(4)];
+    pollster::block_on(backend.logits(&Pass { rows: &rows, select: &select, suppressed: &suppressed })).unwrap()
+}
+
+#[track_caller]
+fn assert_same(found: &[Candidate], expected: &[Candidate]) {
+    assert_eq!(found.len(), expected.len());
+    for (f, e) in found.iter().zip(expected) {
+        assert_eq!(f.token, e.token);
+        assert!((f.probability - e.probability).abs() < 1e-5, "{f:?} {e:?}");
+    }
+}
+
+/// naga refuses the matrix kernels on a device that has no matrix units, whatever its profile says: linear
+/// layers become portable ones, and for want of attention on matrix units all becomes float32.
+#[test]
+fn without_matrix_kernels_portable_ones_compute() {
+    let model = made_up(WIDE, |_, _| ());
+    let mut plain = gpu();
+    plain.profile.matrix_shapes.clear();
+    let expected = two_passes(&mut load(plain, &model));
+
+    let mut claiming = gpu();
+    claim_matrix_units(&mut claiming);
+    let mut backend = load(claiming, &model);
+    assert_eq!(backend.notes(), [""; 0]);
+    assert_same(&two_passes(&mut backend), &expected);
+    let notes = backend.notes().join("\n");
+    assert!(notes.contains("kernel gemm_matrix_f16") && notes.contains("not used on this device"), "{notes}");
+
+    // One that takes too long is as good as one that fails.
+    let mut impatient = gpu();
+    claim_matrix_units(&mut impatient);
+    impatient.patience = std::time::Duration::ZERO;
+    let mut backend = load(impatient, &model);
+    assert_same(&two_passes(&mut backend), &expected);
+    assert!(backend.notes().iter().any(|n| n.contains("takes longer than 0ns")), "{:?}", backend.notes());
+}
+
+#[test]
+fn another_portable_kernel_stands_in_for_one() {
+    let model = made_up(WIDE, |_, _| ());
+    let hardware = || {
+        let mut gpu = gpu();
+        gpu.profile.kind = "DiscreteGpu".to_owned();
+        gpu.profile.matrix_shapes.clear();
+        gpu
+    };
+    let mut usual = load(hardware(), &model);
+    let expected = two_passes(&mut usual);
+    let mut gpu = hardware();
+    for fused in FUSED {
+        for (rows, out) in [256, 512, 1024, 3072].into_iter().flat_map(|out| [(2, out), (5, out)]) {
+            let few = Few::choose(WeightFormat::F16, rows, out, 1024);
+            gpu.refuse(&gemv::spec(WeightFormat::F16, few, fused), "a test says so");
+        }
+    }
+    let mut backend = load(gpu, &model);
+    assert_same(&two_passes(&mut backend), &expected);
+    assert!(backend.notes()[0].contains("a test says so"), "{:?}", backend.notes());
+    let (found, expected) = (some_logits(&mut backend), some_logits(&mut usual));
+    assert!(found.iter().zip(&expected).all(|(f, e)| (f - e).abs() < 1e-3) && found.len() == expected.len());
+}
+
+/// A tuned kernel takes the place of the usual one, for its layer and rows only.
+#[test]
+fn tuned_kernels_compute_the_same() {
+    let model = made_up(WIDE, |_, _| ());
+    let mut usual = load(gpu(), &model);
+    let expected = two_passes(&mut usual);
+    let mut tuned = gpu();
+    // 40 rows are in the class of 64; 5 rows are not.
+    let shape = Shape { rows: 64, cols: 1024, out: 3072 };
+    let default = Portable::choose(&tuned.profile, WeightFormat::F16, shape);
+    let others = Portable::candidates(&tuned.profile, WeightFormat::F16, shape);
+    let kernel = *others.iter().find(|k| **k != default && matches!(k, Portable::Tiled(_))).expect("another tile");
+    let (rows, cols, out) = (shape.rows, shape.cols, shape.out);
+    tuned.tuning.add(Tuned { format: WeightFormat::F16, rows, cols, out, kernel, us: 1.0, default_us: 2.0 });
+    let mut backend = load(tuned, &model);
+    assert_same(&two_passes(&mut backend), &expected);
+    if backend.gpu().profile.timestamps {
+        let store = backend.create_store(LENGTH).unwrap();
+        // Queries, keys and values are computed with their norm.
+        let normed = FUSED[2];
+        let mut uses = |count: u32| {
+            let keys = Keys { start: 0, end: LENGTH };
+            let rows: Vec<_> = (0..count).map(|position| Row { store, position, token: 1, keys }).collect();
+            let suppressed = TokenSet::new(backend.head_rows());
+            let pass = Pass { rows: &rows, select: &[Select::plain(0)], suppressed: &suppressed };
+            let spans = pollster::block_on(backend.profile(&pass)).unwrap();
+            spans.iter().filter(|(name, _)| *name == kernel.spec(WeightFormat::F16, normed).label()).count()
+        };
+        assert_eq!([uses(LENGTH), uses(5)], [1, 0]);
+    }
+
+    // What is measured is used at once.
+    let found = pollster::block_on(usual.tune(8)).unwrap();
+    assert_eq!(found.len(), 4);
+    assert!(found.iter().all(|t| t.us <= t.default_us && t.us > 0.0), "{found:?}");
+    assert_same(&two_passes(&mut usual), &expected);
+}
