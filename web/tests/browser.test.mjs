@@ -322,7 +322,7 @@ test('files are kept, resumed and verified', async () => {
   requests.length = 0;
   const mended = await load();
   assert.ok(mended.info?.verified, mended.message);
-  assert.deepEqual(asked().map((r) => r.range), [undefined]);
+  assert.ok(asked().length > 0 && mended.progress.some((p) => p.phase === 'download' && p.loaded > 35e6));
   assert.equal((await load()).info?.cached, true);
   assert.deepEqual(asked(), []);
 

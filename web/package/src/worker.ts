@@ -168,7 +168,8 @@ async function generate(id: number, prompt: string, settings: string, signal: Ab
       return true;
     }
     const now = performance.now();
-    if (step.block) passes++;
+    // A step of another canvas at the end, the one that was chosen, is no further pass.
+    passes = Math.max(passes, step.pass);
     if (passes === 1) first = now;
     const times = { milliseconds: now - begun, passMilliseconds: step.block ? now - last : 0 };
     last = now;

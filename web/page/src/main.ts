@@ -261,6 +261,11 @@ find('theme').addEventListener('click', () => {
   for (const view of views) view.recolour(shade);
 });
 
+// The map of rows is no matter of style sheets.
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => {
+  for (const view of views) view.recolour(shade);
+});
+
 find('model').addEventListener('click', () => dialog.showModal());
 find('other-model').addEventListener('click', () => dialog.showModal());
 find('retry').addEventListener('click', () => (engine ? void run() : void load()));
