@@ -1,7 +1,8 @@
 // The engine, the package and the page in a real browser: Chromium on SwiftShader, a software adapter with
 // neither f16 nor much speed. REMASK_WEB_TESTS=all runs every golden case and every prompt.
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -173,9 +174,24 @@ test('a generation streams its canvas, is aborted, and fills gaps', async () => 
     const noText = await engine.generate('text').result.catch((e) => [e.name, e.message]);
     const filled = await engine.fill([hole(3)], { threshold: 0.5 }).result;
     const { stats } = engine;
+    // Every length by itself, and all of them together.
+    const watched = async (piece) => {
+      const filling = engine.fill([piece], { threshold: 0.5 });
+      const shown = [];
+      for await (const step of filling) shown.push(step.positions);
+      const logs = shown.at(-1).filter((p) => p.state === 'decided').map((p) => Math.log(p.probability));
+      const fit = logs.reduce((sum, log) => sum + log, 0) / logs.length;
+      return { lengths: shown.map((positions) => positions.length), fit, last: shown.at(-1).map((p) => p.id), result: await filling.result };
+    };
+    const lengths = [];
+    for (const tokens of [2, 3, 4]) lengths.push(await watched(hole(tokens)));
+    const ranged = await watched(hole(2, 4));
+    const badRange = await engine.fill([hole(3, 2)]).result.catch((e) => [e instanceof RequestError, e.message]);
+    const times = await engine.bench({ rows: [1, 4], context: 8, repeats: 3 });
+    const badBench = await engine.bench({ rows: [9], context: 8 }).catch((e) => [e instanceof RequestError, e.message]);
     engine.dispose();
     const disposed = await engine.generate(prompt).result.catch((e) => e.kind);
-    return { steps, result, passes, aborted, alsoAborted, leftAs, again, wrong, tooLong, noText, filled, stats, disposed };
+    return { steps, result, passes, aborted, alsoAborted, leftAs, again, wrong, tooLong, noText, filled, stats, disposed, lengths, ranged, badRange, times, badBench };
   });
   const { steps, result } = seen;
   assert.deepEqual(steps.map((s) => s.pass), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
@@ -200,6 +216,18 @@ test('a generation streams its canvas, is aborted, and fills gaps', async () => 
   assert.match(seen.noText[1], /token ids/);
   assert.ok(seen.filled.decidedTokens === 3 && seen.filled.canvasIds.length >= 3);
   assert.equal(seen.stats.requests, 3);
+  const fits = seen.lengths.map((choice) => choice.fit);
+  const best = seen.lengths[fits.indexOf(Math.max(...fits))];
+  assert.deepEqual(seen.ranged.result.canvasIds, best.result.canvasIds, `${fits}`);
+  assert.deepEqual(seen.ranged.last, best.last, 'the last step is of the text that was chosen');
+  assert.ok(Math.abs(seen.ranged.fit - best.fit) < 1e-4);
+  assert.equal(Math.max(...seen.ranged.lengths), Math.max(...seen.lengths.flatMap((choice) => choice.lengths)));
+  const rows = seen.lengths.map((choice) => choice.result.rowsComputed);
+  assert.equal(seen.ranged.result.rowsComputed, rows[0] + rows[1] + rows[2]);
+  assert.ok(seen.badRange[0] && /3 to 2 tokens/.test(seen.badRange[1]), String(seen.badRange));
+  assert.deepEqual(seen.times.map((t) => t.rows), [1, 4]);
+  assert.ok(seen.times.every((t) => t.fastestMilliseconds > 0 && t.medianMilliseconds >= t.fastestMilliseconds));
+  assert.ok(seen.badBench[0] && /9 rows/.test(seen.badBench[1]), String(seen.badBench));
   assert.equal(seen.disposed, 'disposed');
 });
 
@@ -278,6 +306,26 @@ test('files are kept, resumed and verified', async () => {
   assert.deepEqual(asked(), []);
   assert.ok(second.progress.some((p) => p.phase === 'read' && p.fromCache > 35e6));
 
+  // A byte of the kept file turns on the disk: noticed, and fetched again.
+  await inPage(async () => {
+    const all = await (await navigator.storage.getDirectory()).getDirectoryHandle('remask');
+    for await (const folder of all.values()) {
+      const handle = await folder.getFileHandle('model.safetensors').catch(() => null);
+      if (!handle) continue;
+      const writer = await handle.createWritable({ keepExistingData: true });
+      const at = 20_000_000;
+      const [byte] = new Uint8Array(await (await handle.getFile()).slice(at, at + 1).arrayBuffer());
+      await writer.write({ type: 'write', position: at, data: new Uint8Array([byte ^ 1]) });
+      await writer.close();
+    }
+  });
+  requests.length = 0;
+  const mended = await load();
+  assert.ok(mended.info?.verified, mended.message);
+  assert.ok(asked().length > 0 && mended.progress.some((p) => p.phase === 'download' && p.loaded > 35e6));
+  assert.equal((await load()).info?.cached, true);
+  assert.deepEqual(asked(), []);
+
   // Aborted in the middle: what has arrived is the start of the next load.
   const aborted = await load({ forget: true, abortAt: 12_000_000 });
   assert.equal(aborted.name, 'AbortError');
@@ -293,6 +341,25 @@ test('files are kept, resumed and verified', async () => {
   assert.deepEqual([broken.name, broken.kind], ['DownloadError', 'download']);
   assert.match(broken.message, /SHA-256 differs, twice\. .*upload it again/);
   assert.equal(asked().length, 2);
+
+  // A file that no tab can hold is refused before it is asked for.
+  const folder = mkdtempSync(join(tmpdir(), 'remask-web-'));
+  const sha256 = '0'.repeat(64);
+  const config = readFileSync(join(root, 'models/tales-33m/config.json'));
+  const configHash = createHash('sha256').update(config).digest('hex');
+  writeFileSync(join(folder, 'config.json'), config);
+  writeFileSync(join(folder, 'manifest.json'), JSON.stringify({
+    files: { 'config.json': { bytes: config.length, sha256: configHash }, 'model.safetensors': { bytes: 3e9, sha256 } },
+  }));
+  server.mounts.push(['/large/', folder]);
+  const large = await inPage(async () => {
+    const { Engine, LimitsError } = await import('/dist/index.js');
+    return Engine.load('/large/').catch((e) => [e instanceof LimitsError, e.message]);
+  });
+  server.mounts.pop();
+  rmSync(folder, { recursive: true, force: true });
+  assert.ok(large[0] && /3000000000 bytes.*2 GiB.*shards/.test(large[1]), String(large));
+  assert.deepEqual(asked(), []);
 
   // A folder that is not there.
   faults.set('config.json', { status: 404 });
@@ -321,8 +388,8 @@ test('a model is loaded from files of the user\'s own', async () => {
   assert.ok(refused[0] && /no config\.json.*Choose the whole model folder/.test(refused[1]), String(refused));
 });
 
-test('chat completions have OpenAI\'s shape, streamed and whole', async () => {
-  const { whole, chunks, refused } = await inPage(async () => {
+test('chat completions have OpenAI\'s shape, and blanks of open length are filled', async () => {
+  const { whole, chunks, refused, filled } = await inPage(async () => {
     const { Engine } = await import('/dist/index.js');
     const engine = await Engine.load('/models/tales-33m/');
     const request = {
@@ -333,9 +400,15 @@ test('chat completions have OpenAI\'s shape, streamed and whole', async () => {
     const stream = await engine.chat.completions.create({ ...request, stream: true, stream_options: { include_usage: true } });
     for await (const chunk of stream) chunks.push(chunk);
     const refused = await engine.chat.completions.create({ ...request, n: 2 }).catch((e) => e.message);
+    const filled = await engine.fill('Once there was a little [MASK:1-3] who loved to [MASK].', { threshold: 0.9 }).result;
     engine.dispose();
-    return { whole, chunks, refused };
+    return { whole, chunks, refused, filled };
   });
+  // As `remask fill` does, whose second best is 'girl named Lily'.
+  assert.deepEqual(
+    [filled.text, filled.forwardPasses, filled.rowsComputed],
+    ['Once there was a little girl, who loved to read.', 4, 67],
+  );
   assert.equal(whole.object, 'chat.completion');
   assert.equal(whole.model, 'tales');
   assert.deepEqual(whole.choices[0].message, { role: 'assistant', content: 'The capital of France is Paris.' });

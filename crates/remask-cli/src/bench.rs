@@ -8,9 +8,7 @@ use remask_core::backend::BackendInfo;
 use remask_core::checkpoint::WeightFormat;
 use remask_core::decode::Vocabulary;
 use remask_core::families::parse_config;
-use remask_core::{
-    Architecture, Backend, Cache, DecodeOptions, Keys, Model, MorConfig, Pass, Row, Select, TokenSet, generate,
-};
+use remask_core::{Architecture, Backend, Cache, DecodeOptions, Model, MorConfig, Trial, generate};
 use remask_wgpu::WgpuBackend;
 use serde::Serialize;
 
@@ -109,34 +107,6 @@ struct GenerationTimes {
     token_ids: Vec<u32>,
 }
 
-/// A pass over the first `count` positions of a canvas.
-struct Request {
-    rows: Vec<Row>,
-    select: Vec<Select>,
-    suppressed: TokenSet,
-}
-
-impl Request {
-    /// `count` rows of a canvas of `context`, the others of which are in the store already.
-    fn new(backend: &mut dyn Backend, vocabulary: u32, count: u32, context: u32) -> Result<Self, Failure> {
-        let store = backend.create_store(context)?;
-        let keys = Keys { start: 0, end: context };
-        let rows = (0..context).map(|position| Row { store, position, token: position * 7919 % vocabulary, keys });
-        let suppressed = TokenSet::new(backend.head_rows());
-        let mut request = Self { rows: rows.collect(), select: vec![Select::plain(0)], suppressed };
-        if count < context {
-            pollster::block_on(backend.forward(&request.pass()))?;
-        }
-        request.rows.truncate(count as usize);
-        request.select = (0..count as usize).map(Select::plain).collect();
-        Ok(request)
-    }
-
-    fn pass(&self) -> Pass<'_> {
-        Pass { rows: &self.rows, select: &self.select, suppressed: &self.suppressed }
-    }
-}
-
 /// What is measured: a model, or a shape without one, which only our own kernels can have.
 pub struct Subject {
     /// Its shapes.
@@ -229,9 +199,9 @@ fn measure(args: &Args, subject: &Subject, backend: &mut dyn Backend, load_ms: f
         largest_logit_difference: None,
     };
     for (count, context) in args.passes(a) {
-        let request = Request::new(backend, a.vocab_size as u32, count, context)?;
-        report.passes.push(passes(args, a, backend, &request)?);
-        backend.release_store(request.rows[0].store);
+        let trial = pollster::block_on(Trial::new(backend, a.vocab_size as u32, count, context))?;
+        report.passes.push(passes(args, a, backend, &trial)?);
+        trial.end(backend);
     }
     if args.generations {
         for (what, options) in generations() {
@@ -249,11 +219,11 @@ fn all_kernels(args: &Args, subject: &Subject) -> Outcome {
     let mut backend = subject.on_wgpu(&args.device)?;
     let a = &subject.architecture;
     for (count, context) in args.passes(a) {
-        let request = Request::new(&mut backend, a.vocab_size as u32, count, context)?;
+        let trial = pollster::block_on(Trial::new(&mut backend, a.vocab_size as u32, count, context))?;
         // The first pass compiles kernels.
-        pollster::block_on(backend.forward(&request.pass()))?;
-        kernels(&mut backend, &request, count)?;
-        backend.release_store(request.rows[0].store);
+        pollster::block_on(backend.forward(&trial.pass()))?;
+        kernels(&mut backend, &trial, count)?;
+        trial.end(&mut backend);
     }
     Ok(())
 }
@@ -262,9 +232,9 @@ fn all_kernels(args: &Args, subject: &Subject) -> Outcome {
 fn some_logits(subject: &Subject, backend: &mut dyn Backend) -> Result<Vec<f32>, Failure> {
     let a = &subject.architecture;
     let count = a.max_positions.min(33) as u32;
-    let request = Request::new(backend, a.vocab_size as u32, count, count)?;
-    let logits = pollster::block_on(backend.logits(&request.pass()));
-    backend.release_store(request.rows[0].store);
+    let trial = pollster::block_on(Trial::new(backend, a.vocab_size as u32, count, count))?;
+    let logits = pollster::block_on(backend.logits(&trial.pass()));
+    trial.end(backend);
     Ok(logits?)
 }
 
@@ -352,11 +322,11 @@ fn generation(
     Ok(times)
 }
 
-fn passes(args: &Args, a: &Architecture, backend: &mut dyn Backend, request: &Request) -> Result<PassTimes, Failure> {
+fn passes(args: &Args, a: &Architecture, backend: &mut dyn Backend, trial: &Trial) -> Result<PassTimes, Failure> {
     let mut times = Vec::new();
     for _ in 0..=args.repeats.max(1) {
         let begun = Instant::now();
-        pollster::block_on(backend.forward(&request.pass()))?;
+        pollster::block_on(backend.forward(&trial.pass()))?;
         times.push(ms(begun));
     }
     let first_ms = times.remove(0);
@@ -368,12 +338,12 @@ fn passes(args: &Args, a: &Architecture, backend: &mut dyn Backend, request: &Re
     let format: Option<WeightFormat> = backend.info().weights.parse().ok();
     let bytes = format.map_or(0, |f| f.bytes(multiplied / a.hidden, a.hidden));
     Ok(PassTimes {
-        rows: request.rows.len() as u32,
+        rows: trial.rows(),
         first_ms,
         median_ms,
         fastest_ms: times[0],
         weights_gb_s: bytes as f64 / median_ms / 1e6,
-        tflop_s: 2.0 * multiplied as f64 * request.rows.len() as f64 / median_ms / 1e9,
+        tflop_s: 2.0 * multiplied as f64 * f64::from(trial.rows()) / median_ms / 1e9,
     })
 }
 
@@ -419,8 +389,8 @@ fn markdown(names: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 }
 
 /// Milliseconds of each kernel in one pass, the slowest first.
-fn kernels(backend: &mut WgpuBackend, request: &Request, count: u32) -> Outcome {
-    let spans = pollster::block_on(backend.profile(&request.pass()))?;
+fn kernels(backend: &mut WgpuBackend, trial: &Trial, count: u32) -> Outcome {
+    let spans = pollster::block_on(backend.profile(&trial.pass()))?;
     let mut sums: Vec<(String, f64, u32)> = Vec::new();
     for (label, ns) in spans {
         match sums.iter_mut().find(|(l, ..)| *l == label) {

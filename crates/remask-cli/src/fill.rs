@@ -4,7 +4,7 @@ use std::io::{Write, stdout};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use remask_core::infill::{Piece, canvas, fit, lengths, parse};
+use remask_core::infill::{MOST_CHOICES, Piece, best, canvas, fit, lengths, parse};
 use remask_core::{Backend, DecodeOptions, Error, Generation, Model, Request, StepReport, Vocabulary, fill_all};
 use serde_json::json;
 
@@ -13,9 +13,6 @@ use crate::decode_args::SettingArgs;
 use crate::model_args::{DeviceArgs, TokenizerArgs, explain, open_model_with};
 use crate::view::{Colours, View};
 use crate::{Failure, Outcome};
-
-/// Most choices of lengths that are tried; they share their passes.
-const MOST_CHOICES: usize = 64;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -69,8 +66,7 @@ pub fn run(args: &Args) -> Outcome {
     view.finish();
     let done = result?;
     let milliseconds = started.elapsed().as_secs_f64() * 1e3;
-    // Choices come shortest first, and the shortest of equals stays.
-    let best = (0..done.len()).reduce(|a, b| if fit(&done[b]) > fit(&done[a]) { b } else { a }).unwrap_or(0);
+    let best = best(&done);
     let text = text_of(&model, &done[best])?;
     if args.json {
         let object = as_json(&model, &pieces, &choices, &options[best], &done, best, milliseconds, &backend.info())?;

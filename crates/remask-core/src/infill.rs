@@ -14,6 +14,9 @@ const OPEN: &str = "[MASK";
 /// Most tokens of a blank: longer ones are better written as an answer.
 const LONGEST: usize = 256;
 
+/// Most choices of lengths that are tried for a text; they share their passes.
+pub const MOST_CHOICES: usize = 64;
+
 /// A part of a text with blanks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
@@ -137,6 +140,13 @@ pub fn fit(done: &Generation) -> f64 {
     });
     let (sum, count) = logs.fold((0.0, 0), |(sum, count), log| (sum + log, count + 1));
     sum / f64::from(count.max(1))
+}
+
+/// The one of several choices of lengths that fits best, by index; the first of equals, which is the shortest where
+/// they come as [`lengths`] gives them.
+#[must_use]
+pub fn best(done: &[Generation]) -> usize {
+    (0..done.len()).reduce(|a, b| if fit(&done[b]) > fit(&done[a]) { b } else { a }).unwrap_or(0)
 }
 
 #[cfg(test)]

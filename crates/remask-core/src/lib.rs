@@ -21,6 +21,7 @@ pub mod quantize;
 pub mod random;
 pub mod schedule;
 pub mod tokenizer;
+pub mod trial;
 
 pub use architecture::Architecture;
 pub use backend::{Backend, BackendError, BackendFuture, Candidate, Guide, Keys, Pass, Row, Select, StoreId, TokenSet};
@@ -33,3 +34,4 @@ pub use decode::{
 pub use error::{Error, Result};
 pub use model::Model;
 pub use tokenizer::TextTokenizer;
+pub use trial::Trial;

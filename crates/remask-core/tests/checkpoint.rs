@@ -9,7 +9,7 @@ use std::path::Path;
 use half::{bf16, f16};
 use proptest::prelude::*;
 use remask_core::Result;
-use remask_core::checkpoint::{Bytes, Checkpoint, Matrix, WeightFormat};
+use remask_core::checkpoint::{Bytes, Checkpoint, Matrix, WeightFormat, format_of_head};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -409,5 +409,24 @@ proptest! {
             bytes.truncate(cut.index(bytes.len()));
         }
         let _ = read(bytes).map(|c| use_up(&c));
+    }
+}
+
+#[test]
+fn the_head_of_a_file_tells_its_format() {
+    let zeros = |bytes: usize| vec![0u8; bytes];
+    let int8 = file(&[
+        ("norm", "F32", &[32], zeros(128)),
+        ("w", "I8", &[2, 32], zeros(64)),
+        ("w.scale", "F16", &[2, 1], zeros(4)),
+    ]);
+    let whole = int8.len();
+    assert_eq!(format_of_head(&int8), Some(WeightFormat::Q8));
+    assert_eq!(format_of_head(&int8[..whole - 196]), Some(WeightFormat::Q8), "the data is not looked at");
+    assert_eq!(format_of_head(&int8[..whole - 197]), None, "the header is not whole");
+    let mixed = file(&[("a", "F32", &[1, 2], zeros(8)), ("b", "F16", &[1, 2], zeros(4))]);
+    assert_eq!(format_of_head(&mixed), None);
+    for nothing in [&[][..], &[9; 7], &[255; 20], &file(&[])] {
+        assert_eq!(format_of_head(nothing), None);
     }
 }

@@ -3,13 +3,14 @@
 use std::ops::ControlFlow;
 
 use js_sys::Function;
-use remask_core::checkpoint::{Bytes, WeightFormat};
+use remask_core::checkpoint::{Bytes, WeightFormat, format_of_head};
 use remask_core::decode::AcceptanceStats;
+use remask_core::families::parse_config;
 use remask_core::golden::{CaseResult, Golden, check_case, check_logits};
 use remask_core::model::ModelFiles;
 use remask_core::{
-    Backend, BackendError, Canvas, Cell, Checkpoint, DecodeOptions, Error, FinishReason, Generation, Model, MorStats,
-    StepReport, Vocabulary, fill,
+    Backend, BackendError, Canvas, Cell, Checkpoint, Error, FinishReason, Generation, Model, MorStats, Request,
+    StepReport, Trial, Vocabulary, fill_all, infill,
 };
 use remask_wgpu::{Gpu, LimitChoice, WgpuBackend};
 use serde::Serialize;
@@ -18,7 +19,7 @@ use wasm_bindgen::prelude::*;
 
 use crate::fault::thrown;
 use crate::files::Files;
-use crate::request::{Prompt, parse};
+use crate::request::{Prompt, Work, parse};
 use crate::step::{Costs, Pieces, canvas_object, step_object};
 
 #[wasm_bindgen]
@@ -27,6 +28,8 @@ extern "C" {
     fn console_error(text: &str);
     #[wasm_bindgen(js_name = setTimeout)]
     fn set_timeout(done: &Function, milliseconds: f64);
+    #[wasm_bindgen(js_namespace = performance)]
+    fn now() -> f64;
 }
 
 /// Says in the browser's console why the engine stopped, should it ever panic.
@@ -78,6 +81,15 @@ impl Device {
         };
         let gpu = choice.open().await.map_err(thrown)?;
         Ok(Self { gpu, choice })
+    }
+
+    /// Has the browser compile the kernels of a model's first passes while its weights are on their way: its
+    /// config.json, and the first bytes of its checkpoint. False where these do not tell enough; loading
+    /// says what is wrong with them.
+    pub async fn prepare(&mut self, config: String, head: Vec<u8>, weights: String) -> bool {
+        let Some(format) = weights.parse().ok().or_else(|| format_of_head(&head)) else { return false };
+        let Ok((_, architecture)) = parse_config("config.json", &config) else { return false };
+        WgpuBackend::foresee(&mut self.gpu, &architecture, format).await.is_ok()
     }
 }
 
@@ -198,6 +210,22 @@ impl Engine {
         self.run(&prompt, &settings, &on_step).await.map_err(thrown)
     }
 
+    /// Milliseconds of each of `repeats` passes over `rows` rows of a canvas of `context` positions, candidates
+    /// read back, as `remask bench` times them. Kernels are compiled before the first.
+    ///
+    /// # Errors
+    /// Where the model has fewer positions, or the device fails.
+    pub async fn bench(&mut self, rows: u32, context: u32, repeats: u32) -> Result<Vec<f64>, JsValue> {
+        if rows == 0 || rows > context {
+            return Err(thrown(Error::Request(format!("{rows} rows of a canvas of {context} cannot be timed"))));
+        }
+        let vocabulary = self.model.architecture.vocab_size as u32;
+        let trial = Trial::new(&mut self.backend, vocabulary, rows, context).await.map_err(thrown)?;
+        let times = self.times(&trial, repeats).await.map_err(thrown);
+        trial.end(&mut self.backend);
+        times
+    }
+
     /// Compares this device with a reference implementation: logits and generations of a golden folder.
     /// `progress` is called with the number of cases done and in all. `every` checks only every so-manieth
     /// case, for slow devices. Answers JSON.
@@ -226,6 +254,28 @@ impl Engine {
     }
 }
 
+/// A canvas on its way, one of several where blanks may have several lengths.
+struct Choice {
+    canvas: Canvas,
+    run: Option<Generation>,
+    costs: Costs,
+    /// Its latest step as a watcher sees it.
+    shown: JsValue,
+}
+
+impl Choice {
+    fn new(canvas: &Canvas) -> Self {
+        Self { canvas: canvas.clone(), run: None, costs: Costs::default(), shown: JsValue::NULL }
+    }
+
+    /// How far it is now; `before` is what it had cost when this device was opened.
+    fn stands(&mut self, run: Generation, before: &Costs) {
+        self.canvas = run.canvas.clone();
+        self.costs = before.with(&run);
+        self.run = Some(run);
+    }
+}
+
 /// The model of the files that were fetched.
 fn open(files: &mut Files, origin: &str) -> Result<Model, Error> {
     let mut text = |name: &str| -> Result<Option<_>, Error> {
@@ -244,15 +294,39 @@ fn open(files: &mut Files, origin: &str) -> Result<Model, Error> {
 }
 
 impl Engine {
+    async fn times(&mut self, trial: &Trial, repeats: u32) -> Result<Vec<f64>, BackendError> {
+        self.backend.forward(&trial.pass()).await?;
+        let mut times = Vec::new();
+        for _ in 0..repeats {
+            let begun = now();
+            self.backend.forward(&trial.pass()).await?;
+            times.push(now() - begun);
+        }
+        Ok(times)
+    }
+
     async fn run(&mut self, prompt: &str, settings: &str, on_step: &Function) -> Result<String, Error> {
         let prompt: Prompt = parse("prompt", prompt)?;
-        let (canvas, options, vocabulary) = prompt.prepare(&self.model, &parse("options", settings)?)?;
-        let shown = canvas_object(&self.model, &mut self.pieces, &canvas);
-        if !goes_on(on_step, &shown) {
-            return Err(Error::Request("the request was aborted before its first pass".to_owned()));
+        let work = prompt.prepare(&self.model, &parse("options", settings)?)?;
+        // Of a text whose blanks may have several lengths, the longest canvas is shown.
+        if let Some((canvas, _)) = work.choices.last() {
+            let shown = canvas_object(&self.model, &mut self.pieces, canvas);
+            if !goes_on(on_step, &shown) {
+                return Err(Error::Request("the request was aborted before its first pass".to_owned()));
+            }
         }
-        let (done, costs, devices_lost) = self.decode_canvas(canvas, &vocabulary, &options, on_step).await?;
-        let ids = known_ids(&done, &vocabulary);
+        let (choices, devices_lost) = self.decide(&work, on_step).await?;
+        let all: Vec<_> = choices.iter().map(|choice| choice.costs.clone()).collect();
+        let shown: Vec<_> = choices.iter().map(|choice| choice.shown.clone()).collect();
+        let mut runs: Vec<_> = choices.into_iter().filter_map(|choice| choice.run).collect();
+        let forward_passes = runs.iter().map(|run| run.forward_passes).max().unwrap_or(0);
+        let best = infill::best(&runs);
+        if best + 1 < shown.len() {
+            // The steps so far were of another canvas.
+            let _ = on_step.call1(&JsValue::NULL, &shown[best]);
+        }
+        let (done, costs) = (runs.swap_remove(best), all[best].clone().among(&all));
+        let ids = known_ids(&done, &work.vocabulary);
         let text = text_of(&self.model, &ids)?;
         let decided = done.canvas.cells().iter().filter(|cell| matches!(cell, Cell::Decided { .. })).count() as u64;
         let finished = Finished {
@@ -262,7 +336,7 @@ impl Engine {
             canvas_ids: done.canvas.tokens().to_vec(),
             prompt_tokens: done.prompt_tokens,
             finish_reason: done.finish,
-            forward_passes: done.forward_passes,
+            forward_passes,
             rows_computed: costs.rows_computed,
             rows_selected: costs.rows_selected,
             rows_of_full_compute: costs.rows_of_full_compute,
@@ -276,30 +350,40 @@ impl Engine {
         serde_json::to_string(&finished).map_err(|e| Error::Request(e.to_string()))
     }
 
-    /// Decodes a canvas, on a second device where the first is lost.
-    async fn decode_canvas(
-        &mut self,
-        mut canvas: Canvas,
-        vocabulary: &Vocabulary,
-        options: &DecodeOptions,
-        on_step: &Function,
-    ) -> Result<(Generation, Costs, u32), Error> {
+    /// Decodes every choice, on a second device where the first is lost. Also answers how often that happened.
+    async fn decide(&mut self, work: &Work, on_step: &Function) -> Result<(Vec<Choice>, u32), Error> {
         let mut lost = 0;
-        let mut before = Costs::default();
+        let mut choices: Vec<_> = work.choices.iter().map(|(canvas, _)| Choice::new(canvas)).collect();
+        let shown = choices.len() - 1;
         loop {
-            let mut stands = (canvas.clone(), before.clone());
+            // A choice that was finished before a device was lost stays as it is.
+            let open: Vec<_> = (0..choices.len()).filter(|i| choices[*i].canvas.holes() > 0).collect();
+            let request = |i: &usize| Request { canvas: choices[*i].canvas.clone(), options: &work.choices[*i].1 };
+            let requests = open.iter().map(request).collect();
+            let before: Vec<_> = choices.iter().map(|choice| choice.costs.clone()).collect();
             let (model, pieces) = (&self.model, &mut self.pieces);
-            let mut watch = |report: &StepReport| {
-                stands = (report.canvas.clone(), before.with(report.so_far));
-                let text = text_of(model, &known_ids(report.so_far, vocabulary)).unwrap_or_default();
-                match goes_on(on_step, &step_object(model, pieces, report, &before, &text)) {
-                    true => ControlFlow::Continue(()),
-                    false => ControlFlow::Break(()),
-                }
+            let mut aborted = false;
+            let mut watch = |index: usize, report: &StepReport| {
+                let index = open[index];
+                choices[index].stands(report.so_far.clone(), &before[index]);
+                let all: Vec<_> = choices.iter().map(|choice| choice.costs.clone()).collect();
+                let costs = choices[index].costs.clone().among(&all);
+                let text = text_of(model, &known_ids(report.so_far, &work.vocabulary)).unwrap_or_default();
+                let step = JsValue::from(step_object(model, pieces, report, &costs, &text));
+                let seen = if index == shown { step.clone() } else { JsValue::NULL };
+                aborted |= !goes_on(on_step, &seen);
+                choices[index].shown = step;
+                if aborted { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            let run = fill(&mut self.backend, &model.architecture, vocabulary, canvas, options, &mut watch).await;
+            let (backend, a) = (&mut self.backend, &model.architecture);
+            let run = fill_all(backend, a, &work.vocabulary, requests, &mut watch).await;
             let problem = match run {
-                Ok(done) => return Ok((done.clone(), before.with(&done), lost)),
+                Ok(done) => {
+                    for (i, run) in open.into_iter().zip(done) {
+                        choices[i].stands(run, &before[i]);
+                    }
+                    return Ok((choices, lost));
+                }
                 Err(error) => match self.loss(error).await {
                     Ok(reason) if lost == 0 => reason,
                     Ok(reason) => return Err(BackendError::DeviceLost(reason).into()),
@@ -307,7 +391,7 @@ impl Engine {
                 },
             };
             lost += 1;
-            (canvas, before) = stands;
+            // What a watcher throws is its own affair.
             let _ = on_step.call1(&JsValue::NULL, &problem.into());
             let gpu = self.choice.open().await?;
             self.backend = WgpuBackend::load(gpu, &self.model, self.weights, &mut |_| ()).await?;

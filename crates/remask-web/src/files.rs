@@ -34,9 +34,7 @@ impl Files {
     /// Where the tab's memory does not hold it.
     pub fn begin(&mut self, name: &str, bytes: f64, hash: bool) -> Result<(), JsValue> {
         let mut file = Vec::new();
-        file.try_reserve_exact(bytes as usize).map_err(|_| {
-            thrown(BackendError::OutOfMemory { action: format!("reading {name} into the tab"), bytes: bytes as u64 })
-        })?;
+        file.try_reserve_exact(bytes as usize).map_err(|_| no_room(name, bytes as usize))?;
         self.files.insert(name.to_owned(), file);
         self.hashes.remove(name);
         if hash {
@@ -45,14 +43,24 @@ impl Files {
         Ok(())
     }
 
+    /// Spares a file that was begun its hash.
+    pub fn without_hash(&mut self, name: &str) {
+        self.hashes.remove(name);
+    }
+
     /// Adds bytes to a file that was begun.
-    pub fn push(&mut self, name: &str, bytes: &[u8]) {
+    ///
+    /// # Errors
+    /// Where the tab's memory does not hold them.
+    pub fn push(&mut self, name: &str, bytes: &[u8]) -> Result<(), JsValue> {
         if let Some(file) = self.files.get_mut(name) {
+            file.try_reserve(bytes.len()).map_err(|_| no_room(name, file.len() + bytes.len()))?;
             file.extend_from_slice(bytes);
         }
         if let Some(hash) = self.hashes.get_mut(name) {
             hash.update(bytes);
         }
+        Ok(())
     }
 
     /// SHA-256 of a file as it stands, in hexadecimal digits.
@@ -70,6 +78,13 @@ impl Files {
         self.files.get(name).and_then(|bytes| String::from_utf8(bytes.clone()).ok())
     }
 
+    /// A checkpoint file up to the end of its header, where that is there already.
+    pub fn head(&self, name: &str) -> Option<Vec<u8>> {
+        let bytes = self.files.get(name)?;
+        let length = u64::from_le_bytes(*bytes.first_chunk()?);
+        bytes.get(..8usize.checked_add(usize::try_from(length).ok()?)?).map(<[u8]>::to_vec)
+    }
+
     /// Bytes of the checkpoint files together.
     pub fn weight_bytes(&self) -> f64 {
         self.files.iter().filter(|(name, _)| name.ends_with(WEIGHTS)).map(|(_, bytes)| bytes.len()).sum::<usize>()
@@ -81,6 +96,10 @@ impl Files {
         self.files.remove(name);
         self.hashes.remove(name);
     }
+}
+
+fn no_room(name: &str, bytes: usize) -> JsValue {
+    thrown(BackendError::OutOfMemory { action: format!("reading {name} into the tab"), bytes: bytes as u64 })
 }
 
 impl Files {

@@ -24,7 +24,7 @@ pub enum Prompt {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub enum Blanks {
-    /// With `[MASK]`, `[MASK:3]` for blanks.
+    /// With `[MASK]`, `[MASK:3]`, `[MASK:2-5]` for blanks.
     Text(String),
     /// In order.
     Pieces(Vec<Part>),
@@ -36,8 +36,27 @@ pub enum Blanks {
 pub enum Part {
     /// Given text. Nothing in it is a special token or a blank.
     Text(String),
-    /// This many tokens to be decided.
-    Hole(usize),
+    /// Tokens to be decided.
+    Hole(Tokens),
+}
+
+/// How many tokens a blank has.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged)]
+pub enum Tokens {
+    /// So many.
+    Exactly(usize),
+    /// As many from the first to the second as fit best.
+    Range(usize, usize),
+}
+
+/// What a request comes down to.
+pub struct Work {
+    /// Canvases to decide, and how. Where there are several they are the choices of a text's lengths, shortest
+    /// first, and the one that fits best is the answer.
+    pub choices: Vec<(Canvas, DecodeOptions)>,
+    /// What may stand in them.
+    pub vocabulary: Vocabulary,
 }
 
 /// Reads a JSON value, with the reason in words where it does not fit.
@@ -61,18 +80,19 @@ impl Part {
     fn piece(&self) -> Piece {
         match self {
             Self::Text(text) => Piece::Text(text.clone()),
-            Self::Hole(tokens) => Piece::Blank { min: *tokens, max: *tokens },
+            Self::Hole(Tokens::Exactly(tokens)) => Piece::Blank { min: *tokens, max: *tokens },
+            Self::Hole(Tokens::Range(min, max)) => Piece::Blank { min: *min, max: *max },
         }
     }
 }
 
 impl Prompt {
-    /// The canvas to decide, how, and what may stand in it.
+    /// The canvases to decide, how, and what may stand in them.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] where text cannot become ids; [`Error::Request`] where the request does not fit
     /// the model.
-    pub fn prepare(&self, model: &Model, settings: &DecodeSettings) -> Result<(Canvas, DecodeOptions, Vocabulary)> {
+    pub fn prepare(&self, model: &Model, settings: &DecodeSettings) -> Result<Work> {
         let mut vocabulary = model.vocabulary.clone();
         let prompt = match self {
             Self::Messages(messages) => model.encode_chat(messages)?,
@@ -83,34 +103,40 @@ impl Prompt {
                 for id in std::mem::take(&mut vocabulary.stop) {
                     vocabulary.suppressed.insert(id);
                 }
-                let canvas = canvas_with_blanks(model, &blanks.pieces()?)?;
-                let settings = DecodeSettings { max_tokens: Some(canvas.holes()), ..settings.clone() };
-                let options = settings.resolve();
-                options.check_canvas(&model.architecture, &canvas)?;
-                return Ok((canvas, options, vocabulary));
+                let prepared = |canvas: Canvas| {
+                    let settings = DecodeSettings { max_tokens: Some(canvas.holes()), ..settings.clone() };
+                    let options = settings.resolve();
+                    options.check_canvas(&model.architecture, &canvas)?;
+                    Ok((canvas, options))
+                };
+                let canvases = canvases_with_blanks(model, blanks.pieces()?)?;
+                let choices = canvases.into_iter().map(prepared).collect::<Result<_>>()?;
+                return Ok(Work { choices, vocabulary });
             }
         };
         let options = settings.resolve();
         options.check(&model.architecture, &prompt)?;
-        Ok((Canvas::new(&prompt, options.max_tokens, vocabulary.mask), options, vocabulary))
+        let canvas = Canvas::new(&prompt, options.max_tokens, vocabulary.mask);
+        Ok(Work { choices: vec![(canvas, options)], vocabulary })
     }
 }
 
-fn canvas_with_blanks(model: &Model, pieces: &[Piece]) -> Result<Canvas> {
-    let most = model.architecture.max_positions;
-    let mut lengths = Vec::new();
-    for piece in pieces {
+/// A canvas for each choice of the blanks' lengths, shortest first.
+fn canvases_with_blanks(model: &Model, mut pieces: Vec<Piece>) -> Result<Vec<Canvas>> {
+    // One more than the model has positions: what is too long is refused once it is a canvas.
+    let most = model.architecture.max_positions + 1;
+    for piece in &mut pieces {
         if let Piece::Blank { min, max } = piece {
-            if min != max {
+            if min > max || (*min == 0 && *max > 0) {
                 return Err(Error::Request(format!(
-                    "[MASK:{min}-{max}]: blanks of open length are not filled in browsers yet; give one number"
+                    "a blank of {min} to {max} tokens; write hole(N) or hole(N, M), 1 <= N <= M"
                 )));
             }
-            // The sum is checked against the model's positions once it is a canvas.
-            lengths.push(*min.min(&(most + 1)));
+            (*min, *max) = ((*min).min(most), (*max).min(most));
         }
     }
-    infill::canvas(model, pieces, &lengths)
+    let choices = infill::lengths(&pieces, infill::MOST_CHOICES)?;
+    choices.iter().map(|lengths| infill::canvas(model, &pieces, lengths)).collect()
 }
 
 #[cfg(test)]
@@ -136,6 +162,8 @@ mod tests {
         };
         let written = pieces(r#"{"fill": "A [MASK:2] dog"}"#);
         assert_eq!(written, pieces(r#"{"fill": [{"text": "A "}, {"hole": 2}, {"text": " dog"}]}"#));
+        let ranged = pieces(r#"{"fill": "A [MASK:2-4] dog"}"#);
+        assert_eq!(ranged, pieces(r#"{"fill": [{"text": "A "}, {"hole": [2, 4]}, {"text": " dog"}]}"#));
         // In pieces, text is text whatever it spells.
         let text = pieces(r#"{"fill": [{"text": "[MASK]"}, {"hole": 1}]}"#);
         assert_eq!(text[0], Piece::Text("[MASK]".into()));

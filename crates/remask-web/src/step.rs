@@ -53,8 +53,8 @@ pub fn canvas_object(model: &Model, pieces: &mut Pieces, canvas: &Canvas) -> Obj
 }
 
 /// A step: the canvas with what the model would put into its holes, what was decided, the text so far and
-/// what it cost. Costs of passes before a lost device are in `before`.
-pub fn step_object(model: &Model, pieces: &mut Pieces, report: &StepReport, before: &Costs, text: &str) -> Object {
+/// what it has cost.
+pub fn step_object(model: &Model, pieces: &mut Pieces, report: &StepReport, costs: &Costs, text: &str) -> Object {
     let canvas = report.canvas;
     let mut tokens = canvas.tokens().to_vec();
     let mut probabilities: Vec<_> = canvas
@@ -74,7 +74,6 @@ pub fn step_object(model: &Model, pieces: &mut Pieces, report: &StepReport, befo
     let positions = |list: &mut dyn Iterator<Item = usize>| -> JsValue {
         Uint32Array::from(&list.map(|p| p as u32).collect::<Vec<_>>()[..]).into()
     };
-    let costs = before.with(report.so_far);
     object(&[
         ("pass", (report.step + 1).into()),
         ("block", positions(&mut [report.block.start, report.block.end].into_iter())),
@@ -115,6 +114,16 @@ impl Costs {
             rows_selected: self.rows_selected + run.rows_selected,
             rows_of_full_compute: self.rows_of_full_compute + run.rows_of_full_compute,
             depth: run.depth.iter().enumerate().map(|(position, depth)| depth + earlier(position)).collect(),
+        }
+    }
+
+    /// These, with the rows of all of several canvases that were decided together.
+    pub fn among(self, all: &[Self]) -> Self {
+        Self {
+            rows_computed: all.iter().map(|c| c.rows_computed).sum(),
+            rows_selected: all.iter().map(|c| c.rows_selected).sum(),
+            rows_of_full_compute: all.iter().map(|c| c.rows_of_full_compute).sum(),
+            ..self
         }
     }
 }

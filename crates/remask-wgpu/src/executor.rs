@@ -29,6 +29,10 @@ const MOST_RECORDINGS: usize = 1024;
 /// Slots of parameters: a model has a few dozen distinct ones.
 const PARAMETER_SLOTS: u32 = 1024;
 
+/// Rows, and rows whose candidates are wanted, of the passes that an answer begins with: the whole canvas of a
+/// short request, then the block at work and its neighbourhood.
+const FIRST_PASSES: [(u32, u32); 2] = [(96, 64), (40, 32)];
+
 /// A model on a wgpu device.
 pub struct WgpuBackend {
     gpu: Gpu,
@@ -83,6 +87,39 @@ impl WgpuBackend {
         check_supported(&gpu, &architecture)?;
         let weights = DeviceWeights::random(&gpu, &architecture, format).await?;
         Self::with_weights(gpu, architecture, weights).await
+    }
+
+    /// Asks for the kernels that the first passes of an answer will need, before the weights are there: a
+    /// browser compiles while they are on their way. `format` is what the matrices will be kept in; where it
+    /// turns out otherwise, this has been for nothing.
+    ///
+    /// # Errors
+    /// As [`WgpuBackend::load`].
+    pub async fn foresee(gpu: &mut Gpu, a: &Architecture, format: WeightFormat) -> Result<(), BackendError> {
+        check_supported(gpu, a)?;
+        let weights = DeviceWeights::outline(gpu, a, format).await?;
+        let arithmetic = Arithmetic::choose(&gpu.profile, a, &[format]);
+        let activations = Activations::new(gpu, a, arithmetic, strips(weights.head()), 64).await?;
+        let (mut uniforms, mut groups) = (Uniforms::new(gpu, 1).await?, BindGroups::new());
+        let nothing = &weights.final_norm;
+        let arena = vec![[nothing.clone(), nothing.clone()]; weights.layers.len()];
+        for (rows, selected) in FIRST_PASSES {
+            let tile = attention_tile_rows(arithmetic, a.attention.head_dim as u32, rows);
+            let sizes = PassSizes { rows, selected, tiles: rows.div_ceil(tile), padding: 0 };
+            let plan = PassPlan {
+                architecture: a,
+                weights: &weights,
+                arithmetic,
+                activations: &activations,
+                rotary: nothing,
+                arena: &arena,
+                suppressed: nothing,
+                sizes,
+            };
+            let recorder = Recorder::ahead(gpu, &mut uniforms, &mut groups);
+            plan.record(recorder, Answer::Candidates).await?;
+        }
+        Ok(())
     }
 
     async fn with_weights(gpu: Gpu, a: Architecture, weights: DeviceWeights) -> Result<Self, BackendError> {
@@ -466,10 +503,36 @@ impl Backend for WgpuBackend {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use remask_core::families::parse_config;
+    use remask_core::{Select, Trial};
 
     use super::*;
     use crate::gpu::LimitChoice;
+
+    #[test]
+    fn kernels_of_the_first_passes_are_foreseen() {
+        let config = r#"{"architectures": ["LLaDAModelLM"], "d_model": 64, "n_layers": 2, "n_heads": 4,
+            "mlp_hidden_size": 64, "vocab_size": 256, "max_sequence_length": 128, "rope_theta": 10000.0,
+            "rms_norm_eps": 1e-5, "weight_tying": false, "mask_token_id": 255, "eos_token_id": 254}"#;
+        let (_, a) = parse_config("config.json", config).unwrap();
+        let mut gpu = pollster::block_on(Gpu::open(None, LimitChoice::WebGpuDefault)).unwrap();
+        pollster::block_on(WgpuBackend::foresee(&mut gpu, &a, WeightFormat::Q8)).unwrap();
+        let foreseen: HashSet<_> = gpu.begun.keys().cloned().collect();
+        assert!(foreseen.len() >= 6, "{}", foreseen.len());
+        let mut backend = pollster::block_on(WgpuBackend::random(gpu, a, WeightFormat::Q8)).unwrap();
+        for (rows, selected) in FIRST_PASSES {
+            let trial = pollster::block_on(Trial::new(&mut backend, 256, rows, rows)).unwrap();
+            let select: Vec<_> = (0..selected as usize).map(Select::plain).collect();
+            let pass = Pass { select: &select, ..trial.pass() };
+            assert_eq!(pollster::block_on(backend.forward(&pass)).unwrap().len(), selected as usize);
+        }
+        let compiled: HashSet<_> = backend.gpu.kernels.keys().cloned().collect();
+        let missed: Vec<_> = compiled.difference(&foreseen).map(crate::wgsl::KernelSpec::label).collect();
+        assert_eq!(missed, [""; 0], "compiled without having been foreseen");
+        assert!(backend.gpu.begun.is_empty(), "foreseen and not used: {}", backend.gpu.begun.len());
+    }
 
     #[test]
     fn stores_keep_their_contents_in_float32() {

@@ -45,7 +45,9 @@ pub struct Gpu {
     /// What was measured to be fastest here.
     pub tuning: Tuning,
     faults: Arc<Mutex<Faults>>,
-    kernels: HashMap<KernelSpec, Arc<Kernel>>,
+    pub(crate) kernels: HashMap<KernelSpec, Arc<Kernel>>,
+    /// Kernels that were asked for and not used yet.
+    pub(crate) begun: HashMap<KernelSpec, Compilation>,
     /// Kernels that are not used here, and why.
     refused: HashMap<KernelSpec, String>,
     #[cfg(not(target_arch = "wasm32"))]
@@ -62,6 +64,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a wait for the device keeps the processor busy before it sleeps.
 #[cfg(not(target_arch = "wasm32"))]
 const SPIN: std::time::Duration = std::time::Duration::from_millis(4);
+
+/// Times that a wait for results asks a browser about something else meanwhile, a tenth of a millisecond each.
+#[cfg(target_arch = "wasm32")]
+const NUDGES: usize = 64;
+
+/// A kernel that a thread of its own compiles: a wait for a driver cannot be ended otherwise.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) type Compilation = std::sync::mpsc::Receiver<Result<Kernel, String>>;
+/// A kernel that the browser was asked for. It compiles on its own side.
+#[cfg(target_arch = "wasm32")]
+pub(crate) type Compilation = std::pin::Pin<Box<dyn Future<Output = Result<Kernel, String>>>>;
 
 /// A compiled kernel.
 pub struct Kernel {
@@ -156,6 +169,7 @@ impl Gpu {
             tuning: Tuning::default(),
             faults,
             kernels: HashMap::new(),
+            begun: HashMap::new(),
             refused: HashMap::new(),
             #[cfg(not(target_arch = "wasm32"))]
             pipelines: None,
@@ -242,7 +256,15 @@ impl Gpu {
         if let Some(problem) = self.refused.get(spec) {
             return Err(BackendError::Kernel { kernel: label, problem: problem.clone() });
         }
-        match self.compile(spec).await {
+        let compilation = match self.begun.remove(spec) {
+            Some(compilation) => Ok(compilation),
+            None => self.start(spec),
+        };
+        let compiled = match compilation {
+            Ok(compilation) => self.outcome(spec, compilation).await,
+            Err(problem) => Err(problem),
+        };
+        match compiled {
             Ok(kernel) => {
                 tracing::debug!(kernel = label, "compiled");
                 #[cfg(not(target_arch = "wasm32"))]
@@ -281,23 +303,39 @@ impl Gpu {
         self.refused.iter().map(|(spec, why)| (spec, why.as_str()))
     }
 
-    /// Compiles a kernel, on a thread of its own: a wait for a driver cannot be ended otherwise.
+    /// Asks for a kernel without waiting for it, so that it is compiled beside what goes on until
+    /// [`Gpu::kernel`] wants it.
+    pub fn begin(&mut self, spec: &KernelSpec) {
+        if self.kernels.contains_key(spec) || self.begun.contains_key(spec) || !self.usable(spec) {
+            return;
+        }
+        // What is wrong is told to whoever wants the kernel.
+        if let Ok(compilation) = self.start(spec) {
+            self.begun.insert(spec.clone(), compilation);
+        }
+    }
+
     #[cfg(not(target_arch = "wasm32"))]
-    async fn compile(&self, spec: &KernelSpec) -> Result<Kernel, String> {
-        let (device, params, spec_there) = (self.device.clone(), self.params_layout.clone(), spec.clone());
+    fn start(&self, spec: &KernelSpec) -> Result<Compilation, String> {
+        let (device, params, spec) = (self.device.clone(), self.params_layout.clone(), spec.clone());
         let cache = self.pipelines.as_ref().map(|p| p.cache.clone());
         let (sender, receiver) = std::sync::mpsc::channel();
         let compile = move || {
             // Nobody listens any more where it took too long.
-            let _ = sender.send(pollster::block_on(compile(&device, &params, &spec_there, cache.as_ref())));
+            let _ = sender.send(pollster::block_on(compile(&device, &params, &spec, cache.as_ref())));
         };
         let thread = std::thread::Builder::new().name("compile".to_owned()).spawn(compile);
         thread.map_err(|e| format!("no thread to compile it on: {e}"))?;
+        Ok(receiver)
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    async fn outcome(&self, spec: &KernelSpec, compilation: Compilation) -> Result<Kernel, String> {
         // The portable kernels must be waited for, there is nothing else to compute with.
         let outcome = if spec.extensions.is_empty() {
-            receiver.recv().map_err(|_| "its compilation crashed".to_owned())
+            compilation.recv().map_err(|_| "its compilation crashed".to_owned())
         } else {
-            receiver.recv_timeout(self.patience).map_err(|e| match e {
+            compilation.recv_timeout(self.patience).map_err(|e| match e {
                 RecvTimeoutError::Timeout => format!("the driver takes longer than {:?} over it", self.patience),
                 RecvTimeoutError::Disconnected => "its compilation crashed".to_owned(),
             })
@@ -305,10 +343,21 @@ impl Gpu {
         outcome?
     }
 
-    /// Compiles a kernel. A browser does so on its own side.
     #[cfg(target_arch = "wasm32")]
-    async fn compile(&self, spec: &KernelSpec) -> Result<Kernel, String> {
-        compile(&self.device, &self.params_layout, spec, None).await
+    fn start(&self, spec: &KernelSpec) -> Result<Compilation, String> {
+        use std::task::{Context, Poll, Waker};
+        let (device, params, spec) = (self.device.clone(), self.params_layout.clone(), spec.clone());
+        let mut compiling: Compilation = Box::pin(async move { compile(&device, &params, &spec, None).await });
+        // Everything is asked for before the first wait.
+        Ok(match compiling.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => Box::pin(std::future::ready(result)),
+            Poll::Pending => compiling,
+        })
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    async fn outcome(&self, _: &KernelSpec, compilation: Compilation) -> Result<Kernel, String> {
+        compilation.await
     }
 
     /// Copies the first `bytes` of a buffer to the host, after everything submitted so far.
@@ -324,7 +373,7 @@ impl Gpu {
             let _ = sender.send(result);
         });
         self.wait()?;
-        let mapped = receiver.await;
+        let mapped = self.received(receiver).await;
         self.check()?;
         let refused = |problem: String| BackendError::Device { operation: "read results back".to_owned(), problem };
         match mapped {
@@ -338,6 +387,26 @@ impl Gpu {
             Ok(Err(e)) => Err(refused(e.to_string())),
             Err(_) => Err(refused("the request was dropped".to_owned())),
         }
+    }
+
+    /// What a callback of the device sends; keeps the browser looking whether the device is done. Chromium does so
+    /// whenever it is asked something, but by itself only after 2 ms and then every millisecond, which is much of a
+    /// short pass.
+    #[cfg(target_arch = "wasm32")]
+    async fn received<T>(&self, mut receiver: oneshot::Receiver<T>) -> Result<T, oneshot::Canceled> {
+        for _ in 0..NUDGES {
+            if let Some(value) = receiver.try_recv()? {
+                return Ok(value);
+            }
+            self.device.push_error_scope(wgpu::ErrorFilter::Validation).pop().await;
+        }
+        receiver.await
+    }
+
+    /// What a callback of the device sends.
+    #[cfg(not(target_arch = "wasm32"))]
+    async fn received<T>(&self, receiver: oneshot::Receiver<T>) -> Result<T, oneshot::Canceled> {
+        receiver.await
     }
 
     /// Waits until the device has done everything submitted. A browser's own loop does the waiting, so
@@ -429,10 +498,10 @@ async fn compile(
         },
         cache,
     });
-    let mut problem = None;
-    for scope in scopes.into_iter().rev() {
-        problem = problem.or(scope.pop().await);
-    }
+    // All are closed before the first wait, for others may be opened meanwhile.
+    let [internal, memory, validation] = scopes;
+    let answers = (validation.pop(), memory.pop(), internal.pop());
+    let problem = answers.0.await.or(answers.1.await).or(answers.2.await);
     match problem {
         None => Ok(Kernel { pipeline, tensors, label }),
         Some(error) => Err(error.to_string()),

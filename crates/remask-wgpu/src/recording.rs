@@ -35,13 +35,19 @@ pub struct Recorder<'a> {
     pub uniforms: &'a mut Uniforms,
     /// Bind groups made so far.
     pub groups: &'a mut BindGroups,
+    ahead: bool,
     recording: Recording,
 }
 
 impl<'a> Recorder<'a> {
     /// An empty recording.
     pub fn new(gpu: &'a mut Gpu, uniforms: &'a mut Uniforms, groups: &'a mut BindGroups) -> Self {
-        Self { gpu, uniforms, groups, recording: Recording::default() }
+        Self { gpu, uniforms, groups, ahead: false, recording: Recording::default() }
+    }
+
+    /// A recorder that only asks for the kernels: buffers may be stand-ins, and the recording stays empty.
+    pub fn ahead(gpu: &'a mut Gpu, uniforms: &'a mut Uniforms, groups: &'a mut BindGroups) -> Self {
+        Self { ahead: true, ..Self::new(gpu, uniforms, groups) }
     }
 
     /// Adds a dispatch of `spec` over `buffers`, bound in order to group 0.
@@ -66,6 +72,10 @@ impl<'a> Recorder<'a> {
                     limits.storage_buffers, limits.workgroups
                 ),
             });
+        }
+        if self.ahead {
+            self.gpu.begin(&spec);
+            return Ok(());
         }
         let kernel = self.gpu.kernel(&spec).await?;
         let offset = self.uniforms.offset(self.gpu, bytemuck::bytes_of(params))?;

@@ -152,6 +152,36 @@ fn wants_f16(gpu: &Gpu, model: &Model) -> Result<bool, BackendError> {
 }
 
 impl DeviceWeights {
+    /// Weights that are not there: matrices of `a`'s shapes without contents, and one layer for all, which have
+    /// the same shapes. For a look at the dispatches that a pass will have.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`].
+    pub async fn outline(gpu: &Gpu, a: &Architecture, format: WeightFormat) -> Result<Self, BackendError> {
+        let nothing = gpu.storage("outline", 16).await?;
+        let matrix = |rows: usize, cols: usize| {
+            let parts = part_ranges(gpu, rows, cols, format).into_iter();
+            let part = |r: std::ops::Range<usize>| Part {
+                buffer: nothing.clone(),
+                first: r.start as u32,
+                rows: r.len() as u32,
+            };
+            DeviceMatrix { parts: parts.map(part).collect(), format, rows: rows as u32, cols: cols as u32 }
+        };
+        let at = &a.attention;
+        let layer = DeviceLayer {
+            attention_norm: nothing.clone(),
+            qkv: matrix((at.heads + 2 * at.kv_heads) * at.head_dim, a.hidden),
+            attention_out: matrix(a.hidden, at.heads * at.head_dim),
+            mlp_norm: nothing.clone(),
+            gate_up: matrix(2 * a.mlp.hidden, a.hidden),
+            down: matrix(a.hidden, a.mlp.hidden),
+        };
+        let embedding = matrix(a.embedding_rows, a.hidden);
+        let head = (!a.tied_head).then(|| matrix(a.embedding_rows, a.hidden));
+        Ok(Self { embedding, layers: vec![layer], final_norm: nothing, head, note: None })
+    }
+
     /// Weights of `a`'s shape made up on the device: small matrices, norms of 1.
     ///
     /// # Errors

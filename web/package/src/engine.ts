@@ -10,6 +10,7 @@ import type {
   GenerateOptions,
   Hole,
   LoadOptions,
+  PassTimes,
   Position,
   PositionState,
   Prompt,
@@ -278,7 +279,9 @@ export class Engine {
 
   /**
    * Fills the gaps of a text. In pieces, `engine.fill(['The dog ', hole(3), ' home.'])`, all text is text; as
-   * one string, `[MASK]` is a gap of one token and `[MASK:3]` of three, as for the native program.
+   * one string, `[MASK]` is a gap of one token, `[MASK:3]` of three and `[MASK:2-5]` of as many as fit best, as
+   * for the native program. Where lengths are open, all of them are decided together: steps show the longest
+   * text, and the last step the one that fits best.
    */
   fill(text: string | readonly (string | Hole)[], options: GenerateOptions = {}): Generation {
     const { signal, ...settings } = options;
@@ -318,6 +321,22 @@ export class Engine {
         if (message.type === 'count') options.onProgress?.(message.done, message.total);
       }),
     );
+  }
+
+  /**
+   * Times passes of so many rows each, as `remask bench` does: all rows of a canvas, or a part of one of
+   * `context` positions.
+   */
+  async bench(
+    options: { rows: readonly number[]; context?: number; repeats?: number; signal?: AbortSignal },
+  ): Promise<PassTimes[]> {
+    const found: PassTimes[] = [];
+    for (const rows of options.rows) {
+      const body = { type: 'bench', rows, context: options.context ?? rows, repeats: options.repeats ?? 15 } as const;
+      const times = (await answer<number[]>(this.channel.request(body, options.signal))).sort((a, b) => a - b);
+      found.push({ rows, medianMilliseconds: times[times.length >> 1] ?? NaN, fastestMilliseconds: times[0] ?? NaN });
+    }
+    return found;
   }
 
   /** Ids of a text; special tokens in it are plain text. */

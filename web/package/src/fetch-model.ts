@@ -1,7 +1,7 @@
 // A model's files, from a URL, from kept copies of it or from the user's disk, into the engine's memory.
 
 import { makeError } from './errors.js';
-import { Store, type StoredFile } from './store.js';
+import { Store, checksum, type StoredFile } from './store.js';
 import type { Source } from './protocol.js';
 import type { Progress } from './types.js';
 import type { Files } from './wasm/remask_web.js';
@@ -26,8 +26,12 @@ const SINGLE = 'model.safetensors';
 const INDEX = 'model.safetensors.index.json';
 const MANIFEST = 'manifest.json';
 const TRIES = 4;
+/** Bytes that one allocation of WebAssembly's 32-bit memory cannot hold any more. */
+const LARGEST = 2 ** 31;
 
 type Report = (progress: Progress) => void;
+/** Told once, while weights are on their way: config.json and the head of the first checkpoint file. */
+type Foresee = (config: string, head: Uint8Array) => Promise<void>;
 
 /** Brings every file of a model into `files`. */
 export async function fetchModel(
@@ -36,15 +40,24 @@ export async function fetchModel(
   keep: boolean,
   signal: AbortSignal,
   report: Report,
+  foresee: Foresee,
 ): Promise<Fetched> {
   if ('files' in source) return readLocal(source.files, files, signal, report);
   const url = source.url.endsWith('/') ? source.url : `${source.url}/`;
-  const run = (store: Store | null) => new Download(url, files, store, signal, report).all();
+  const run = (store: Store | null) => new Download(url, files, store, signal, report, foresee).all();
   if (!keep) return run(null);
   const store = await Store.open(url);
   if (!store || !navigator.locks) return run(store);
   // A second tab waits, and then finds everything there.
   return navigator.locks.request(`remask ${url}`, { signal }, () => run(store));
+}
+
+function tooLarge(name: string, bytes: number) {
+  return makeError(
+    'limits',
+    `${name} has ${bytes} bytes, and in a browser a model's files must be smaller than 2 GiB each`,
+    'Use a model in shards, or make its weights smaller with `remask quantize`.',
+  );
 }
 
 async function readLocal(list: File[], files: Files, signal: AbortSignal, report: Report): Promise<Fetched> {
@@ -54,6 +67,8 @@ async function readLocal(list: File[], files: Files, signal: AbortSignal, report
   }
   const total = wanted.reduce((sum, file) => sum + file.size, 0);
   let loaded = 0;
+  const large = wanted.find((file) => file.size >= LARGEST);
+  if (large) throw tooLarge(large.name, large.size);
   for (const file of wanted) {
     files.begin(file.name, file.size, false);
     for await (const chunk of chunks(file.stream())) {
@@ -94,8 +109,22 @@ class Download {
     private readonly store: Store | null,
     private readonly signal: AbortSignal,
     private readonly report: Report,
+    private foresee: Foresee | null,
   ) {
     this.kept = store !== null;
+  }
+
+  /** Adds bytes to a file in the engine's memory. */
+  private async push(name: string, chunk: Uint8Array): Promise<void> {
+    this.files.push(name, chunk);
+    this.loaded += chunk.length;
+    if (!this.foresee || !name.endsWith('.safetensors')) return;
+    const config = this.files.text('config.json');
+    const head = this.files.head(name);
+    if (config === undefined || head === undefined) return;
+    const told = this.foresee(config, head);
+    this.foresee = null;
+    await told;
   }
 
   async all(): Promise<Fetched> {
@@ -192,18 +221,21 @@ class Download {
     const same = !expected || record?.sha256 === expected.sha256;
     const whole = stored && record?.complete && record.bytes === stored.size && same;
     if (whole && !revalidate && (expected || !(await this.changed(name, record.etag)))) {
-      this.take(name, stored, false);
-      return true;
+      return (await this.take(name, stored, expected)) ? true : 'wrong hash';
     }
     // What has arrived so far is only good for going on with if it is of the same file.
     const resumable = stored && !record?.complete && stored.size > 0 && same && (expected || record?.etag);
     if (stored && !resumable && !whole) stored.clear();
     const before = this.loaded;
     let have = 0;
-    if (resumable) have = this.take(name, stored, true);
-    else this.files.begin(name, expected?.bytes ?? 0, true);
+    if (resumable) {
+      await this.take(name, stored, expected);
+      have = stored.size;
+    } else {
+      this.begin(name, expected?.bytes ?? 0);
+    }
     if (resumable && have === expected?.bytes && this.files.sha256(name) === expected.sha256) {
-      stored.setRecord({ ...expected, complete: true });
+      await stored.complete(expected);
       return true;
     }
 
@@ -222,7 +254,7 @@ class Download {
           this.loaded = before;
           have = 0;
           writing?.clear();
-          this.files.begin(name, expected?.bytes ?? 0, true);
+          this.begin(name, expected?.bytes ?? 0);
           if (response.status === 416) continue;
         }
         if (!response.ok || !response.body) {
@@ -232,13 +264,15 @@ class Download {
         etag = tagOf(response);
         const length = Number(response.headers.get('content-length') ?? 0);
         const coded = response.headers.has('content-encoding');
-        if (!expected && !coded) this.total = Math.max(this.total, this.loaded + length);
+        if (!expected && !coded) {
+          this.total = Math.max(this.total, this.loaded + length);
+          if (have === 0) this.begin(name, length);
+        }
         writing?.setRecord({ ...expected, ...(etag ? { etag } : {}), complete: false });
         for await (const chunk of chunks(response.body)) {
           this.signal.throwIfAborted();
-          this.files.push(name, chunk);
+          await this.push(name, chunk);
           have += chunk.length;
-          this.loaded += chunk.length;
           try {
             writing?.append(chunk);
           } catch {
@@ -256,8 +290,8 @@ class Download {
         if (!(error instanceof TypeError)) throw error;
         // fetch and its streams fail with TypeErrors where the network does.
         if (whole && revalidate && have === 0) {
-          this.take(name, stored, false);
-          return true;
+          if (await this.take(name, stored, expected)) return true;
+          return 'wrong hash';
         }
         if (tries === TRIES) throw makeError('download', `${this.url}${name} broke off after ${have} bytes: ${error.message}`);
         await new Promise((done) => setTimeout(done, 250 * 2 ** tries));
@@ -267,22 +301,46 @@ class Download {
       this.loaded = before;
       return 'wrong hash';
     }
-    writing?.setRecord({ bytes: have, ...expected, ...(etag ? { etag } : {}), complete: true });
+    await writing?.complete({ bytes: have, ...expected, ...(etag ? { etag } : {}) });
     return true;
   }
 
-  /** Reads a kept file into the engine's memory. */
-  private take(name: string, stored: StoredFile, hash: boolean): number {
-    const size = stored.size;
-    this.files.begin(name, size, hash);
+  /** Makes room for a file in the engine's memory. */
+  private begin(name: string, bytes: number): void {
+    if (bytes >= LARGEST) throw tooLarge(name, bytes);
+    this.files.begin(name, bytes, true);
+  }
+
+  /**
+   * Reads a kept file into the engine's memory. False where a complete one is no longer what was kept; its
+   * checksums are by chunk, because these the browser computes beside everything else.
+   */
+  private async take(name: string, stored: StoredFile, expected: Expected | undefined): Promise<boolean> {
+    const { size, record } = stored;
+    const { complete, checksums } = record;
+    this.begin(name, size);
     if (this.total < this.loaded + size) this.total = this.loaded + size;
-    stored.read((chunk) => {
-      this.files.push(name, chunk);
-      this.loaded += chunk.length;
+    const before = this.loaded;
+    const found: Promise<string>[] = [];
+    // The engine's own hash is slower, and only for what has to be compared with the manifest.
+    if (complete && checksums) this.files.without_hash(name);
+    for (const chunk of stored.read()) {
+      if (complete && checksums) found.push(checksum(chunk));
+      await this.push(name, chunk);
       this.fromCache += chunk.length;
       this.tell('read', name);
-    });
-    return size;
+    }
+    if (!complete) return true;
+    const same = checksums
+      ? (await Promise.all(found)).join() === checksums.join()
+      : !expected || this.files.sha256(name) === expected.sha256;
+    if (!same) {
+      this.fromCache -= this.loaded - before;
+      this.loaded = before;
+    } else if (!checksums) {
+      await stored.complete(record);
+    }
+    return same;
   }
 
   /** Whether the server, if it answers at all, has another version than the kept one. */

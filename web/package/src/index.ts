@@ -23,6 +23,7 @@ export {
   type GenerateOptions,
   type Hole,
   type LoadOptions,
+  type PassTimes,
   type Message,
   type MorSettings,
   type MorStats,

@@ -11,6 +11,7 @@ export type ToWorker = { id: number } & (
   | { type: 'load'; source: Source; options: Pick<LoadOptions, 'device' | 'weights' | 'cache'> }
   | { type: 'generate'; prompt: string; settings: string }
   | { type: 'verify'; cases: string; tensors: Uint8Array; every: number }
+  | { type: 'bench'; rows: number; context: number; repeats: number }
   | { type: 'encode'; text: string }
   | { type: 'decode'; ids: number[] }
   | { type: 'forget'; url: string }

@@ -8,14 +8,15 @@ export interface Record {
   sha256?: string;
   etag?: string;
   complete: boolean;
+  /** Of the chunks of a complete file, in order. */
+  checksums?: string[];
 }
 
 const FOLDER = 'remask';
 
 /** A name that no URL can escape from: its hash. */
 async function folderName(url: string): Promise<string> {
-  const digest = await crypto.subtle.digest('SHA-256', new TextEncoder().encode(url));
-  return Array.from(new Uint8Array(digest).slice(0, 16), (byte) => byte.toString(16).padStart(2, '0')).join('');
+  return checksum(new TextEncoder().encode(url));
 }
 
 /** The kept files of one model folder. */
@@ -65,6 +66,12 @@ export class Store {
 
 const READ_CHUNK = 4 << 20;
 
+/** Half a SHA-256 in hexadecimal digits. The bytes are copied at once, and hashed beside what goes on. */
+export async function checksum(bytes: Uint8Array): Promise<string> {
+  const digest = await crypto.subtle.digest('SHA-256', bytes as Uint8Array<ArrayBuffer>);
+  return Array.from(new Uint8Array(digest).slice(0, 16), (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
 /** One kept file with its record. */
 export class StoredFile {
   readonly record: Record;
@@ -88,13 +95,13 @@ export class StoredFile {
     return this.data.getSize();
   }
 
-  /** Calls `each` with the file's bytes, a few MiB at a time. */
-  read(each: (chunk: Uint8Array) => void): void {
+  /** The file's bytes, a few MiB at a time, in an array that is used again. */
+  *read(): Generator<Uint8Array> {
     const chunk = new Uint8Array(Math.min(READ_CHUNK, this.size));
     for (let at = 0; at < this.size; ) {
       const count = this.data.read(chunk, { at });
       if (count === 0) break;
-      each(chunk.subarray(0, count));
+      yield chunk.subarray(0, count);
       at += count;
     }
   }
@@ -106,6 +113,13 @@ export class StoredFile {
     }
   }
 
+  /** Marks the file as complete, with checksums by which later loads know it again. */
+  async complete(record: Omit<Record, 'complete' | 'checksums'>): Promise<void> {
+    const checksums: string[] = [];
+    for (const chunk of this.read()) checksums.push(await checksum(chunk));
+    this.setRecord({ ...record, complete: true, checksums });
+  }
+
   /** Begins again with nothing. */
   clear(): void {
     this.data.truncate(0);
@@ -113,7 +127,7 @@ export class StoredFile {
   }
 
   setRecord(record: Record): void {
-    Object.assign(this.record, { bytes: undefined, sha256: undefined, etag: undefined }, record);
+    Object.assign(this.record, { bytes: undefined, sha256: undefined, etag: undefined, checksums: undefined }, record);
     const bytes = new TextEncoder().encode(JSON.stringify(this.record));
     this.recordFile.truncate(0);
     this.recordFile.write(bytes, { at: 0 });

@@ -6,14 +6,14 @@ export interface Message {
   content: string;
 }
 
-/** A gap of a number of tokens in a text for {@link Engine.fill}; made by {@link hole}. */
+/** A gap in a text for {@link Engine.fill}: of a number of tokens, or of a least and a most; made by {@link hole}. */
 export interface Hole {
-  hole: number;
+  hole: number | [least: number, most: number];
 }
 
-/** A gap of `tokens` tokens. */
-export function hole(tokens: number): Hole {
-  return { hole: tokens };
+/** A gap of `tokens` tokens, or of as many from `tokens` to `most` as fit best. */
+export function hole(tokens: number, most?: number): Hole {
+  return { hole: most === undefined ? tokens : [tokens, most] };
 }
 
 /** What to write from: text for the chat template, a conversation, or text or ids to continue as they are. */
@@ -228,7 +228,10 @@ export interface EngineInfo {
   /** Their bytes. */
   weightBytes: number;
   device: DeviceInfo;
-  /** Whether every file's SHA-256 was compared with the model's manifest. */
+  /**
+   * Whether every file's SHA-256 was compared with the model's manifest when it was downloaded. Kept files are
+   * compared with checksums from then at every load.
+   */
   verified: boolean;
   /** Whether the files are kept for the next load. */
   cached: boolean;
@@ -260,6 +263,13 @@ export interface VerifyReport {
     pass: boolean;
     result: { first_difference: number | null; forward_passes: number; reference_passes: number | null } | null;
   }[];
+}
+
+/** How long passes of some number of rows take, their candidates read back. */
+export interface PassTimes {
+  rows: number;
+  medianMilliseconds: number;
+  fastestMilliseconds: number;
 }
 
 /** Options of a load. */

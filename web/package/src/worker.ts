@@ -70,6 +70,10 @@ async function handle(request: ToWorker, signal: AbortSignal): Promise<void> {
       const report = await loaded().verify(request.cases, request.tensors, request.every, count);
       return scope.postMessage({ id, type: 'answer', value: JSON.parse(report) });
     }
+    case 'bench': {
+      const times = await loaded().bench(request.rows, request.context, request.repeats);
+      return scope.postMessage({ id, type: 'answer', value: [...times] });
+    }
     case 'encode':
       return scope.postMessage({ id, type: 'answer', value: [...loaded().encode(request.text)] });
     case 'decode':
@@ -115,8 +119,16 @@ async function load(
   const opening = Device.open(power ?? '', options.device?.limits ?? 'adapter');
   opening.catch(() => {});
   const files = new Files();
-  const fetched = await fetchModel(source, files, options.cache ?? true, signal, (progress) =>
-    scope.postMessage({ id, type: 'progress', progress }),
+  const fetched = await fetchModel(
+    source,
+    files,
+    options.cache ?? true,
+    signal,
+    (progress) => scope.postMessage({ id, type: 'progress', progress }),
+    // Kernels compile while weights arrive. What goes wrong here goes wrong again when the model is loaded.
+    async (config, head) => {
+      await opening.then((device) => device.prepare(config, head, options.weights ?? '')).catch(() => {});
+    },
   );
   const total = files.weight_bytes();
   const upload = (bytes: number) =>
@@ -147,14 +159,17 @@ async function generate(id: number, prompt: string, settings: string, signal: Ab
   let last = begun;
   let first = 0;
   let passes = 0;
-  const onStep = (step: Omit<StepArrays, 'milliseconds' | 'passMilliseconds'> | string): boolean => {
+  // Null is a step of a canvas that is not shown.
+  const onStep = (step: Omit<StepArrays, 'milliseconds' | 'passMilliseconds'> | string | null): boolean => {
     if (signal.aborted) return false;
+    if (step === null) return true;
     if (typeof step === 'string') {
       scope.postMessage({ id, type: 'lost', reason: step });
       return true;
     }
     const now = performance.now();
-    if (step.block) passes++;
+    // A step of another canvas at the end, the one that was chosen, is no further pass.
+    passes = Math.max(passes, step.pass);
     if (passes === 1) first = now;
     const times = { milliseconds: now - begun, passMilliseconds: step.block ? now - last : 0 };
     last = now;

@@ -4,7 +4,7 @@
 import '@fontsource-variable/inter/wght.css';
 import '@fontsource-variable/source-serif-4/wght.css';
 import './style.css';
-import { Engine, RemaskError, hole, type Generation, type GenerateOptions, type Hole, type Progress } from '@remask/web';
+import { Engine, RemaskError, type Generation, type GenerateOptions, type Progress } from '@remask/web';
 import { RunView, type Shade } from './run-view.ts';
 import { DEFAULTS, asOptions, panel, summary, type Settings } from './settings.ts';
 
@@ -19,7 +19,7 @@ type Mode = 'ask' | 'continue' | 'fill';
 const EXAMPLES: Record<Mode, { text: string; hint: string }> = {
   ask: { text: 'Why should we share our toys?', hint: 'The bundled model, 33 million parameters, answers simple questions and tells stories.' },
   continue: { text: 'Once upon a time there was a little fox who', hint: 'The text goes on from where you stop.' },
-  fill: { text: 'Lily had a red __. One day she lost it in the __, and she was very _.', hint: 'Every _ is one masked token: write as many as the gap should have.' },
+  fill: { text: 'Lily had a red __. One day she lost it in the __, and she was very _.', hint: 'Every _ is one masked token. [MASK:1-3] is a gap of as many as fit best.' },
 };
 
 let engine: Engine | null = null;
@@ -116,12 +116,9 @@ function facts(): void {
 
 // --- running ---------------------------------------------------------------------------------------
 
-/** The text with its gaps: each run of underscores is a gap of as many tokens. */
-function gaps(text: string): (string | Hole)[] {
-  return text
-    .split(/(_+)/)
-    .filter((piece) => piece !== '')
-    .map((piece) => (piece.startsWith('_') ? hole(piece.length) : piece));
+/** The text with its gaps as the engine writes them: each run of underscores is a gap of as many tokens. */
+function gaps(text: string): string {
+  return text.replace(/_+/g, (run) => `[MASK:${run.length}]`);
 }
 
 function start(made: Engine, chosen: Settings, signal: AbortSignal): Generation {
@@ -133,7 +130,7 @@ function start(made: Engine, chosen: Settings, signal: AbortSignal): Generation 
 
 async function run(): Promise<void> {
   if (!engine || running) return;
-  if (mode() === 'fill' && !prompt.value.includes('_')) {
+  if (mode() === 'fill' && !/_|\[MASK/.test(prompt.value)) {
     find('hint').textContent = 'There is no gap: write _ for every token that is to be filled in.';
     return;
   }
@@ -261,6 +258,11 @@ find('theme').addEventListener('click', () => {
   const dark = root.dataset.theme ? root.dataset.theme === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
   root.dataset.theme = dark ? 'light' : 'dark';
   localStorage.setItem('theme', root.dataset.theme);
+  for (const view of views) view.recolour(shade);
+});
+
+// The map of rows is no matter of style sheets.
+matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => {
   for (const view of views) view.recolour(shade);
 });
 

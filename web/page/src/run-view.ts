@@ -174,6 +174,8 @@ export class RunView {
       this.spans.push(span);
       this.text.append(span);
     }
+    // Where gaps may have several lengths, the last step's text can be shorter than those before it.
+    for (const span of this.spans.splice(step.positions.length)) span.remove();
     const end = step.positions.findIndex((p) => p.state === 'decided' && p.stop);
     const answer = step.positions.findIndex((p) => p.state !== 'given');
     const chat = step.positions.some((p) => p.state === 'given' && HEADER.test(p.text));
@@ -238,7 +240,7 @@ export class RunView {
     const saved = 1 - step.rowsComputed / Math.max(step.rowsOfFullCompute, 1);
     const stats = this.stats();
     const rows: [name: string, value: string, help: string, share?: number][] = [
-      ['passes', count.format(this.last), 'forward passes'],
+      ['passes', count.format(done?.forwardPasses ?? step.pass), 'forward passes'],
       [
         'rows computed',
         `${count.format(step.rowsComputed)} <small>of ${count.format(step.rowsOfFullCompute)}</small>`,

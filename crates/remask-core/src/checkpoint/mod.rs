@@ -15,6 +15,7 @@ use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::quantize;
 
 pub use blocks::BlockType;
 pub use half_loss::HalfLoss;
@@ -273,6 +274,28 @@ fn read_index(file: &str, text: &str) -> Result<BTreeMap<String, Vec<String>>> {
         return Err(broken("the weight_map names no tensor".to_owned()));
     }
     Ok(shards)
+}
+
+/// The one format of all matrices of a safetensors file, from its first bytes; `None` where they have several, or
+/// the header has not come to its end yet.
+#[must_use]
+pub fn format_of_head(first: &[u8]) -> Option<WeightFormat> {
+    let length = u64::from_le_bytes(*first.first_chunk()?).min(HEADER_LIMIT);
+    let entries: BTreeMap<String, Value> = serde_json::from_slice(first.get(8..8 + length as usize)?).ok()?;
+    let mut formats =
+        entries.iter().filter(|(name, _)| !name.ends_with(&quantize::scale_name(""))).filter_map(|(_, entry)| {
+            let info: TensorInfo = serde_json::from_value(entry.clone()).ok()?;
+            (info.shape.len() == 2).then_some(match info.dtype {
+                DType::F32 => Some(WeightFormat::F32),
+                DType::F16 => Some(WeightFormat::F16),
+                DType::BF16 => Some(WeightFormat::Bf16),
+                DType::I8 => Some(WeightFormat::Q8),
+                DType::U8 => Some(WeightFormat::Q4),
+                _ => None,
+            })
+        });
+    let format = formats.next()??;
+    formats.all(|other| other == Some(format)).then_some(format)
 }
 
 /// Bytes of the longest header that the safetensors format allows.

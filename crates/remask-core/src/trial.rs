@@ -1,0 +1,56 @@
+//! A pass to measure a backend by: what it costs depends on how many rows it has, not on what they say.
+
+use crate::backend::{Backend, BackendError, Keys, Pass, Row, Select, StoreId, TokenSet};
+
+/// A pass over the first rows of a canvas of arbitrary tokens, in a store of its own. Every row sees the
+/// whole canvas, and the candidates of all of them are wanted.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    store: StoreId,
+    rows: Vec<Row>,
+    select: Vec<Select>,
+    suppressed: TokenSet,
+}
+
+impl Trial {
+    /// `count` rows of a canvas of `context` positions, 1 <= count <= context, the others of which are computed
+    /// now. Token ids stay below `vocabulary`.
+    ///
+    /// # Errors
+    /// As [`Backend::create_store`] and [`Backend::forward`].
+    pub async fn new(
+        backend: &mut dyn Backend,
+        vocabulary: u32,
+        count: u32,
+        context: u32,
+    ) -> Result<Self, BackendError> {
+        let store = backend.create_store(context)?;
+        let keys = Keys { start: 0, end: context };
+        let rows = (0..context).map(|position| Row { store, position, token: position * 7919 % vocabulary, keys });
+        let suppressed = TokenSet::new(backend.head_rows());
+        let mut trial = Self { store, rows: rows.collect(), select: vec![Select::plain(0)], suppressed };
+        if count < context {
+            backend.forward(&trial.pass()).await?;
+        }
+        trial.rows.truncate(count as usize);
+        trial.select = (0..count as usize).map(Select::plain).collect();
+        Ok(trial)
+    }
+
+    /// The pass.
+    #[must_use]
+    pub fn pass(&self) -> Pass<'_> {
+        Pass { rows: &self.rows, select: &self.select, suppressed: &self.suppressed }
+    }
+
+    /// Its rows.
+    #[must_use]
+    pub fn rows(&self) -> u32 {
+        self.rows.len() as u32
+    }
+
+    /// Gives its store back.
+    pub fn end(self, backend: &mut dyn Backend) {
+        backend.release_store(self.store);
+    }
+}
