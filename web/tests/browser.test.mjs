@@ -296,7 +296,7 @@ test('files are kept, resumed and verified', async () => {
   assert.deepEqual([first.info?.verified, first.info?.cached], [true, true], JSON.stringify(first.message));
   const ranges = asked();
   assert.equal(ranges.length, 2);
-  assert.match(ranges[1].range, /^bytes=\d{6,}-$/);
+  assert.match(ranges[1].range, /^bytes=[1-9]\d*-$/);
   const downloads = first.progress.filter((p) => p.phase === 'download');
   assert.ok(downloads.length > 10 && downloads.every((p, i) => p.loaded <= p.total || i === 0));
   assert.ok(first.progress.some((p) => p.phase === 'upload') && first.progress.at(-1).phase === 'ready');

@@ -48,11 +48,15 @@ export async function serve(mounts, port = 0) {
     stream.on('data', (chunk) => {
       if (fault?.flip >= sent && fault.flip < sent + chunk.length) chunk[fault.flip - sent] ^= 1;
       sent += chunk.length;
-      response.write(chunk);
-      if (fault?.cut && sent >= fault.cut) {
+      const cut = fault?.cut && sent >= fault.cut;
+      // The connection breaks when all before has left, however slowly the browser takes it.
+      const room = response.write(chunk, cut ? () => setTimeout(() => response.destroy(), 50) : undefined);
+      if (cut) {
         [...faults.keys()].filter((end) => path.endsWith(end)).forEach((end) => faults.delete(end));
         stream.destroy();
-        setTimeout(() => response.destroy(), 50);
+      } else if (!room) {
+        stream.pause();
+        response.once('drain', () => stream.resume());
       }
     });
     stream.on('end', () => response.end());
