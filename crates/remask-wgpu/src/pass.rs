@@ -55,7 +55,7 @@ pub fn attention_tile_rows(arithmetic: Arithmetic, head_dim: u32, rows: u32) -> 
 
 /// How a linear layer's result lies in its buffer.
 #[derive(Debug, Clone, Copy)]
-struct Splits {
+pub(crate) struct Splits {
     /// Partial sums, one behind the other.
     count: u32,
     /// Elements of one.
@@ -64,7 +64,7 @@ struct Splits {
 
 impl Splits {
     /// The result itself.
-    const WHOLE: Self = Self { count: 1, stride: 0 };
+    pub(crate) const WHOLE: Self = Self { count: 1, stride: 0 };
 }
 
 /// Rows that a linear layer runs over.
@@ -179,8 +179,8 @@ impl PassPlan<'_> {
         pending: Option<Splits>,
         half: bool,
     ) -> Result<(), BackendError> {
-        let (act, rows, matrix) = (self.activations, self.sizes.rows, &layer.gate_up);
-        if let (Strategy::Portable(kernel), None) = (self.strategy(r, matrix, rows), pending) {
+        let (act, matrix) = (self.activations, &layer.gate_up);
+        if let (Strategy::Portable(kernel), None) = (self.strategy(r, matrix, self.sizes.rows), pending) {
             // A matrix in parts has a gate and its other half in different ones.
             if kernel.fuses_swiglu(&r.gpu.profile) && matrix.parts.len() == 1 && !half {
                 let gain = Some(&layer.mlp_norm);
@@ -190,10 +190,16 @@ impl PassPlan<'_> {
         }
         let normed = Normed { matrix, gain: &layer.mlp_norm, between: &act.normed_mlp };
         let splits = self.normed(r, normed, &act.gate_up, pending).await?;
-        let width = self.architecture.mlp.hidden as u32;
+        self.swiglu(r, splits, half).await
+    }
+
+    /// SwiGLU of what lies in `act.gate_up`, into `act.activated`, in f16 where `half`.
+    pub(crate) async fn swiglu(&self, r: &mut Recorder<'_>, splits: Splits, half: bool) -> Result<(), BackendError> {
+        let (act, width) = (self.activations, self.architecture.mlp.hidden as u32);
         let (cols4, split_stride4) = (width / 4, splits.stride / 4);
         let params = swiglu::Params { cols4, splits: splits.count, split_stride4, padding: 0 };
-        r.dispatch(swiglu::spec(half), &[&act.gate_up, &act.activated], &params, swiglu::grid(rows, width)).await
+        let grid = swiglu::grid(self.sizes.rows, width);
+        r.dispatch(swiglu::spec(half), &[&act.gate_up, &act.activated], &params, grid).await
     }
 
     /// Attention of all rows, its result in f16 where `half`.

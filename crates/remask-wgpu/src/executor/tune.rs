@@ -7,8 +7,7 @@ use remask_core::BackendError;
 use super::WgpuBackend;
 use crate::kernels::gemm::End;
 use crate::kernels::linear::{Portable, Shape, Strategy};
-use crate::kernels::swiglu;
-use crate::pass::{Over, PassPlan, Product};
+use crate::pass::{Over, PassPlan, Product, Splits};
 use crate::recording::{Recorder, Recording};
 use crate::tuning::Tuned;
 use crate::uniforms::PassSizes;
@@ -118,10 +117,7 @@ impl WgpuBackend {
             };
             plan.portable(&mut recorder, kernel, Product { matrix, x, gain, out, over: Over::Rows }, end).await?;
             if matches!(layer, Layer::GateUp) && !fuses {
-                let width = matrix.rows / 2;
-                let params = swiglu::Params { cols4: width / 4, splits: 1, split_stride4: 0, padding: 0 };
-                let buffers = [&act.gate_up, &act.activated];
-                recorder.dispatch(swiglu::spec(false), &buffers, &params, swiglu::grid(rows, width)).await?;
+                plan.swiglu(&mut recorder, Splits::WHOLE, false).await?;
             }
         }
         let recording = recorder.finish();

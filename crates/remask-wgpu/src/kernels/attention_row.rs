@@ -1,5 +1,6 @@
 //! Attention of few rows; see `shaders/attention_row.wgsl`. Parameters are those of [`super::attention`].
 
+use super::flags;
 use super::linear::Arithmetic;
 use crate::profile::AdapterProfile;
 use crate::wgsl::{Define, KernelSpec};
@@ -29,9 +30,7 @@ pub struct Halves {
 #[must_use]
 pub fn spec(head_dim: u32, halves: Halves) -> KernelSpec {
     let mut defines = vec![("HEAD_DIM", Define::Number(head_dim))];
-    for (name, _) in [("HALF_STORE", halves.store), ("HALF", halves.out)].into_iter().filter(|(_, is)| *is) {
-        defines.push((name, Define::Flag));
-    }
+    defines.extend(flags([("HALF_STORE", halves.store), ("HALF", halves.out)]));
     KernelSpec::portable("attention_row", defines)
 }
 

@@ -3,7 +3,7 @@
 use remask_core::checkpoint::WeightFormat;
 use serde::{Deserialize, Serialize};
 
-use super::weight_defines;
+use super::{flags, weight_defines};
 use crate::wgsl::{Define, KernelSpec};
 
 /// `Params` of the shader.
@@ -50,8 +50,7 @@ pub enum End {
 impl Fused {
     /// The flags that the shaders ask for.
     pub fn defines(self) -> impl Iterator<Item = (&'static str, Define)> {
-        let flags = [("NORM", self.norm), ("RESIDUAL", self.end == End::Add), ("SWIGLU", self.end == End::SwiGlu)];
-        flags.into_iter().filter(|(_, on)| *on).map(|(name, _)| (name, Define::Flag))
+        flags([("NORM", self.norm), ("RESIDUAL", self.end == End::Add), ("SWIGLU", self.end == End::SwiGlu)])
     }
 
     /// Columns of the result of a product of `part_rows` columns.

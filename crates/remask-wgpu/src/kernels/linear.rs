@@ -116,8 +116,7 @@ impl Strategy {
         let matrix = matrix.then(|| MatrixTile::choose(format, shape)).flatten().map(Self::Matrix);
         let tiled = Self::Portable(Portable::tiled(profile, shape));
         let portable = tuned.into_iter().chain([Portable::choose(profile, format, shape)]).map(Self::Portable);
-        let choices = matrix.into_iter().chain(portable).chain([tiled]);
-        let mut choices = choices;
+        let mut choices = matrix.into_iter().chain(portable).chain([tiled]);
         choices.find(|c| c.specs(format).iter().all(&usable)).unwrap_or(tiled)
     }
 

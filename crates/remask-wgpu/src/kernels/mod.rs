@@ -72,6 +72,11 @@ pub fn weight_defines(format: WeightFormat) -> Vec<(&'static str, Define)> {
     defines
 }
 
+/// The flags that are on.
+pub(crate) fn flags<const N: usize>(all: [(&'static str, bool); N]) -> impl Iterator<Item = (&'static str, Define)> {
+    all.into_iter().filter(|(_, on)| *on).map(|(name, _)| (name, Define::Flag))
+}
+
 /// Formats that every kernel with weights is specialised for.
 pub const WEIGHT_FORMATS: [WeightFormat; 5] =
     [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Q8, WeightFormat::Q4];

@@ -1,5 +1,6 @@
 //! RMSNorm, with or without gathering selected rows and mixing their guides; see `shaders/rms_norm.wgsl`.
 
+use super::flags;
 use crate::wgsl::{Define, KernelSpec};
 
 /// `Params` of the shader.
@@ -40,8 +41,7 @@ pub const WIDE: usize = 2048;
 /// where `gather`, then the addend where `add`.
 #[must_use]
 pub fn spec(variant: Variant) -> KernelSpec {
-    let flags = [("GATHER", variant.gather), ("ADD", variant.add), ("HALF", variant.half)];
-    let on = flags.into_iter().filter(|(_, on)| *on).map(|(name, _)| (name, Define::Flag));
+    let on = flags([("GATHER", variant.gather), ("ADD", variant.add), ("HALF", variant.half)]);
     let threads = ("THREADS", Define::Number(if variant.wide { 256 } else { 128 }));
     KernelSpec::portable("rms_norm", on.chain([threads]).collect())
 }
