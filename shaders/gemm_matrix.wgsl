@@ -6,11 +6,12 @@
 // out     [splits, split_stride / out_stride rows, out_stride] f32, binding 2
 // x and out have room for whole tiles of rows; what lies past the pass's rows is computed and means
 // nothing. part_rows is a multiple of TILE_N and each split of the inner dimension one of TILE_K.
-// Workgroup (n tile, m tile, split).
+// Workgroup (m tile, n tile, split).
 //
-// A workgroup of WARPS_M x WARPS_N subgroups of 32 computes TILE_M x TILE_N, TILE_K columns a stage;
-// while a stage is multiplied the next one's loads are under way. Rows in workgroup memory are padded by
-// 16 bytes, so that the eight rows that a matrix load reads at a time lie in different banks.
+// A workgroup of WARPS_M x WARPS_N subgroups of 32 computes TILE_M x TILE_N, TILE_K columns a stage. While a
+// stage is multiplied the loads of the next DEPTH are under way, in registers. Rows in workgroup memory are
+// padded by 16 bytes, so that the eight rows that a matrix load reads at a time lie in different banks.
+// Workgroups that share weights follow each other, so that the weights are read from memory once.
 
 struct Params {
     cols8: u32,        // inner dimension / 8
@@ -25,37 +26,21 @@ struct Params {
 
 #include "pass"
 
-// Eight f16 that lie next to each other.
-struct Half8 {
-    low: vec4<f16>,
-    high: vec4<f16>,
-}
-
-#if WEIGHT == f16
-@group(0) @binding(0) var<storage, read> weights: array<Half8>;
-#else
-// Blocks of 32 quants, two elements each for int8 and one for int4, then their f16 scales.
+// f16, or blocks of 32 quants in one element (int4) or two (int8), then their f16 scales. Whole vectors of 16
+// bytes, because only those are sure to be loaded by one instruction.
 @group(0) @binding(0) var<storage, read> weights: array<vec4<u32>>;
-#endif
-@group(0) @binding(1) var<storage, read> x: array<Half8>;
+// Eight f16 an element.
+@group(0) @binding(1) var<storage, read> x: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
 
 const THREADS: u32 = WARPS_M * WARPS_N * 32u;
-// Groups of eight in a row of a stage; an invocation takes one, and again every STEP_ROWS rows.
-const UNITS: u32 = TILE_K / 8u;
-const STEP_ROWS: u32 = THREADS / UNITS;
 const PITCH: u32 = TILE_K / 4u + 2u;
-#if WEIGHT == f16
-#else
-// Blocks in a row of a stage, taken like groups; groups of eight weights in an element of `weights`.
-const BLOCKS: u32 = TILE_K / 32u;
-const BLOCK_ROWS: u32 = THREADS / BLOCKS;
-#if WEIGHT == q8
-const QUANTS: u32 = 2u;
-#else
-const QUANTS: u32 = 4u;
-#endif
-#endif
+// Elements of x in a row of a stage; an invocation takes one, and again every X_ROWS rows.
+const X_UNITS: u32 = TILE_K / 8u;
+const X_ROWS: u32 = THREADS / X_UNITS;
+// The same of the weights, which have IN_ELEMENT of them in an element.
+const W_UNITS: u32 = TILE_K / IN_ELEMENT;
+const W_ROWS: u32 = THREADS / W_UNITS;
 
 var<workgroup> tile_x: array<vec4<f16>, TILE_M * PITCH>;
 var<workgroup> tile_w: array<vec4<f16>, TILE_N * PITCH>;
@@ -64,12 +49,24 @@ fn halves(bits: u32) -> vec2<f16> {
     return vec2<f16>(unpack2x16float(bits));
 }
 
-// The scale of a block, of the eight that lie in one element.
-fn scale_of(eight: vec4<u32>, block: u32) -> f16 {
-    let two = halves(eight[(block >> 1u) & 3u]);
-    return select(two.x, two.y, (block & 1u) == 1u);
+fn four(bits: vec2<u32>) -> vec4<f16> {
+    return vec4<f16>(halves(bits.x), halves(bits.y));
 }
 
+#if SCALED
+// Two scales, one of them that of the block of an element.
+fn scales_of(element: u32) -> u32 {
+    let block = element / (32u / IN_ELEMENT);
+    return weights[params.part_rows * (params.cols8 * 8u / IN_ELEMENT) + (block >> 3u)][(block >> 1u) & 3u];
+}
+
+// The scale of the block of an element, of two.
+fn scale_of(two: u32, element: u32) -> f16 {
+    let block = element / (32u / IN_ELEMENT);
+    return halves(two >> ((block & 1u) << 4u)).x;
+}
+
+#endif
 // Four int8. A byte b + 128 in the low bits of f16 1024 is 1152 + b.
 fn int8(word: u32) -> vec4<f16> {
     let biased = word ^ 0x80808080u;
@@ -88,132 +85,113 @@ fn int4(word: u32) -> vec4<f16> {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let m0 = group.y * TILE_M;
+    let m0 = group.x * TILE_M;
     if m0 >= select(pass_info.rows, pass_info.selected, params.over_selected == 1u) {
         return;
     }
-    let n0 = group.x * TILE_N;
+    let n0 = group.y * TILE_N;
     let warp = lane / 32u;
     let warp_m = warp % WARPS_M * (FRAGS_M * 16u);
     let warp_n = warp / WARPS_M * (FRAGS_N * 16u);
-    let stages = params.split_cols8 / UNITS;
+    let stages = params.split_cols8 * 8u / TILE_K;
 
-    let unit_row = lane / UNITS;
-    let unit = lane % UNITS;
-    let store_x = unit_row * PITCH + unit * 2u;
-    let step = STEP_ROWS * params.cols8;
-    var at_x = (m0 + unit_row) * params.cols8 + group.z * params.split_cols8 + unit;
-#if WEIGHT == f16
-    let store_w = store_x;
-    var at_w = (params.first_row + n0 + unit_row) * params.cols8 + group.z * params.split_cols8 + unit;
-#else
-    let block_row = lane / BLOCKS;
-    let store_w = block_row * PITCH + lane % BLOCKS * 8u;
-    let block_step = BLOCK_ROWS * params.cols8 / 4u;
-    var at_w = ((params.first_row + n0 + block_row) * params.cols8 + group.z * params.split_cols8) / 4u + lane % BLOCKS;
-    let scales = params.part_rows * params.cols8 / QUANTS;
-#endif
+    let x_row = lane / X_UNITS;
+    let x_unit = lane % X_UNITS;
+    let x_put = x_row * PITCH + x_unit * 2u;
+    let x_step = X_ROWS * params.cols8;
+    var x_at = (m0 + x_row) * params.cols8 + group.z * params.split_cols8 + x_unit;
+    let w_row = lane / W_UNITS;
+    let w_unit = lane % W_UNITS;
+    let w_put = w_row * PITCH + w_unit * (IN_ELEMENT / 4u);
+    let w_cols = params.cols8 * 8u / IN_ELEMENT;
+    let w_step = W_ROWS * w_cols;
+    var w_at = (params.first_row + n0 + w_row) * w_cols + group.z * (params.split_cols8 * 8u / IN_ELEMENT) + w_unit;
 
 #for i in 0..FRAGS_M
 #for j in 0..FRAGS_N
     var acc_$i_$j: coop_mat16x16<f32, C>;
 #endfor
 #endfor
+#for d in 0..DEPTH
 #for i in 0..X_EACH
-    var next_x_$i = x[at_x + $iu * step];
+    var x_$d_$i = x[x_at + $iu * x_step];
 #endfor
 #for i in 0..W_EACH
-#if WEIGHT == f16
-    var next_w_$i = weights[at_w + $iu * step];
-#else
-    var scale_$i = weights[scales + ((at_w + $iu * block_step) >> 3u)];
-#if WEIGHT == q8
-    var next_w_$i = weights[(at_w + $iu * block_step) * 2u];
-    var more_w_$i = weights[(at_w + $iu * block_step) * 2u + 1u];
-#else
-    var next_w_$i = weights[at_w + $iu * block_step];
+    var w_$d_$i = weights[w_at + $iu * w_step];
+#if SCALED
+    var scales_$d_$i = scales_of(w_at + $iu * w_step);
 #endif
-#endif
+#endfor
+    x_at += X_UNITS;
+    w_at += W_UNITS;
 #endfor
 
-    for (var stage = 0u; stage < stages; stage++) {
+    for (var stage = 0u; stage < stages; stage += DEPTH) {
+#for d in 0..DEPTH
         workgroupBarrier();
 #for i in 0..X_EACH
-        tile_x[store_x + $iu * STEP_ROWS * PITCH] = next_x_$i.low;
-        tile_x[store_x + $iu * STEP_ROWS * PITCH + 1u] = next_x_$i.high;
+        tile_x[x_put + $iu * X_ROWS * PITCH] = four(x_$d_$i.xy);
+        tile_x[x_put + $iu * X_ROWS * PITCH + 1u] = four(x_$d_$i.zw);
 #endfor
 #for i in 0..W_EACH
+        {
+            let to = w_put + $iu * W_ROWS * PITCH;
+            let w = w_$d_$i;
 #if WEIGHT == f16
-        tile_w[store_w + $iu * STEP_ROWS * PITCH] = next_w_$i.low;
-        tile_w[store_w + $iu * STEP_ROWS * PITCH + 1u] = next_w_$i.high;
+            tile_w[to] = four(w.xy);
+            tile_w[to + 1u] = four(w.zw);
+#endif
+#if SCALED
+            let scale = scale_of(scales_$d_$i, w_at + $iu * w_step - DEPTH * W_UNITS);
 #endif
 #if WEIGHT == q8
-        {
-            let scale = scale_of(scale_$i, at_w + $iu * block_step);
-            let to = store_w + $iu * BLOCK_ROWS * PITCH;
-            tile_w[to] = int8(next_w_$i.x) * scale;
-            tile_w[to + 1u] = int8(next_w_$i.y) * scale;
-            tile_w[to + 2u] = int8(next_w_$i.z) * scale;
-            tile_w[to + 3u] = int8(next_w_$i.w) * scale;
-            tile_w[to + 4u] = int8(more_w_$i.x) * scale;
-            tile_w[to + 5u] = int8(more_w_$i.y) * scale;
-            tile_w[to + 6u] = int8(more_w_$i.z) * scale;
-            tile_w[to + 7u] = int8(more_w_$i.w) * scale;
-        }
+            tile_w[to] = int8(w.x) * scale;
+            tile_w[to + 1u] = int8(w.y) * scale;
+            tile_w[to + 2u] = int8(w.z) * scale;
+            tile_w[to + 3u] = int8(w.w) * scale;
 #endif
 #if WEIGHT == q4
-        {
             // The low nibbles are the block's first 16 weights, the high ones the others.
-            let scale = scale_of(scale_$i, at_w + $iu * block_step);
-            let to = store_w + $iu * BLOCK_ROWS * PITCH;
-            tile_w[to] = int4(next_w_$i.x) * scale;
-            tile_w[to + 1u] = int4(next_w_$i.y) * scale;
-            tile_w[to + 2u] = int4(next_w_$i.z) * scale;
-            tile_w[to + 3u] = int4(next_w_$i.w) * scale;
-            tile_w[to + 4u] = int4(next_w_$i.x >> 4u) * scale;
-            tile_w[to + 5u] = int4(next_w_$i.y >> 4u) * scale;
-            tile_w[to + 6u] = int4(next_w_$i.z >> 4u) * scale;
-            tile_w[to + 7u] = int4(next_w_$i.w >> 4u) * scale;
-        }
+            tile_w[to] = int4(w.x) * scale;
+            tile_w[to + 1u] = int4(w.y) * scale;
+            tile_w[to + 2u] = int4(w.z) * scale;
+            tile_w[to + 3u] = int4(w.w) * scale;
+            tile_w[to + 4u] = int4(w.x >> 4u) * scale;
+            tile_w[to + 5u] = int4(w.y >> 4u) * scale;
+            tile_w[to + 6u] = int4(w.z >> 4u) * scale;
+            tile_w[to + 7u] = int4(w.w >> 4u) * scale;
 #endif
+        }
 #endfor
         workgroupBarrier();
-        // The last stage is loaded once more, which costs less than a branch around the loads.
-        let more = stage + 1u < stages;
-        at_x += select(0u, UNITS, more);
+        if stage + $du + DEPTH < stages {
 #for i in 0..X_EACH
-        next_x_$i = x[at_x + $iu * step];
+            x_$d_$i = x[x_at + $iu * x_step];
 #endfor
-#if WEIGHT == f16
-        at_w += select(0u, UNITS, more);
-#else
-        at_w += select(0u, BLOCKS, more);
-#endif
 #for i in 0..W_EACH
-#if WEIGHT == f16
-        next_w_$i = weights[at_w + $iu * step];
-#else
-        scale_$i = weights[scales + ((at_w + $iu * block_step) >> 3u)];
-#if WEIGHT == q8
-        next_w_$i = weights[(at_w + $iu * block_step) * 2u];
-        more_w_$i = weights[(at_w + $iu * block_step) * 2u + 1u];
-#else
-        next_w_$i = weights[at_w + $iu * block_step];
-#endif
+            w_$d_$i = weights[w_at + $iu * w_step];
+#if SCALED
+            scales_$d_$i = scales_of(w_at + $iu * w_step);
 #endif
 #endfor
+        }
+        x_at += X_UNITS;
+        w_at += W_UNITS;
+        {
 #for s in 0..STEPS
 #for i in 0..FRAGS_M
-        let from_x_$s_$i = (warp_m + $iu * 16u) * PITCH + $su * 4u;
-        let x_$s_$i = coopLoad<coop_mat16x16<f16, B>>(&tile_x[from_x_$s_$i], PITCH);
+            let from_x_$s_$i = (warp_m + $iu * 16u) * PITCH + $su * 4u;
+            let a_$s_$i = coopLoad<coop_mat16x16<f16, B>>(&tile_x[from_x_$s_$i], PITCH);
 #endfor
 #for j in 0..FRAGS_N
-        let from_w_$s_$j = (warp_n + $ju * 16u) * PITCH + $su * 4u;
-        let w_$s_$j = coopLoadT<coop_mat16x16<f16, A>>(&tile_w[from_w_$s_$j], PITCH);
+            let from_w_$s_$j = (warp_n + $ju * 16u) * PITCH + $su * 4u;
+            let b_$s_$j = coopLoadT<coop_mat16x16<f16, A>>(&tile_w[from_w_$s_$j], PITCH);
 #for i in 0..FRAGS_M
-        acc_$i_$j = coopMultiplyAdd(w_$s_$j, x_$s_$i, acc_$i_$j);
+            acc_$i_$j = coopMultiplyAdd(b_$s_$j, a_$s_$i, acc_$i_$j);
 #endfor
 #endfor
+#endfor
+        }
 #endfor
     }
 

@@ -11,7 +11,7 @@ use remask_core::BackendError;
 
 use crate::profile::{AdapterProfile, ProfileLimits, choose_adapter};
 use crate::tuning::Tuning;
-use crate::wgsl::{Dialect, KernelSpec};
+use crate::wgsl::{Dialect, Extension, KernelSpec};
 
 /// Which limits a device is opened with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,6 +28,7 @@ pub enum LimitChoice {
 const WANTED_FEATURES: wgpu::Features = wgpu::Features::SHADER_F16
     .union(wgpu::Features::SUBGROUP)
     .union(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+    .union(wgpu::Features::PASSTHROUGH_SHADERS)
     .union(wgpu::Features::TIMESTAMP_QUERY)
     .union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES)
     .union(wgpu::Features::PIPELINE_CACHE);
@@ -116,7 +117,13 @@ impl Gpu {
             LimitChoice::Adapter => (adapter.limits(), WANTED_FEATURES),
             LimitChoice::WebGpuDefault => (wgpu::Limits::default(), wgpu::Features::empty()),
         };
-        let features = adapter.features() & wanted;
+        let mut features = adapter.features() & wanted;
+        // Only kernels for matrix units are handed over as SPIR-V.
+        if !features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+            || adapter.get_info().backend != wgpu::Backend::Vulkan
+        {
+            features.remove(wgpu::Features::PASSTHROUGH_SHADERS);
+        }
         let experimental_features = if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
             // SAFETY: cooperative matrices are used by our own shaders only, which the case tables check
             // against float64 on every adapter that has them.
@@ -465,18 +472,7 @@ async fn compile(
     // Error scopes are of the thread that opens them.
     let scopes = [wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation]
         .map(|filter| device.push_error_scope(filter));
-    let descriptor =
-        wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.as_str().into()) };
-    let checks = wgpu::ShaderRuntimeChecks {
-        force_loop_bounding: false,
-        bounds_checks: false,
-        int_div_checks: false,
-        ..wgpu::ShaderRuntimeChecks::checked()
-    };
-    // SAFETY: no shader text comes from outside. Every loop of our shaders counts a bounded variable,
-    // every divisor is a constant or a shape that is not 0, and indices stay within sizes that the
-    // host has checked (`translate`) or are guarded in the shader.
-    let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+    let module = module(device, spec, &label, &source);
     let tensors = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
         label: Some(&label),
         entries: &tensor_bindings(&source),
@@ -506,6 +502,40 @@ async fn compile(
         None => Ok(Kernel { pipeline, tensors, label }),
         Some(error) => Err(error.to_string()),
     }
+}
+
+/// The shader module of a kernel. What is wrong with it is told to the error scopes.
+fn module(device: &wgpu::Device, spec: &KernelSpec, label: &str, source: &str) -> wgpu::ShaderModule {
+    #[cfg(not(target_arch = "wasm32"))]
+    if spec.extensions.contains(&Extension::Matrix)
+        && device.features().contains(wgpu::Features::PASSTHROUGH_SHADERS)
+        && let Ok(compiled) = crate::spirv::rolled(source)
+    {
+        let [x, y, z] = compiled.workgroup_size;
+        let main = wgpu::PassthroughShaderEntryPoint { name: "main".into(), workgroup_size: (x, y, z) };
+        let descriptor = wgpu::ShaderModuleDescriptorPassthrough {
+            label: Some(label),
+            spirv: Some(compiled.words.into()),
+            entry_points: vec![main].into(),
+            ..Default::default()
+        };
+        // SAFETY: as below, and naga has validated the module that its writer made this of.
+        return unsafe { device.create_shader_module_passthrough(descriptor) };
+    }
+    #[cfg(target_arch = "wasm32")]
+    let _ = spec;
+    let descriptor =
+        wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) };
+    let checks = wgpu::ShaderRuntimeChecks {
+        force_loop_bounding: false,
+        bounds_checks: false,
+        int_div_checks: false,
+        ..wgpu::ShaderRuntimeChecks::checked()
+    };
+    // SAFETY: no shader text comes from outside. Every loop of our shaders counts a bounded variable,
+    // every divisor is a constant or a shape that is not 0, and indices stay within sizes that the
+    // host has checked (`translate`) or are guarded in the shader.
+    unsafe { device.create_shader_module_trusted(descriptor, checks) }
 }
 
 /// Group 0 as the shader declares it: `@group(0) @binding(i) var<storage, access>`.

@@ -15,6 +15,8 @@ pub mod pass;
 pub mod plan;
 pub mod profile;
 pub mod recording;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod spirv;
 pub mod stores;
 pub mod tuning;
 pub mod uniforms;

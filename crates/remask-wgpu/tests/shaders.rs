@@ -27,6 +27,9 @@ fn every_variant_is_valid_with_no_more_than_it_names() {
         if spec.extensions.contains(&Extension::F16) {
             allowed |= Capabilities::SHADER_FLOAT16;
         }
+        if spec.extensions.contains(&Extension::Subgroups) {
+            allowed |= Capabilities::SUBGROUP;
+        }
         if spec.extensions.contains(&Extension::Matrix) {
             allowed |= Capabilities::COOPERATIVE_MATRIX;
         }

@@ -3,6 +3,9 @@
 
 use crate::wgsl::{Define, Extension, KernelSpec};
 
+/// Invocations of a workgroup.
+const THREADS: u32 = 128;
+
 /// Whether heads of `head_dim` elements can be computed.
 #[must_use]
 pub fn fits(head_dim: u32) -> bool {
@@ -36,10 +39,13 @@ pub fn spec(head_dim: u32, rows: u32, half: bool) -> KernelSpec {
         // Four subgroups share the tile of scores, and the columns of the output.
         ("SCORE_FRAGS", row_frags * key_frags / 4),
         ("OUT_FRAGS", head_dim / 64),
+        // Elements of eight keys or values, and vectors of four shares, that an invocation takes.
+        ("KV_EACH", tile_keys * head_dim / 8 / THREADS),
+        ("SHARES", tile_keys * tile_rows / 4 / THREADS),
     ];
     let mut defines: Vec<_> = numbers.map(|(name, value)| (name, Define::Number(value))).to_vec();
     if half {
         defines.push(("HALF", Define::Flag));
     }
-    KernelSpec { shader: "attention_matrix", defines, extensions: vec![Extension::F16, Extension::Matrix] }
+    KernelSpec { shader: "attention_matrix", defines, extensions: vec![Extension::F16, Extension::Subgroups, Extension::Matrix] }
 }

@@ -42,6 +42,8 @@ pub struct MatrixTile {
     pub warps_m: u32,
     /// Subgroups along rows of the weights.
     pub warps_n: u32,
+    /// Stages whose loads are under way while one is multiplied.
+    pub depth: u32,
     /// Splits of the inner dimension.
     pub splits: u32,
 }
@@ -73,26 +75,32 @@ impl MatrixTile {
     #[must_use]
     pub fn choose(format: WeightFormat, shape: Shape) -> Option<Self> {
         let Shape { rows, cols, out } = shape;
-        let [m, n, k, warps_m, warps_n] = match (rows, format) {
-            (0..=16, _) => [16, 64, 64, 1, 4],
-            (17..=32, _) => [32, 64, 64, 2, 2],
-            (33..=64, WeightFormat::Q8 | WeightFormat::Q4) => [64, 64, 128, 2, 4],
-            (33..=64, _) => [64, 64, 128, 2, 2],
-            (257.., WeightFormat::F16) => [128, 128, 64, 4, 4],
-            _ => [128, 128, 64, 2, 4],
-        };
-        let mut tile = Self { m, n, k, warps_m, warps_n, splits: 1 };
+        let quants = matches!(format, WeightFormat::Q8 | WeightFormat::Q4);
         let whole = out.is_multiple_of(128) && cols.is_multiple_of(128);
-        if !whole || !matches!(format, WeightFormat::F16 | WeightFormat::Q8 | WeightFormat::Q4) {
+        if !whole || !(quants || format == WeightFormat::F16) {
             return None;
         }
+        let [m, n, k, warps_m, warps_n, depth] = match (rows, quants) {
+            (0..=16, _) => [16, 64, 64, 1, 4, 2],
+            (17..=32, _) => [32, 64, 64, 2, 2, 2],
+            (33..=64, false) => [64, 64, 64, 2, 2, 4],
+            (33..=64, true) => [64, 64, 64, 2, 2, 2],
+            (_, false) => [128, 128, 64, 2, 4, 1],
+            (_, true) => [128, 128, 64, 2, 4, 2],
+        };
+        let mut tile = Self { m, n, k, warps_m, warps_n, depth, splits: 1 };
+        // The more registers a tile takes, the fewer workgroups a multiprocessor has to share out.
+        let enough = if m == 64 { 2 * ENOUGH_WORKGROUPS } else { ENOUGH_WORKGROUPS };
         let workgroups = (out / n) * rows.div_ceil(m);
         let most = (SPLIT_ROWS / tile.padded(rows)).clamp(1, 8);
-        while workgroups * tile.splits < ENOUGH_WORKGROUPS
+        while workgroups * tile.splits < enough
             && tile.splits * 2 <= most
             && (cols / (tile.splits * 2)).is_multiple_of(128)
         {
             tile.splits *= 2;
+        }
+        while !(cols / tile.splits / k).is_multiple_of(tile.depth) {
+            tile.depth /= 2;
         }
         Some(tile)
     }
@@ -107,9 +115,17 @@ impl MatrixTile {
 /// The kernel for weights of `format`.
 #[must_use]
 pub fn spec(format: WeightFormat, tile: MatrixTile) -> KernelSpec {
-    let MatrixTile { m, n, k, warps_m, warps_n, .. } = tile;
+    let MatrixTile { m, n, k, warps_m, warps_n, depth, .. } = tile;
     let threads = warps_m * warps_n * 32;
     let mut defines = weight_defines(format);
+    let in_element = match format {
+        WeightFormat::Q8 => 16,
+        WeightFormat::Q4 => 32,
+        _ => 8,
+    };
+    if in_element > 8 {
+        defines.push(("SCALED", Define::Flag));
+    }
     let numbers = [
         ("TILE_M", m),
         ("TILE_N", n),
@@ -119,9 +135,10 @@ pub fn spec(format: WeightFormat, tile: MatrixTile) -> KernelSpec {
         ("FRAGS_M", m / 16 / warps_m),
         ("FRAGS_N", n / 16 / warps_n),
         ("STEPS", k / 16),
+        ("DEPTH", depth),
         ("X_EACH", m * k / 8 / threads),
-        // Groups of eight f16, or blocks of 32 quants.
-        ("W_EACH", n * k / if format == WeightFormat::F16 { 8 } else { 32 } / threads),
+        ("W_EACH", n * k / in_element / threads),
+        ("IN_ELEMENT", in_element),
     ];
     defines.extend(numbers.map(|(name, value)| (name, Define::Number(value))));
     KernelSpec { shader: "gemm_matrix", defines, extensions: vec![Extension::F16, Extension::Matrix] }
@@ -130,5 +147,5 @@ pub fn spec(format: WeightFormat, tile: MatrixTile) -> KernelSpec {
 /// Workgroups for `rows` rows of x and `out` rows of the weights.
 #[must_use]
 pub fn grid(tile: MatrixTile, rows: u32, out: u32) -> [u32; 3] {
-    [out / tile.n, rows.div_ceil(tile.m), tile.splits]
+    [rows.div_ceil(tile.m), out / tile.n, tile.splits]
 }
