@@ -48,8 +48,16 @@ pub struct MatrixTile {
     pub splits: u32,
 }
 
-/// Workgroups that fill a large device, two to a multiprocessor.
-const ENOUGH_WORKGROUPS: u32 = 256;
+/// Workgroups of tiles of `m` rows that a large device runs at a time; what an H100's 132 multiprocessors find
+/// registers for. Nothing tells how many another device has: of its size they are good numbers.
+fn at_a_time(m: u32) -> u32 {
+    match m {
+        16 => 320,
+        32 => 256,
+        64 => 264,
+        _ => 132,
+    }
+}
 
 /// Splits times rows are never more than this where one split has fewer: buffers have room for them.
 pub const SPLIT_ROWS: u32 = 512;
@@ -89,16 +97,17 @@ impl MatrixTile {
             (_, true) => [128, 128, 64, 2, 4, 2],
         };
         let mut tile = Self { m, n, k, warps_m, warps_n, depth, splits: 1 };
-        // The more registers a tile takes, the fewer workgroups a multiprocessor has to share out.
-        let enough = if m == 64 { 2 * ENOUGH_WORKGROUPS } else { ENOUGH_WORKGROUPS };
         let workgroups = (out / n) * rows.div_ceil(m);
         let most = (SPLIT_ROWS / tile.padded(rows)).clamp(1, 8);
-        while workgroups * tile.splits < enough
-            && tile.splits * 2 <= most
-            && (cols / (tile.splits * 2)).is_multiple_of(128)
-        {
-            tile.splits *= 2;
+        let turns = |splits: u32| f64::from((workgroups * splits).div_ceil(at_a_time(m))) / f64::from(splits);
+        let possible = [1, 2, 4, 8].into_iter().filter(|s| *s <= most && (cols / s).is_multiple_of(128));
+        tile.splits = match m {
+            // What is read counts: enough workgroups to ask for it all the time.
+            16 | 32 => possible.clone().find(|s| workgroups * s >= at_a_time(m)).or_else(|| possible.clone().next_back()),
+            // What is computed counts: no multiprocessor idle while others have a turn left.
+            _ => possible.min_by(|a, b| turns(*a).total_cmp(&turns(*b))),
         }
+        .unwrap_or(1);
         while !(cols / tile.splits / k).is_multiple_of(tile.depth) {
             tile.depth /= 2;
         }

@@ -288,7 +288,7 @@ mod tests {
             (&matrix, Half, F16, [1, 4096, 12288], "few 1x2"),
             (&matrix, Half, F16, [5, 4096, 24576], "matrix 16x64 in 1"),
             (&matrix, Half, F16, [32, 4096, 4096], "matrix 32x64 in 4"),
-            (&matrix, Half, Q8, [64, 12288, 4096], "matrix 64x64 in 8"),
+            (&matrix, Half, Q8, [64, 12288, 4096], "matrix 64x64 in 4"),
             (&matrix, Half, F16, [128, 4096, 4096], "matrix 128x128 in 4"),
             (&matrix, Half, F16, [1024, 4096, 12288], "matrix 128x128 in 1"),
             (&matrix, Full, F16, [32, 4096, 4096], "tiled 32x64"),
