@@ -134,6 +134,7 @@ impl Panels {
     #[must_use]
     pub fn product_by(&self, arch: Arch, x: &[f32], m: usize) -> Vec<f32> {
         assert_eq!(x.len(), m * self.cols, "{m} rows of {} features", self.cols);
+        let arch = usable(arch);
         let mut out = vec![0f32; m * self.rows];
         let panels = self.rows.div_ceil(WIDTH);
         // A few tasks a thread even out what else the cores are doing.
@@ -164,12 +165,22 @@ pub fn vector_levels() -> Vec<Arch> {
     let mut levels = vec![Arch::Scalar];
     #[cfg(target_arch = "x86_64")]
     {
-        levels.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        levels.extend(pulp::x86::V3::try_new().map(|level| usable(Arch::V3(level))));
         levels.extend(pulp::x86::V4::try_new().map(Arch::V4));
     }
     #[cfg(target_arch = "aarch64")]
     levels.extend(pulp::aarch64::Neon::try_new().map(Arch::Neon));
     levels
+}
+
+/// `arch` where the kernel can use it. AVX2 without the conversion of f16 is no processor's, but a
+/// virtual machine may hide what it likes.
+fn usable(arch: Arch) -> Arch {
+    #[cfg(target_arch = "x86_64")]
+    if matches!(arch, Arch::V3(_)) && !std::arch::is_x86_feature_detected!("f16c") {
+        return Arch::Scalar;
+    }
+    arch
 }
 
 /// A `[rows, stride]` matrix that tasks write disjoint pieces of.
