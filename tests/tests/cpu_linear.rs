@@ -44,6 +44,25 @@ fn products_agree_with_float64() {
     check(50, 44, 33, 1.0, WeightFormat::Bf16);
 }
 
+/// Few rows are multiplied in another way than many, by the same operations: a row of a small pass comes
+/// to the bits that it has in a large one.
+#[test]
+fn a_row_does_not_depend_on_the_others() {
+    let (rows, cols, out) = (19, 160, 75);
+    let (x, w) = (uniform(3, rows * cols, 1.0), uniform(4, out * cols, 0.5));
+    let checkpoint = checkpoint_of(&w, out, cols);
+    for format in FORMATS {
+        let panels = Panels::stack(&[Matrix::open(&checkpoint, "w", out, cols).unwrap()], Some(format)).unwrap();
+        for level in vector_levels() {
+            let all = panels.product_by(level, &x, rows);
+            for count in 1..rows {
+                let some = panels.product_by(level, &x[..count * cols], count);
+                assert!(some == all[..count * out], "{count} rows of {format} by {level:?}");
+            }
+        }
+    }
+}
+
 /// Stacked matrices that end inside a panel lie one after the other.
 #[test]
 fn matrices_are_stacked_by_rows() {

@@ -23,7 +23,7 @@ const SHAPES: [(&str, usize, usize); 6] = [
     ("llada-8b down", 4096, 12288),
 ];
 
-const ROWS: [usize; 6] = [1, 8, 32, 64, 128, 256];
+const ROWS: [usize; 8] = [1, 2, 4, 8, 32, 64, 128, 256];
 
 const FORMATS: [WeightFormat; 5] =
     [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Q8, WeightFormat::Q4];

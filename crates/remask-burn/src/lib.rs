@@ -6,6 +6,7 @@
 
 pub mod executor;
 pub mod exp;
+mod kernel;
 pub mod linear;
 pub mod load;
 pub mod panels;
@@ -14,6 +15,7 @@ pub mod stores;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod transformer;
+mod widen;
 
 pub use burn::tensor::Device;
 pub use executor::{BurnBackend, CpuBackend};

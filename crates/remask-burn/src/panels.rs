@@ -1,29 +1,22 @@
 //! Weight matrices on the CPU, and their product with a few or many rows.
 //!
 //! A matrix is kept as panels of `WIDTH` output features: within a panel, the weights of one input
-//! feature lie together, in the format the checkpoint has them (int8 stays int8). A product takes a
-//! panel a `DEPTH` of input features at a time: decodes them to float32 once, in cache, and runs
-//! every row over them. Decoding costs as much as one row does, which is why this beats a general
-//! matrix product by most where rows are few: that one packs its operands anew for each call.
+//! feature lie together, in the format the checkpoint has them (int8 stays int8). A product runs rows
+//! over one panel after the other (`kernel.rs`). Nothing is packed for a call, which is why this
+//! beats a general matrix product by most where rows are few.
 
 use bytemuck::Zeroable;
 use half::{bf16, f16};
 pub use pulp::Arch;
-use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use remask_core::checkpoint::{Encoded, Matrix, WeightFormat};
 use remask_core::quantize::BLOCK;
 use remask_core::{Error, Result};
 
+use crate::kernel::Run;
+
 /// Output features of a panel: two vectors of AVX-512.
-const WIDTH: usize = 32;
-
-/// Input features that are decoded at a time: `DEPTH` x `WIDTH` float32 are 16 KiB, which leaves
-/// room for the rows in a first-level cache.
-const DEPTH: usize = 128;
-
-/// Most rows that one run over a panel takes: with two vectors each they fill AVX-512's 32 registers.
-const MOST_ROWS: usize = 12;
+pub(crate) const WIDTH: usize = 32;
 
 /// Rows that share one decoding of a panel where there are too few panels for the threads.
 const LEAST_ROWS_A_TASK: usize = 48;
@@ -38,7 +31,7 @@ pub struct Panels {
 
 /// Weights `[panels, cols, WIDTH]`.
 #[derive(Debug)]
-enum Weights {
+pub(crate) enum Weights {
     F32(Vec<f32>),
     F16(Vec<f16>),
     Bf16(Vec<bf16>),
@@ -141,6 +134,7 @@ impl Panels {
     #[must_use]
     pub fn product_by(&self, arch: Arch, x: &[f32], m: usize) -> Vec<f32> {
         assert_eq!(x.len(), m * self.cols, "{m} rows of {} features", self.cols);
+        let arch = usable(arch);
         let mut out = vec![0f32; m * self.rows];
         let panels = self.rows.div_ceil(WIDTH);
         // A few tasks a thread even out what else the cores are doing.
@@ -171,12 +165,22 @@ pub fn vector_levels() -> Vec<Arch> {
     let mut levels = vec![Arch::Scalar];
     #[cfg(target_arch = "x86_64")]
     {
-        levels.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        levels.extend(pulp::x86::V3::try_new().map(|level| usable(Arch::V3(level))));
         levels.extend(pulp::x86::V4::try_new().map(Arch::V4));
     }
     #[cfg(target_arch = "aarch64")]
     levels.extend(pulp::aarch64::Neon::try_new().map(Arch::Neon));
     levels
+}
+
+/// `arch` where the kernel can use it. AVX2 without the conversion of f16 is no processor's, but a
+/// virtual machine may hide what it likes.
+fn usable(arch: Arch) -> Arch {
+    #[cfg(target_arch = "x86_64")]
+    if matches!(arch, Arch::V3(_)) && !std::arch::is_x86_feature_detected!("f16c") {
+        return Arch::Scalar;
+    }
+    arch
 }
 
 /// A `[rows, stride]` matrix that tasks write disjoint pieces of.
@@ -202,166 +206,6 @@ impl Columns {
         unsafe {
             let to = self.out.add(row * self.stride + column);
             std::ptr::copy_nonoverlapping(values.as_ptr(), to, values.len());
-        }
-    }
-}
-
-/// Some rows over one panel.
-struct Run<'a> {
-    weights: &'a Weights,
-    panel: usize,
-    cols: usize,
-    x: &'a [f32],
-    sums: &'a mut [[f32; WIDTH]],
-}
-
-/// Decoded weights, where vectors never straddle a cache line.
-#[repr(align(64))]
-struct Decoded([f32; DEPTH * WIDTH]);
-
-impl WithSimd for Run<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Run { weights, panel, cols, x, sums } = self;
-        let mut decoded = Decoded([0.0; DEPTH * WIDTH]);
-        // Two vectors a row, their sums and one broadcast value must fit the registers: 32 of AVX-512
-        // and NEON, 16 of AVX2.
-        let most = if S::F32_LANES == 8 { MOST_ROWS / 2 } else { MOST_ROWS };
-        let tiles = sums.len().div_ceil(most);
-        for start in (0..cols).step_by(DEPTH) {
-            let depth = DEPTH.min(cols - start);
-            let weights = weights.decode(simd, panel * cols + start, depth, &mut decoded.0);
-            let mut first = 0;
-            for tile in 0..tiles {
-                // Tiles as even as can be: twelve rows and a lone one take as long as twice twelve.
-                let count = sums.len() / tiles + usize::from(tile < sums.len() % tiles);
-                let part = Tile { x: &x[first * cols + start..], stride: cols, depth, weights };
-                part.run(simd, &mut sums[first..first + count]);
-                first += count;
-            }
-        }
-    }
-}
-
-impl Weights {
-    /// `depth` input features of a panel from feature `at` (counted over all panels) on, as float32.
-    #[inline(always)]
-    fn decode<'a, S: Simd>(&'a self, simd: S, at: usize, depth: usize, to: &'a mut [f32]) -> &'a [f32] {
-        let range = at * WIDTH..(at + depth) * WIDTH;
-        let to = &mut to[..depth * WIDTH];
-        match self {
-            Self::F32(w) => return &w[range],
-            Self::F16(w) => to.iter_mut().zip(&w[range]).for_each(|(to, w)| *to = widen(*w)),
-            Self::Bf16(w) => to.iter_mut().zip(&w[range]).for_each(|(to, w)| {
-                *to = f32::from_bits(u32::from(w.to_bits()) << 16);
-            }),
-            Self::Q8 { quants, scales } => {
-                // Two plain loops, which compilers turn into vectors; in one they stay scalar.
-                to.iter_mut().zip(&quants[range]).for_each(|(to, q)| *to = f32::from(*q));
-                rescale(simd, to, &scales[at / BLOCK * WIDTH..]);
-            }
-            Self::Q4 { nibbles, scales } => {
-                let bytes = &nibbles[range.start / 2..range.end / 2];
-                let half = BLOCK / 2 * WIDTH;
-                for (to, bytes) in to.chunks_exact_mut(2 * half).zip(bytes.chunks_exact(half)) {
-                    let (low, high) = to.split_at_mut(half);
-                    low.iter_mut().zip(bytes).for_each(|(to, b)| *to = f32::from((b & 15) as i8 - 8));
-                    high.iter_mut().zip(bytes).for_each(|(to, b)| *to = f32::from((b >> 4) as i8 - 8));
-                }
-                rescale(simd, to, &scales[at / BLOCK * WIDTH..]);
-            }
-        }
-        to
-    }
-}
-
-/// An f16 as float32, exactly. The library's is a call for every eight numbers; this one compilers turn
-/// into vectors of whatever width they have.
-#[inline(always)]
-fn widen(half: f16) -> f32 {
-    /// Exponents are biased by 15 in f16 and by 127 in float32.
-    const BIAS: u32 = 112 << 23;
-    let bits = u32::from(half.to_bits());
-    let (sign, rest) = ((bits & 0x8000) << 16, (bits & 0x7FFF) << 13);
-    let normal = rest + BIAS;
-    // Without an exponent: as the fraction of a number whose leading one is then taken away.
-    let small = (f32::from_bits(rest + BIAS + (1 << 23)) - f32::from_bits(BIAS + (1 << 23))).to_bits();
-    let magnitude = match bits & 0x7C00 {
-        0 => small,
-        0x7C00 => normal + BIAS,
-        _ => normal,
-    };
-    f32::from_bits(sign | magnitude)
-}
-
-/// Multiplies decoded blocks `[blocks * BLOCK, WIDTH]` with their scales `[blocks, WIDTH]`.
-#[inline(always)]
-fn rescale<S: Simd>(simd: S, to: &mut [f32], scales: &[f16]) {
-    let mut block = [0f32; WIDTH];
-    for (to, scales) in to.chunks_mut(BLOCK * WIDTH).zip(scales.as_chunks::<WIDTH>().0) {
-        block.iter_mut().zip(scales).for_each(|(to, scale)| *to = widen(*scale));
-        let (block, _) = S::as_simd_f32s(&block);
-        for feature in to.chunks_exact_mut(WIDTH) {
-            let (feature, _) = S::as_mut_simd_f32s(feature);
-            feature.iter_mut().zip(block).for_each(|(v, s)| *v = simd.mul_f32s(*v, *s));
-        }
-    }
-}
-
-/// Up to `MOST_ROWS` rows, which start `stride` apart in `x`, over decoded weights `[depth, WIDTH]`.
-#[derive(Clone, Copy)]
-struct Tile<'a> {
-    x: &'a [f32],
-    stride: usize,
-    depth: usize,
-    weights: &'a [f32],
-}
-
-impl Tile<'_> {
-    /// Adds the products to `sums`, one element a row.
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S, sums: &mut [[f32; WIDTH]]) {
-        match sums.len() {
-            1 => self.rows::<S, 1>(simd, sums),
-            2 => self.rows::<S, 2>(simd, sums),
-            3 => self.rows::<S, 3>(simd, sums),
-            4 => self.rows::<S, 4>(simd, sums),
-            5 => self.rows::<S, 5>(simd, sums),
-            6 => self.rows::<S, 6>(simd, sums),
-            7 => self.rows::<S, 7>(simd, sums),
-            8 => self.rows::<S, 8>(simd, sums),
-            9 => self.rows::<S, 9>(simd, sums),
-            10 => self.rows::<S, 10>(simd, sums),
-            11 => self.rows::<S, 11>(simd, sums),
-            _ => self.rows::<S, MOST_ROWS>(simd, sums),
-        }
-    }
-
-    #[inline(always)]
-    fn rows<S: Simd, const ROWS: usize>(self, simd: S, sums: &mut [[f32; WIDTH]]) {
-        let sums = &mut sums[..ROWS];
-        let x: [&[f32]; ROWS] = std::array::from_fn(|r| &self.x[r * self.stride..][..self.depth]);
-        for column in (0..WIDTH).step_by(2 * S::F32_LANES) {
-            let columns = column..column + 2 * S::F32_LANES;
-            let mut kept = [[S::f32s::zeroed(); 2]; ROWS];
-            for (kept, sums) in kept.iter_mut().zip(sums.iter()) {
-                kept.copy_from_slice(S::as_simd_f32s(&sums[columns.clone()]).0);
-            }
-            for (k, weights) in self.weights.chunks_exact(WIDTH).take(self.depth).enumerate() {
-                let (weights, _) = S::as_simd_f32s(&weights[columns.clone()]);
-                let (a, b) = (weights[0], weights[1]);
-                for r in 0..ROWS {
-                    // SAFETY: k is below depth by `take`, and every slice of x is depth long.
-                    let v = simd.splat_f32s(unsafe { *x[r].get_unchecked(k) });
-                    kept[r][0] = simd.mul_add_e_f32s(v, a, kept[r][0]);
-                    kept[r][1] = simd.mul_add_e_f32s(v, b, kept[r][1]);
-                }
-            }
-            for (kept, sums) in kept.iter().zip(sums.iter_mut()) {
-                S::as_mut_simd_f32s(&mut sums[columns.clone()]).0.copy_from_slice(kept);
-            }
         }
     }
 }
@@ -417,19 +261,5 @@ impl Fill<'_> {
             Ok::<(), Error>(())
         })?;
         Ok(out)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_f16_is_widened_exactly() {
-        for bits in 0..=u16::MAX {
-            let half = f16::from_bits(bits);
-            let (ours, exact) = (widen(half), half.to_f32());
-            assert!(ours.to_bits() == exact.to_bits() || ours.is_nan() && exact.is_nan(), "{bits:#06x}: {ours}");
-        }
     }
 }

@@ -1,8 +1,7 @@
 //! Which of the backends runs a model, and how one is opened.
 
 use clap::ValueEnum;
-use remask_burn::CpuBackend;
-use remask_burn::executor::BurnBackend;
+use remask_burn::{BurnBackend, CpuBackend, Device};
 use remask_core::{Backend, BackendError, Model};
 use remask_wgpu::{Gpu, WgpuBackend};
 
@@ -49,29 +48,39 @@ impl BackendName {
             let loaded = pollster::block_on(WgpuBackend::load(gpu, model, device.weights, progress))?;
             Ok(Box::new(loaded))
         };
-        let burn = |to, name: &str, progress: &mut dyn FnMut(u64)| -> Result<Box<dyn Backend>, BackendError> {
-            Ok(Box::new(BurnBackend::dense(model, to, name, progress)?))
-        };
-        match self {
+        match (self, self.burn_device()) {
             // Whoever names an adapter or its limits wants that.
-            Self::Auto if device.adapter.is_some() || device.webgpu_limits => wgpu(device.open()?, progress),
-            Self::Auto => match device.open_hardware()? {
+            (Self::Auto, _) if device.adapter.is_some() || device.webgpu_limits => wgpu(device.open()?, progress),
+            (Self::Auto, _) => match device.open_hardware()? {
                 Some(gpu) => wgpu(gpu, progress),
                 None => Self::Cpu.open(device, model, progress),
             },
-            Self::Wgpu => wgpu(device.open()?, progress),
-            Self::Cpu => Ok(Box::new(CpuBackend::load(model, device.weights, progress)?)),
-            Self::BurnFlex => burn(remask_burn::Device::flex(), "burn-flex", progress),
-            #[cfg(feature = "burn-wgpu")]
-            Self::BurnWgpu => burn(remask_burn::Device::wgpu(Default::default()), "burn-wgpu", progress),
-            #[cfg(feature = "burn-vulkan")]
-            Self::BurnVulkan => burn(remask_burn::Device::vulkan(Default::default()), "burn-vulkan", progress),
-            #[cfg(feature = "burn-metal")]
-            Self::BurnMetal => burn(remask_burn::Device::metal(Default::default()), "burn-metal", progress),
-            #[cfg(feature = "burn-cuda")]
-            Self::BurnCuda => burn(remask_burn::Device::cuda(0), "burn-cuda", progress),
-            #[cfg(feature = "burn-rocm")]
-            Self::BurnRocm => burn(remask_burn::Device::rocm(0), "burn-rocm", progress),
+            (Self::Cpu, _) => Ok(Box::new(CpuBackend::load(model, device.weights, progress)?)),
+            (_, Some(burn)) => Ok(Box::new(BurnBackend::dense(model, burn, &self.name(), progress)?)),
+            (_, None) => wgpu(device.open()?, progress),
         }
+    }
+
+    /// Burn's device that this backend computes on, `None` for those that are not Burn's.
+    pub fn burn_device(self) -> Option<Device> {
+        Some(match self {
+            Self::Auto | Self::Wgpu => return None,
+            Self::Cpu | Self::BurnFlex => Device::flex(),
+            #[cfg(feature = "burn-wgpu")]
+            Self::BurnWgpu => Device::wgpu(Default::default()),
+            #[cfg(feature = "burn-vulkan")]
+            Self::BurnVulkan => Device::vulkan(Default::default()),
+            #[cfg(feature = "burn-metal")]
+            Self::BurnMetal => Device::metal(Default::default()),
+            #[cfg(feature = "burn-cuda")]
+            Self::BurnCuda => Device::cuda(0),
+            #[cfg(feature = "burn-rocm")]
+            Self::BurnRocm => Device::rocm(0),
+        })
+    }
+
+    /// As --backend takes it.
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 }

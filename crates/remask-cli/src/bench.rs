@@ -7,26 +7,20 @@ use std::time::Instant;
 use remask_core::backend::BackendInfo;
 use remask_core::checkpoint::WeightFormat;
 use remask_core::decode::Vocabulary;
-use remask_core::families::parse_config;
-use remask_core::{Architecture, Backend, Cache, DecodeOptions, Model, MorConfig, Trial, generate};
+use remask_core::{Architecture, Backend, Cache, DecodeOptions, MorConfig, Trial, generate};
 use remask_wgpu::WgpuBackend;
 use serde::Serialize;
 
 use crate::backend::BackendName;
-use crate::bundled::BUNDLED;
-use crate::model_args::{DeviceArgs, open_model};
+use crate::model_args::DeviceArgs;
 use crate::report::table;
-use crate::synth::Shape;
+use crate::subject::{Subject, SubjectArgs};
 use crate::{Failure, Outcome};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model folder, .safetensors or GGUF file, or name of a bundled model
-    #[arg(long, default_value = BUNDLED[0].name)]
-    model: String,
-    /// Random weights of this shape in place of a model
-    #[arg(long, value_enum, conflicts_with = "model")]
-    shape: Option<Shape>,
+    #[command(flatten)]
+    subject: SubjectArgs,
     /// Blocks of the shape, where fewer are wanted
     #[arg(long, requires = "shape")]
     layers: Option<usize>,
@@ -107,50 +101,8 @@ struct GenerationTimes {
     token_ids: Vec<u32>,
 }
 
-/// What is measured: a model, or a shape without one, which only our own kernels can have.
-pub struct Subject {
-    /// Its shapes.
-    pub architecture: Architecture,
-    vocabulary: Vocabulary,
-    model: Option<Model>,
-}
-
-impl Subject {
-    /// A model, or `shape` with this many blocks.
-    pub fn open(model: &str, shape: Option<Shape>, layers: Option<usize>) -> Result<Self, Failure> {
-        if let Some(shape) = shape {
-            let text = serde_json::to_string(&shape.config(layers))?;
-            let (_, architecture) = parse_config("config.json", &text)?;
-            let vocabulary = Vocabulary::of(&architecture)?;
-            return Ok(Self { architecture, vocabulary, model: None });
-        }
-        let model = open_model(model)?;
-        Ok(Self { architecture: model.architecture.clone(), vocabulary: model.vocabulary.clone(), model: Some(model) })
-    }
-
-    /// It on our own kernels.
-    pub fn on_wgpu(&self, device: &DeviceArgs) -> Result<WgpuBackend, Failure> {
-        let silent = &mut |_| ();
-        let backend = match &self.model {
-            Some(model) => pollster::block_on(WgpuBackend::load(device.open()?, model, device.weights, silent)),
-            None => {
-                let format = device.weights.unwrap_or(WeightFormat::F16);
-                pollster::block_on(WgpuBackend::random(device.open()?, self.architecture.clone(), format))
-            }
-        };
-        Ok(backend?)
-    }
-
-    fn on(&self, name: BackendName, device: &DeviceArgs) -> Result<Box<dyn Backend>, Failure> {
-        match &self.model {
-            Some(model) => Ok(device.load_on(name, model)?),
-            None => Ok(Box::new(self.on_wgpu(device)?)),
-        }
-    }
-}
-
 pub fn run(args: &Args) -> Outcome {
-    let subject = Subject::open(&args.model, args.shape, args.layers)?;
+    let subject = Subject::open(&args.subject, args.layers)?;
     if args.kernels {
         return all_kernels(args, &subject);
     }

@@ -12,6 +12,7 @@ mod generate;
 mod inspect;
 mod model_args;
 mod report;
+mod subject;
 mod synth;
 #[cfg(feature = "train")]
 mod train;

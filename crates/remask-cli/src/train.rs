@@ -3,12 +3,14 @@
 use std::io::{Write, stdout};
 use std::path::PathBuf;
 
+use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressStyle};
-use remask_burn::Device;
 use remask_burn::train::{Corpus, Precision, Settings, Start, Trainer};
 use remask_core::{Error, Model};
 
 use crate::Outcome;
+use crate::backend::BackendName;
 use crate::report::tell;
 
 /// A masked diffusion model from a folder of text. The defaults make one of the bundled model's shape.
@@ -19,8 +21,8 @@ pub struct Args {
     /// Folder to write the model to; a run that was broken off there goes on
     output: PathBuf,
     /// What computes: cpu, or one of Burn's backends that this build has
-    #[arg(long, value_enum, default_value = "cpu")]
-    backend: TrainBackend,
+    #[arg(long, value_parser = training_backend(), default_value = "cpu")]
+    backend: BackendName,
     /// Steps of the run; with 0, the weights that it begins with are measured and written
     #[arg(long, default_value_t = 8000, value_name = "N")]
     steps: u32,
@@ -81,7 +83,7 @@ pub struct Args {
 }
 
 /// What matrix products compute in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TrainPrecision {
     /// float32
     F32,
@@ -89,44 +91,12 @@ enum TrainPrecision {
     Bf16,
 }
 
-/// Devices that train.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum TrainBackend {
-    /// The CPU
-    Cpu,
-    /// wgpu
-    #[cfg(feature = "burn-wgpu")]
-    BurnWgpu,
-    /// Vulkan
-    #[cfg(feature = "burn-vulkan")]
-    BurnVulkan,
-    /// Metal
-    #[cfg(feature = "burn-metal")]
-    BurnMetal,
-    /// CUDA
-    #[cfg(feature = "burn-cuda")]
-    BurnCuda,
-    /// ROCm
-    #[cfg(feature = "burn-rocm")]
-    BurnRocm,
-}
-
-impl TrainBackend {
-    fn device(self) -> Device {
-        match self {
-            Self::Cpu => Device::flex(),
-            #[cfg(feature = "burn-wgpu")]
-            Self::BurnWgpu => Device::wgpu(Default::default()),
-            #[cfg(feature = "burn-vulkan")]
-            Self::BurnVulkan => Device::vulkan(Default::default()),
-            #[cfg(feature = "burn-metal")]
-            Self::BurnMetal => Device::metal(Default::default()),
-            #[cfg(feature = "burn-cuda")]
-            Self::BurnCuda => Device::cuda(0),
-            #[cfg(feature = "burn-rocm")]
-            Self::BurnRocm => Device::rocm(0),
-        }
-    }
+/// Parses names of backends that train: every one of Burn's, and the CPU for its plain one there.
+fn training_backend() -> impl TypedValueParser<Value = BackendName> {
+    let others = [BackendName::Auto, BackendName::Wgpu, BackendName::BurnFlex];
+    let all = BackendName::value_variants().iter().filter(|name| !others.contains(name));
+    let names: Vec<_> = all.filter_map(ValueEnum::to_possible_value).collect();
+    PossibleValuesParser::from(names).try_map(|name| BackendName::from_str(&name, false))
 }
 
 impl Args {
@@ -168,7 +138,9 @@ pub fn run(args: &Args) -> Outcome {
     let held_out = args.held_out.as_deref().map(Corpus::open).transpose()?;
     let settings = args.settings(model.as_ref());
     let start = Start { tokenizer, model, held_out };
-    let mut trainer = Trainer::start(&corpus, settings, &args.output, start, args.backend.device())?;
+    let untrainable = || Error::Request(format!("{:?} does not train", args.backend));
+    let device = args.backend.burn_device().ok_or_else(untrainable)?;
+    let mut trainer = Trainer::start(&corpus, settings, &args.output, start, device)?;
     for note in trainer.notes() {
         tell("note", note);
     }

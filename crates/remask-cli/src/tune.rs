@@ -4,21 +4,15 @@ use std::io::{Write, stdout};
 
 use remask_wgpu::cache_folder;
 
-use crate::bench::Subject;
-use crate::bundled::BUNDLED;
 use crate::model_args::DeviceArgs;
 use crate::report::table;
-use crate::synth::Shape;
+use crate::subject::{Subject, SubjectArgs};
 use crate::{Failure, Outcome};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model folder, .safetensors or GGUF file, or name of a bundled model
-    #[arg(long, default_value = BUNDLED[0].name)]
-    model: String,
-    /// Random weights of this shape in place of a model
-    #[arg(long, value_enum, conflicts_with = "model")]
-    shape: Option<Shape>,
+    #[command(flatten)]
+    subject: SubjectArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Rows to find the fastest kernels for, powers of two; what is found for 8 rows serves 5 to 8
@@ -33,7 +27,7 @@ pub fn run(args: &Args) -> Outcome {
     if let Some(rows) = args.rows.iter().find(|n| !n.is_power_of_two()) {
         return Err(Failure::Message(format!("{rows} rows: only powers of two are tuned")));
     }
-    let subject = Subject::open(&args.model, args.shape, None)?;
+    let subject = Subject::open(&args.subject, None)?;
     let mut backend = subject.on_wgpu(&args.device)?;
     let names = ["weights", "rows", "layer", "default us", "fastest us", "kernel"];
     let mut cells = vec![names.map(str::to_owned).to_vec()];
