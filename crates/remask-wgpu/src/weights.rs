@@ -437,7 +437,7 @@ impl Loader<'_> {
                 let end = to.min(start + rows_a_chunk);
                 let rows = start - source_start..end - source_start;
                 if self.keep == Keep::Bf16AsF16 {
-                    *loss = loss.and(source.half_loss(rows.clone()));
+                    *loss = loss.and(source.half_loss(rows.clone()).map_err(weights_error)?);
                     if loss.too_large > 0 {
                         return Ok(());
                     }
