@@ -113,7 +113,7 @@ pub fn run(args: &Args) -> Outcome {
             row("tokenizer", if model.tokenizer.is_some() { "yes" } else { "no" }.to_owned()),
         ])
     )?;
-    let mut by_dtype = BTreeMap::<String, (usize, usize)>::new();
+    let mut by_dtype = BTreeMap::<String, (usize, u64)>::new();
     for t in &tensors {
         let entry = by_dtype.entry(t.type_name()).or_default();
         *entry = (entry.0 + 1, entry.1 + t.len());
