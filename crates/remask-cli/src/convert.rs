@@ -164,7 +164,8 @@ fn outputs(model: &Model, to: WeightFormat) -> Result<BTreeMap<String, Output<'_
     for t in checkpoint.tensors() {
         let stale_scale = t.name.strip_suffix(&scale_name("")).is_some_and(|m| outputs.contains_key(m));
         if !outputs.contains_key(&renamed(t.name)) && !stale_scale && t.blocks.is_none() {
-            outputs.insert(renamed(t.name), Output::AsIs { dtype: t.dtype, shape: t.shape.to_vec(), bytes: t.bytes()? });
+            outputs
+                .insert(renamed(t.name), Output::AsIs { dtype: t.dtype, shape: t.shape.to_vec(), bytes: t.bytes()? });
         }
     }
     Ok(outputs)

@@ -246,8 +246,9 @@ fn a_converted_model_is_the_one_it_was_made_from() {
         for ((name, rows, cols), (other, ..)) in
             remask_core::model::layer_matrices(a, ours).into_iter().zip(remask_core::model::layer_matrices(b, theirs))
         {
-            let all =
-                |model: &Model, name: &str| Matrix::open(&model.checkpoint, name, rows, cols).unwrap().to_f32(0..rows).unwrap();
+            let all = |model: &Model, name: &str| {
+                Matrix::open(&model.checkpoint, name, rows, cols).unwrap().to_f32(0..rows).unwrap()
+            };
             assert_eq!(all(&original, name), all(&converted, other), "{name}");
             // Rows that begin inside a head.
             let matrix = Matrix::open(&converted.checkpoint, other, rows, cols).unwrap();
