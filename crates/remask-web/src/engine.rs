@@ -128,7 +128,7 @@ struct Finished {
 
 #[wasm_bindgen]
 impl Engine {
-    /// Checks the files and moves the weights to the device, as `weights` ("f32", "f16", "bf16", "q8", "q4") or,
+    /// Checks the files and moves the weights to the device, as `weights` ("f32", "f16", "bf16", "q8") or,
     /// where that is empty, as they are stored. `progress` is told the bytes moved so far. The files are read
     /// piece by piece, and once more should the device be lost.
     ///
