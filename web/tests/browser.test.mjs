@@ -342,6 +342,16 @@ test('files are kept, resumed and verified', async () => {
   assert.match(broken.message, /SHA-256 differs, twice\. .*upload it again/);
   assert.equal(asked().length, 2);
 
+  // The disk is full after 20 MB: the rest of the load does without it.
+  const page = await blank();
+  const cdp = await context.newCDPSession(page);
+  await cdp.send('Storage.overrideQuotaForOrigin', { origin: server.url, quotaSize: 20_000_000 });
+  const full = await load({ forget: true });
+  await cdp.send('Storage.overrideQuotaForOrigin', { origin: server.url });
+  await page.close();
+  assert.deepEqual([full.info?.verified, full.info?.cached], [true, false], full.message);
+  assert.ok(full.progress.some((p) => p.phase === 'download' && p.loaded > 35e6));
+
   // A folder that is not there.
   faults.set('config.json', { status: 404 });
   faults.set('manifest.json', { status: 404 });
@@ -426,23 +436,24 @@ test('weights of more than 2 GiB are streamed to the device', { skip: !ALL && 'o
   server.made.set('/deep/config.json', { size: text.length, read: () => [text] });
   server.made.set('/deep/tokenizer.json', { size: tokenizer.length, read: () => [tokenizer] });
   server.made.set('/deep/model.safetensors', weights);
-  const native = JSON.parse(readFileSync(join(web, 'tests/native-ids.json'), 'utf8'))[1];
-  const load = (prompt) =>
+  const load = (url, asks) =>
     inPage(
-      async ({ prompt, settings }) => {
+      async ({ url, asks }) => {
         const { Engine } = await import('/dist/index.js');
         const last = {};
-        const engine = await Engine.load('/deep/', { onProgress: (p) => (last[p.phase] = p.loaded) });
-        const { tokenIds } = prompt ? await engine.generate(prompt, settings).result : {};
+        const engine = await Engine.load(url, { onProgress: (p) => (last[p.phase] = p.loaded) });
+        const settings = { preset: 'quality', maxTokens: 4, steps: 1 };
+        const { canvasIds } = asks ? await engine.generate({ raw: 'The dog is' }, settings).result : {};
         engine.dispose();
-        return { tokenIds, last, stats: engine.stats, info: engine.info };
+        return { canvasIds, last, stats: engine.stats, info: engine.info };
       },
-      { prompt, settings: native.settings },
+      { url, asks },
     );
-  const first = await load(native.prompt);
-  const again = await load(null);
+  const shallow = await load('/models/tales-33m/', true);
+  const first = await load('/deep/', true);
+  const again = await load('/deep/', false);
   await inPage(async () => (await import('/dist/index.js')).Engine.forget('/deep'));
-  assert.deepEqual(first.tokenIds, native.tokenIds);
+  assert.deepEqual(first.canvasIds, shallow.canvasIds);
   for (const { stats, info, last } of [first, again]) {
     t.diagnostic(
       `${stats.weightBytes} bytes on the device, ${stats.wasmBytes} of WebAssembly memory, ${Math.round(info.loadMilliseconds / 1e3)} s`,

@@ -242,7 +242,7 @@ impl<'a> Matrix<'a> {
     /// # Errors
     /// [`Error::Io`] where the file cannot be read.
     pub fn half_loss(&self, rows: Range<usize>) -> Result<HalfLoss> {
-        if self.format == WeightFormat::Bf16 { Ok(HalfLoss::of(&*self.slice(&rows)?)) } else { Ok(HalfLoss::default()) }
+        if self.format == WeightFormat::Bf16 { Ok(HalfLoss::of(&self.slice(&rows)?)) } else { Ok(HalfLoss::default()) }
     }
 
     /// `rows` of this matrix as float32.
@@ -253,8 +253,8 @@ impl<'a> Matrix<'a> {
         let bytes = self.slice(&rows)?;
         Ok(match (self.view.blocks, self.format) {
             (Some(blocks), _) => blocks.dequantize(&bytes),
-            (_, WeightFormat::Q8) => quantize::dequantize_q8(&bytes, &*self.scale_slice(&rows)?),
-            (_, WeightFormat::Q4) => quantize::dequantize_q4(&bytes, &*self.scale_slice(&rows)?),
+            (_, WeightFormat::Q8) => quantize::dequantize_q8(&bytes, &self.scale_slice(&rows)?),
+            (_, WeightFormat::Q4) => quantize::dequantize_q4(&bytes, &self.scale_slice(&rows)?),
             _ => floats(self.view.dtype, &bytes),
         })
     }
@@ -380,7 +380,7 @@ impl TensorView<'_> {
     /// [`Error::Tensor`] where they are no F32, F16 or BF16; [`Error::Io`] where the file cannot be read.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         self.check_floats()?;
-        Ok(floats(self.dtype, &*self.bytes()?))
+        Ok(floats(self.dtype, &self.bytes()?))
     }
 
     /// Whether a float tensor holds a NaN or an infinity; false for other types.
