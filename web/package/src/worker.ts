@@ -174,7 +174,7 @@ async function loadOnce(
   if (!changed && 'made' in settled) return { made: settled.made, fetched };
   if ('made' in settled) settled.made.free();
   if (changed && again) return loadOnce(id, source, options, signal, false);
-  throw 'error' in settled ? settled.error : makeError('download', 'the kept files change while they are read');
+  throw 'error' in settled ? settled.error : makeError('download', 'a kept file changed on the disk, and once more after it was fetched again');
 }
 
 async function generate(id: number, prompt: string, settings: string, signal: AbortSignal): Promise<void> {
