@@ -35,7 +35,7 @@ export async function serve(mounts, port = 0) {
     const etag = `"${size}-${Math.round(mtimeMs)}"`;
     const range = /^bytes=(\d+)-$/.exec(request.headers.range ?? '');
     const start = range && !making && (request.headers['if-range'] ?? etag) === etag ? Number(range[1]) : 0;
-    const headers = { 'content-type': TYPES[extname(path)] ?? 'application/octet-stream', etag, 'accept-ranges': 'bytes' };
+    const headers = { 'content-type': TYPES[extname(making ? path : file)] ?? 'application/octet-stream', etag, 'accept-ranges': 'bytes' };
     if (start >= size && size > 0) {
       response.writeHead(416, { 'content-range': `bytes */${size}` }).end();
       return;
