@@ -207,7 +207,7 @@ pub fn write(model: &Model, stored: Stored, more: Vec<(String, Meta)>) -> Vec<u8
     let mut tensors = Vec::new();
     let mut matrix = |target: String, (name, rows, cols): (&str, usize, usize), head_dim: Option<usize>| {
         let matrix = Matrix::open(&model.checkpoint, name, rows, cols).expect("a whole model");
-        let weights = matrix.to_f32(0..rows);
+        let weights = matrix.to_f32(0..rows).expect("bytes in memory");
         let weights = head_dim.map_or(weights.clone(), |head_dim| paired(&weights, cols, head_dim));
         tensors.push((target, vec![rows, cols], stored.number(), stored.encode(&weights)));
     };

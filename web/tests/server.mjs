@@ -2,6 +2,7 @@
 import { createServer } from 'node:http';
 import { createReadStream, existsSync, statSync } from 'node:fs';
 import { extname, join, normalize } from 'node:path';
+import { Readable } from 'node:stream';
 
 const TYPES = {
   '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.wasm': 'application/wasm', '.json': 'application/json',
@@ -11,10 +12,12 @@ const TYPES = {
 /**
  * Serves `mounts`, [prefix, folder] pairs in order. `faults` may hold, for the end of a path, `{ cut: bytes }`
  * (the connection breaks once after so many bytes), `{ flip: byte }` (a wrong byte there, for good) or
- * `{ status }`. `requests` records every request.
+ * `{ status }`. `made` may hold, for a path, a file that is made as it is sent: its `size`, and a generator
+ * `read` of its bytes. `requests` records every request.
  */
 export async function serve(mounts, port = 0) {
   const faults = new Map();
+  const made = new Map();
   const requests = [];
   const server = createServer((request, response) => {
     const path = decodeURIComponent(new URL(request.url, 'http://localhost').pathname);
@@ -23,15 +26,16 @@ export async function serve(mounts, port = 0) {
     let file = mount && join(mount[1], normalize(`/${path.slice(mount[0].length)}`));
     if (file && existsSync(file) && statSync(file).isDirectory()) file = join(file, 'index.html');
     const fault = [...faults].find(([end]) => path.endsWith(end))?.[1];
-    if (!file || !existsSync(file) || fault?.status) {
+    const making = made.get(path);
+    if (!(making || (file && existsSync(file))) || fault?.status) {
       response.writeHead(fault?.status ?? 404).end();
       return;
     }
-    const { size, mtimeMs } = statSync(file);
+    const { size, mtimeMs } = making ? { ...making, mtimeMs: 0 } : statSync(file);
     const etag = `"${size}-${Math.round(mtimeMs)}"`;
     const range = /^bytes=(\d+)-$/.exec(request.headers.range ?? '');
-    const start = range && (request.headers['if-range'] ?? etag) === etag ? Number(range[1]) : 0;
-    const headers = { 'content-type': TYPES[extname(file)] ?? 'application/octet-stream', etag, 'accept-ranges': 'bytes' };
+    const start = range && !making && (request.headers['if-range'] ?? etag) === etag ? Number(range[1]) : 0;
+    const headers = { 'content-type': TYPES[extname(making ? path : file)] ?? 'application/octet-stream', etag, 'accept-ranges': 'bytes' };
     if (start >= size && size > 0) {
       response.writeHead(416, { 'content-range': `bytes */${size}` }).end();
       return;
@@ -44,7 +48,7 @@ export async function serve(mounts, port = 0) {
       return;
     }
     let sent = start;
-    const stream = createReadStream(file, { start, highWaterMark: 1 << 16 });
+    const stream = making ? Readable.from(making.read()) : createReadStream(file, { start, highWaterMark: 1 << 16 });
     stream.on('data', (chunk) => {
       if (fault?.flip >= sent && fault.flip < sent + chunk.length) chunk[fault.flip - sent] ^= 1;
       sent += chunk.length;
@@ -67,6 +71,7 @@ export async function serve(mounts, port = 0) {
     mounts,
     url: `http://127.0.0.1:${server.address().port}`,
     faults,
+    made,
     requests,
     close: () => new Promise((done) => { server.closeAllConnections(); server.close(done); }),
   };

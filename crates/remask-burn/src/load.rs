@@ -33,7 +33,10 @@ impl FromMatrices for Packed {
 impl FromMatrices for Dense {
     /// Tensors are float32 whatever the checkpoint holds.
     fn stack(sources: &[Matrix], _: Option<WeightFormat>, device: &Device) -> Result<(Self, WeightFormat)> {
-        let values: Vec<f32> = sources.iter().flat_map(|s| s.to_f32(0..s.rows)).collect();
+        let mut values = Vec::new();
+        for source in sources {
+            values.extend(source.to_f32(0..source.rows)?);
+        }
         let shape = [sources.iter().map(|s| s.rows).sum(), sources.first().map_or(0, |s| s.cols)];
         Ok((Self::new(Tensor::from_data(TensorData::new(values, shape), device)), WeightFormat::F32))
     }

@@ -34,7 +34,7 @@ const COMPANIONS: &[&str] =
 
 /// One tensor of the output, made when it is written.
 enum Output<'a> {
-    AsIs { dtype: DType, shape: Vec<usize>, bytes: &'a [u8] },
+    AsIs { dtype: DType, shape: Vec<usize>, bytes: Cow<'a, [u8]> },
     Values { matrix: Matrix<'a>, format: WeightFormat, shape: Vec<usize> },
     Scales { matrix: Matrix<'a>, format: WeightFormat, shape: Vec<usize> },
 }
@@ -66,7 +66,7 @@ impl View for Output<'_> {
             m.encode(0..m.rows, format).ok()
         }
         match self {
-            Self::AsIs { bytes, .. } => Cow::Borrowed(bytes),
+            Self::AsIs { bytes, .. } => Cow::Borrowed(&**bytes),
             Self::Values { matrix, format, .. } => encode(matrix, *format).map(|e| e.values).unwrap_or_default(),
             Self::Scales { matrix, format, .. } => encode(matrix, *format).and_then(|e| e.scales).unwrap_or_default(),
         }
@@ -164,7 +164,8 @@ fn outputs(model: &Model, to: WeightFormat) -> Result<BTreeMap<String, Output<'_
     for t in checkpoint.tensors() {
         let stale_scale = t.name.strip_suffix(&scale_name("")).is_some_and(|m| outputs.contains_key(m));
         if !outputs.contains_key(&renamed(t.name)) && !stale_scale && t.blocks.is_none() {
-            outputs.insert(renamed(t.name), Output::AsIs { dtype: t.dtype, shape: t.shape.to_vec(), bytes: t.bytes });
+            outputs
+                .insert(renamed(t.name), Output::AsIs { dtype: t.dtype, shape: t.shape.to_vec(), bytes: t.bytes()? });
         }
     }
     Ok(outputs)

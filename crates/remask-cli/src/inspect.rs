@@ -30,7 +30,7 @@ fn problems(model: &Model) -> Result<Vec<(String, String)>, remask_core::Error> 
     let (a, names, checkpoint) = (&model.architecture, &model.names, &model.checkpoint);
     let mut found = Vec::new();
     for tensor in checkpoint.tensors() {
-        if tensor.has_non_finite() {
+        if tensor.has_non_finite()? {
             found.push((tensor.name.to_owned(), "holds NaN or infinite weights".to_owned()));
         }
         checkpoint.discard(tensor.name);
@@ -40,7 +40,7 @@ fn problems(model: &Model) -> Result<Vec<(String, String)>, remask_core::Error> 
     for (name, rows, cols) in tables.chain(names.layers.iter().flat_map(|l| layer_matrices(a, l))) {
         let matrix = Matrix::open(checkpoint, name, rows, cols)?;
         if matrix.format == WeightFormat::Bf16
-            && let Some(problem) = matrix.half_loss(0..rows).problem()
+            && let Some(problem) = matrix.half_loss(0..rows)?.problem()
         {
             found.push((name.to_owned(), format!("cannot be kept as f16: {problem}")));
         }
@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Outcome {
     let problems = args.check.then(|| problems(&model)).transpose()?;
     if args.json {
         let tensor =
-            |t: &TensorView| json!({"name": t.name, "dtype": t.type_name(), "shape": t.shape, "bytes": t.bytes.len()});
+            |t: &TensorView| json!({"name": t.name, "dtype": t.type_name(), "shape": t.shape, "bytes": t.len()});
         let value = json!({
             "architecture": a,
             "parameters": a.parameters(),
@@ -113,10 +113,10 @@ pub fn run(args: &Args) -> Outcome {
             row("tokenizer", if model.tokenizer.is_some() { "yes" } else { "no" }.to_owned()),
         ])
     )?;
-    let mut by_dtype = BTreeMap::<String, (usize, usize)>::new();
+    let mut by_dtype = BTreeMap::<String, (usize, u64)>::new();
     for t in &tensors {
         let entry = by_dtype.entry(t.type_name()).or_default();
-        *entry = (entry.0 + 1, entry.1 + t.bytes.len());
+        *entry = (entry.0 + 1, entry.1 + t.len());
     }
     for (dtype, (count, bytes)) in by_dtype {
         writeln!(out, "{count} tensors of {dtype}, {bytes} bytes")?;

@@ -84,7 +84,8 @@ impl Golden {
             .get("logits")
             .filter(|t| t.dtype == DType::F32 && t.shape.len() == 3 && t.shape[..2] == *ids.shape)
             .ok_or_else(|| missing("logits [batch, T, V] float32"))?;
-        let numbers = ids.bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b));
+        let bytes = ids.bytes()?;
+        let numbers = bytes.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b));
         let numbers = numbers.map(u32::try_from).collect::<Result<Vec<_>, _>>();
         let numbers = numbers.map_err(|_| broken("input_ids holds a negative or huge id".to_owned()))?;
         Ok(Self {

@@ -76,7 +76,7 @@ impl Model {
         let own = tokenizer.map(own).transpose()?.map(Cow::Owned);
         if path.is_file() {
             let bytes = Bytes::map(path)?;
-            if bytes.starts_with(crate::checkpoint::gguf::MAGIC) {
+            if crate::checkpoint::gguf::is_gguf(&bytes) {
                 return Self::from_gguf(&path.display().to_string(), bytes, own.as_deref());
             }
         }
@@ -261,10 +261,11 @@ impl Model {
         Ok(ids)
     }
 
-    /// The first tensor that holds a NaN or an infinity, for a clear word when logits do.
+    /// The first tensor that holds a NaN or an infinity, for a clear word when logits do; one that cannot be read
+    /// is passed over.
     #[must_use]
     pub fn non_finite_tensor(&self) -> Option<String> {
-        self.checkpoint.tensors().find(|t| t.has_non_finite()).map(|t| t.name.to_owned())
+        self.checkpoint.tensors().find(|t| t.has_non_finite().unwrap_or(false)).map(|t| t.name.to_owned())
     }
 }
 
@@ -322,7 +323,7 @@ fn check_tensors(a: &Architecture, names: &TensorNames, checkpoint: &Checkpoint)
     }
     let vectors = names.layers.iter().flat_map(|l| [&l.attention_norm, &l.mlp_norm]);
     for name in vectors.chain([&names.final_norm]) {
-        checkpoint.vector(name, a.hidden)?;
+        checkpoint.check_vector(name, a.hidden)?;
     }
     for layer in &names.layers {
         for (name, rows, cols) in layer_matrices(a, layer) {

@@ -29,8 +29,11 @@ impl Trial {
         let rows = (0..context).map(|position| Row { store, position, token: position * 7919 % vocabulary, keys });
         let suppressed = TokenSet::new(backend.head_rows());
         let mut trial = Self { store, rows: rows.collect(), select: vec![Select::plain(0)], suppressed };
-        if count < context {
-            backend.forward(&trial.pass()).await?;
+        if count < context
+            && let Err(problem) = backend.forward(&trial.pass()).await
+        {
+            trial.end(backend);
+            return Err(problem);
         }
         trial.rows.truncate(count as usize);
         trial.select = (0..count as usize).map(Select::plain).collect();

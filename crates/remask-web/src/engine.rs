@@ -18,7 +18,7 @@ use serde_json::json;
 use wasm_bindgen::prelude::*;
 
 use crate::fault::thrown;
-use crate::files::Files;
+use crate::files::{Files, ModelFile};
 use crate::request::{Prompt, Work, parse};
 use crate::step::{Costs, Pieces, canvas_object, step_object};
 
@@ -129,13 +129,14 @@ struct Finished {
 #[wasm_bindgen]
 impl Engine {
     /// Checks the files and moves the weights to the device, as `weights` ("f32", "f16", "bf16", "q8") or,
-    /// where that is empty, as they are stored. `progress` is told the bytes moved so far.
+    /// where that is empty, as they are stored. `progress` is told the bytes moved so far. The files are read
+    /// piece by piece, and once more should the device be lost.
     ///
     /// # Errors
     /// Where a file is missing or wrong, or the device cannot hold or compute the model.
     pub async fn load(
         device: Device,
-        mut files: Files,
+        files: Vec<ModelFile>,
         origin: String,
         weights: String,
         progress: Function,
@@ -146,8 +147,7 @@ impl Engine {
             let format: Result<WeightFormat, _> = weights.parse();
             Some(format.map_err(|e| thrown(Error::Request(format!("weights: {e}"))))?)
         };
-        let model = open(&mut files, &origin).map_err(thrown)?;
-        drop(files);
+        let model = open(Files::new(files), &origin).map_err(thrown)?;
         let mut weight_bytes = 0;
         let mut moved = |bytes| {
             weight_bytes = bytes;
@@ -276,20 +276,27 @@ impl Choice {
     }
 }
 
-/// The model of the files that were fetched.
-fn open(files: &mut Files, origin: &str) -> Result<Model, Error> {
+/// The model of the files that were fetched: one GGUF file, or a folder's.
+fn open(mut files: Files, origin: &str) -> Result<Model, Error> {
+    let named = |name: &str| format!("{origin}/{name}");
+    let whole = |name: &str, bytes: Bytes| -> Result<Vec<u8>, Error> {
+        Ok(bytes.read(0..bytes.len()).map_err(Error::io("read", named(name)))?.into_owned())
+    };
+    let tokenizer = files.take("tokenizer.json").map(|bytes| whole("tokenizer.json", bytes)).transpose()?;
+    if let Some((name, bytes)) = files.take_all(".gguf").pop() {
+        return Model::from_gguf(&named(&name), bytes, tokenizer.as_deref());
+    }
     let mut text = |name: &str| -> Result<Option<_>, Error> {
         let utf8 = |bytes| String::from_utf8(bytes).map_err(|_| Error::config(name, "(file)", "is not UTF-8 text"));
-        Ok(files.take(name).map(utf8).transpose()?.map(std::borrow::Cow::Owned))
+        let bytes = files.take(name).map(|bytes| whole(name, bytes)).transpose()?;
+        Ok(bytes.map(utf8).transpose()?.map(std::borrow::Cow::Owned))
     };
-    let missing = || Error::config(&format!("{origin}/config.json"), "(file)", "is missing; a model needs one");
+    let missing = || Error::config(&named("config.json"), "(file)", "is missing; a model needs one");
     let config = text("config.json")?.ok_or_else(missing)?;
     let (tokenizer_config, chat_template) = (text("tokenizer_config.json")?, text("chat_template.jinja")?);
-    let tokenizer = files.take("tokenizer.json").map(std::borrow::Cow::Owned);
-    let shards = files.take_weights().into_iter();
-    let shards = shards.map(|(name, bytes)| (format!("{origin}/{name}"), Bytes::Owned(bytes))).collect();
-    let checkpoint = Checkpoint::from_shards(shards)?;
-    let origin = origin.to_owned();
+    let shards = files.take_all(".safetensors").into_iter();
+    let checkpoint = Checkpoint::from_shards(shards.map(|(name, bytes)| (named(&name), bytes)).collect())?;
+    let (origin, tokenizer) = (origin.to_owned(), tokenizer.map(std::borrow::Cow::Owned));
     Model::from_files(ModelFiles { origin, config, checkpoint, tokenizer, tokenizer_config, chat_template })
 }
 

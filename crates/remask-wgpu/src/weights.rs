@@ -1,6 +1,7 @@
-//! Weights on the device: matrices split into parts that fit one binding, streamed from the mapped
-//! checkpoint so that the host never holds more than a few chunks of them.
+//! Weights on the device: matrices split into parts that fit one binding, streamed from the checkpoint so that
+//! the host never holds more than a few chunks of them.
 
+use futures_channel::oneshot;
 use remask_core::checkpoint::{Checkpoint, HalfLoss, Matrix, WeightFormat};
 use remask_core::model::{Model, layer_matrices};
 use remask_core::{Architecture, BackendError, Error};
@@ -8,8 +9,9 @@ use remask_core::{Architecture, BackendError, Error};
 use crate::gpu::Gpu;
 use crate::kernels::linear::Arithmetic;
 
-/// Bytes handed to the driver before waiting for it to take them: bounds the staging memory.
-const CHUNK: usize = 16 << 20;
+/// Bytes handed to the driver before waiting for it to take them: bounds the staging memory, and in a browser,
+/// where rows are copied and perhaps converted on their way, WebAssembly's, which never shrinks again.
+const CHUNK: usize = if cfg!(target_arch = "wasm32") { 4 << 20 } else { 16 << 20 };
 
 /// A weight matrix `[rows, cols]`, possibly of several tensors stacked by rows.
 pub struct DeviceMatrix {
@@ -136,7 +138,7 @@ impl DeviceWeights {
             Some(head) => Some(loader.matrix(&[(head, a.embedding_rows, a.hidden)]).await?),
             None => None,
         };
-        loader.settle()?;
+        loader.settle().await?;
         Ok(Self { embedding, layers, final_norm, head, note: None })
     }
 }
@@ -309,7 +311,7 @@ impl DeviceMatrix {
         let (progress, keep) = (&mut |_| (), format.map_or(Keep::AsStored, Keep::In));
         let mut loader = Loader { gpu, checkpoint, keep, progress, moved: 0, pending: 0 };
         let matrix = loader.matrix(&[(name, rows, cols)]).await?;
-        loader.settle()?;
+        loader.settle().await?;
         Ok(matrix)
     }
 }
@@ -366,7 +368,7 @@ impl Loader<'_> {
         let values = self.checkpoint.vector(name, len).map_err(weights_error)?;
         let bytes = bytemuck::cast_slice(&values);
         let buffer = self.gpu.storage(name, bytes.len() as u64).await?;
-        self.write(&buffer, 0, bytes)?;
+        self.write(&buffer, 0, bytes).await?;
         Ok(buffer)
     }
 
@@ -402,7 +404,7 @@ impl Loader<'_> {
         for range in part_ranges(self.gpu, rows, cols, format) {
             let (start, count) = (range.start as u32, range.len());
             let buffer = self.gpu.storage(first.name(), format.bytes(count, cols).next_multiple_of(4) as u64).await?;
-            self.fill(&buffer, &sources, range, format, &mut losses)?;
+            self.fill(&buffer, &sources, range, format, &mut losses).await?;
             parts.push(Part { buffer, first: start, rows: count as u32 });
         }
         let mut judged = sources.iter().zip(&losses).filter_map(|(s, loss)| Some((s, loss.problem()?)));
@@ -417,17 +419,18 @@ impl Loader<'_> {
 
     /// Writes rows `range` of the stacked `sources` into `buffer`. What bf16 loses as f16, where that was
     /// not asked for, is added to the source's `losses`.
-    fn fill(
+    async fn fill(
         &mut self,
         buffer: &wgpu::Buffer,
-        sources: &[Matrix],
+        sources: &[Matrix<'_>],
         range: std::ops::Range<usize>,
         format: WeightFormat,
         losses: &mut [HalfLoss],
     ) -> Result<(), LoadError> {
         let cols = sources[0].cols;
         let row_bytes = format.bytes(1, cols) - format.scale_bytes(cols);
-        let rows_a_chunk = (CHUNK / row_bytes).max(1);
+        let widest = sources.iter().map(|s| s.format.bytes(1, cols)).fold(row_bytes, usize::max);
+        let rows_a_chunk = (CHUNK / widest).max(1);
         let mut scales = Vec::new();
         let mut source_start = 0;
         for (source, loss) in sources.iter().zip(losses) {
@@ -437,39 +440,49 @@ impl Loader<'_> {
                 let end = to.min(start + rows_a_chunk);
                 let rows = start - source_start..end - source_start;
                 if self.keep == Keep::Bf16AsF16 {
-                    *loss = loss.and(source.half_loss(rows.clone()));
+                    *loss = loss.and(source.half_loss(rows.clone()).map_err(weights_error)?);
                     if loss.too_large > 0 {
                         return Ok(());
                     }
                 }
                 let encoded = source.encode(rows, format).map_err(weights_error)?;
-                self.write(buffer, (start - range.start) * row_bytes, &encoded.values)?;
+                self.write(buffer, (start - range.start) * row_bytes, &encoded.values).await?;
                 scales.extend(encoded.scales.iter().flat_map(|s| s.iter().copied()));
             }
             source_start = source_end;
         }
         if !scales.is_empty() {
             scales.resize(scales.len().next_multiple_of(4), 0);
-            self.write(buffer, range.len() * row_bytes, &scales)?;
+            self.write(buffer, range.len() * row_bytes, &scales).await?;
         }
         Ok(())
     }
 
-    fn write(&mut self, buffer: &wgpu::Buffer, offset: usize, bytes: &[u8]) -> Result<(), BackendError> {
+    async fn write(&mut self, buffer: &wgpu::Buffer, offset: usize, bytes: &[u8]) -> Result<(), BackendError> {
         self.gpu.queue.write_buffer(buffer, offset as u64, bytes);
         self.moved += bytes.len() as u64;
         self.pending += bytes.len();
         (self.progress)(self.moved);
         if self.pending >= CHUNK {
-            self.settle()?;
+            self.settle().await?;
         }
         Ok(())
     }
 
     /// Has the driver take what was written, so that its staging memory can be used again.
-    fn settle(&mut self) -> Result<(), BackendError> {
+    async fn settle(&mut self) -> Result<(), BackendError> {
         self.pending = 0;
         self.gpu.queue.submit([]);
-        self.gpu.wait()
+        let (sender, taken) = oneshot::channel();
+        self.gpu.queue.on_submitted_work_done(move || {
+            // A dropped receiver means that the load has ended.
+            let _ = sender.send(());
+        });
+        // Natively this is all of the waiting; in a browser it only looks for faults.
+        self.gpu.wait()?;
+        if taken.await.is_err() {
+            tracing::debug!("the device did not say that it took the weights");
+        }
+        self.gpu.check()
     }
 }

@@ -227,7 +227,7 @@ export class Engine {
   }
 
   /**
-   * Loads a model: the URL of its folder, or its files from the user's disk. Files are verified against the
+   * Loads a model: the URL of its folder or of a GGUF file, or its files from the user's disk. Files are verified against the
    * folder's manifest.json, where there is one, and kept for the next load, which needs no network.
    *
    * @throws NoWebGPUError, LimitsError, OutOfMemoryError, DownloadError, ModelError, or the signal's reason.

@@ -1,10 +1,13 @@
-// A model's files, from a URL, from kept copies of it or from the user's disk, into the engine's memory.
+// A model's files, from a URL, from kept copies of it or from the user's disk: what is not on this machine yet is
+// downloaded, and nothing of it is held in memory.
 
 import { makeError } from './errors.js';
-import { Store, checksum, type StoredFile } from './store.js';
+import { ModelFile, headLength } from './model-file.js';
+import { Sink } from './sink.js';
+import { CHECKED_BYTES, Store, checksum, type StoredFile } from './store.js';
 import type { Source } from './protocol.js';
 import type { Progress } from './types.js';
-import type { Files } from './wasm/remask_web.js';
+import { Hash } from './wasm/remask_web.js';
 
 /** What manifest.json says of a file. */
 interface Expected {
@@ -15,6 +18,7 @@ interface Expected {
 /** How the files came. */
 export interface Fetched {
   origin: string;
+  files: ModelFile[];
   /** Every file was compared with the manifest's hash when it was downloaded. */
   verified: boolean;
   /** Every file is kept for the next load. */
@@ -25,60 +29,54 @@ const SMALL = ['tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja']
 const SINGLE = 'model.safetensors';
 const INDEX = 'model.safetensors.index.json';
 const MANIFEST = 'manifest.json';
+const GGUF = /\.gguf$/i;
 const TRIES = 4;
-/** Bytes that one allocation of WebAssembly's 32-bit memory cannot hold any more. */
-const LARGEST = 2 ** 31;
 
 type Report = (progress: Progress) => void;
 /** Told once, while weights are on their way: config.json and the head of the first checkpoint file. */
 type Foresee = (config: string, head: Uint8Array) => Promise<void>;
 
-/** Brings every file of a model into `files`. */
+/** Brings every file of a model onto this machine. */
 export async function fetchModel(
   source: Source,
-  files: Files,
   keep: boolean,
   signal: AbortSignal,
   report: Report,
   foresee: Foresee,
 ): Promise<Fetched> {
-  if ('files' in source) return readLocal(source.files, files, signal, report);
-  const url = source.url.endsWith('/') ? source.url : `${source.url}/`;
-  const run = (store: Store | null) => new Download(url, files, store, signal, report, foresee).all();
+  if ('files' in source) return local(source.files, signal);
+  const single = GGUF.test(new URL(source.url).pathname);
+  const key = source.url.endsWith('/') ? source.url : `${source.url}/`;
+  const url = single ? new URL('.', source.url).href : key;
+  const run = (store: Store | null) => {
+    const download = new Download(url, store, signal, report, foresee);
+    return single ? download.single(source.url) : download.folder();
+  };
   if (!keep) return run(null);
-  const store = await Store.open(url);
+  const store = await Store.open(key);
   if (!store || !navigator.locks) return run(store);
   // A second tab waits, and then finds everything there.
-  return navigator.locks.request(`remask ${url}`, { signal }, () => run(store));
+  return navigator.locks.request(`remask ${key}`, { signal }, () => run(store));
 }
 
-function tooLarge(name: string, bytes: number) {
-  return makeError(
-    'limits',
-    `${name} has ${bytes} bytes, and in a browser a model's files must be smaller than 2 GiB each`,
-    'Use a model in shards, or make its weights smaller with `remask quantize`.',
+/** Deletes a kept file that has changed on the disk. */
+export async function forgetFile(source: Source, name: string): Promise<void> {
+  if ('files' in source) return;
+  const store = await Store.open(source.url.endsWith('/') ? source.url : `${source.url}/`);
+  const stored = await store?.file(name);
+  stored?.clear();
+  stored?.close();
+}
+
+function local(list: File[], signal: AbortSignal): Fetched {
+  const wanted = list.filter(
+    (file) => /\.(json|safetensors|jinja|gguf)$/i.test(file.name) && !/^(golden|manifest)/.test(file.name),
   );
-}
-
-async function readLocal(list: File[], files: Files, signal: AbortSignal, report: Report): Promise<Fetched> {
-  const wanted = list.filter((file) => /\.(json|safetensors|jinja)$/.test(file.name) && !/^(golden|manifest)/.test(file.name));
-  if (!wanted.some((file) => file.name === 'config.json')) {
+  if (!wanted.some((file) => file.name === 'config.json' || GGUF.test(file.name))) {
     throw makeError('model', 'there is no config.json among the files', 'Choose the whole model folder.');
   }
-  const total = wanted.reduce((sum, file) => sum + file.size, 0);
-  let loaded = 0;
-  const large = wanted.find((file) => file.size >= LARGEST);
-  if (large) throw tooLarge(large.name, large.size);
-  for (const file of wanted) {
-    files.begin(file.name, file.size, false);
-    for await (const chunk of chunks(file.stream())) {
-      signal.throwIfAborted();
-      files.push(file.name, chunk);
-      loaded += chunk.length;
-      report({ phase: 'read', file: file.name, loaded, total, fromCache: 0 });
-    }
-  }
-  return { origin: 'local files', verified: false, cached: false };
+  const files = wanted.map((file) => new ModelFile(file.name, file, undefined, signal));
+  return { origin: 'local files', files, verified: false, cached: false };
 }
 
 /** The chunks of a stream; not every browser can iterate over one. */
@@ -102,10 +100,10 @@ class Download {
   private total = 0;
   private fromCache = 0;
   private kept: boolean;
+  private readonly files = new Map<string, ModelFile>();
 
   constructor(
     private readonly url: string,
-    private readonly files: Files,
     private readonly store: Store | null,
     private readonly signal: AbortSignal,
     private readonly report: Report,
@@ -114,20 +112,7 @@ class Download {
     this.kept = store !== null;
   }
 
-  /** Adds bytes to a file in the engine's memory. */
-  private async push(name: string, chunk: Uint8Array): Promise<void> {
-    this.files.push(name, chunk);
-    this.loaded += chunk.length;
-    if (!this.foresee || !name.endsWith('.safetensors')) return;
-    const config = this.files.text('config.json');
-    const head = this.files.head(name);
-    if (config === undefined || head === undefined) return;
-    const told = this.foresee(config, head);
-    this.foresee = null;
-    await told;
-  }
-
-  async all(): Promise<Fetched> {
+  async folder(): Promise<Fetched> {
     const manifest = await this.manifest();
     if (manifest) {
       const names = Object.keys(manifest);
@@ -140,20 +125,36 @@ class Download {
       for (const name of SMALL) await this.file(name);
       if (!(await this.file(SINGLE))) await this.shards();
     }
-    return { origin: this.url.replace(/\/$/, ''), verified: manifest !== null, cached: this.kept };
+    return this.fetched(manifest !== null);
+  }
+
+  /** A model in one file. */
+  async single(address: string): Promise<Fetched> {
+    const name = address.slice(this.url.length);
+    if (!(await this.file(name))) throw this.missing(name);
+    return this.fetched(false);
+  }
+
+  private fetched(verified: boolean): Fetched {
+    return { origin: this.url.replace(/\/$/, ''), files: [...this.files.values()], verified, cached: this.kept };
   }
 
   private missing(name: string) {
     return makeError('download', `${this.url}${name} does not exist`, 'Check the address of the model folder.');
   }
 
+  /** A small file as text; it is no part of the model. */
+  private async text(name: string): Promise<string> {
+    const file = this.files.get(name);
+    this.files.delete(name);
+    return (await file?.text()) ?? '';
+  }
+
   private async manifest(): Promise<{ [name: string]: Expected } | null> {
     if (!(await this.file(MANIFEST, undefined, true))) return null;
-    const text = this.files.text(MANIFEST) ?? '';
-    this.files.remove(MANIFEST);
     let parsed: { files?: { [name: string]: Expected } };
     try {
-      parsed = JSON.parse(text);
+      parsed = JSON.parse(await this.text(MANIFEST));
     } catch {
       // A server that answers everything with its start page has no manifest.
       return null;
@@ -172,8 +173,7 @@ class Download {
 
   private async shards(): Promise<void> {
     if (!(await this.file(INDEX))) throw this.missing(`${SINGLE} or ${INDEX}`);
-    const index = JSON.parse(this.files.text(INDEX) ?? '{}');
-    this.files.remove(INDEX);
+    const index = JSON.parse(await this.text(INDEX));
     const names = new Set(Object.values<string>(index.weight_map ?? {}));
     for (const name of names) {
       if (!/^[\w.-]+$/.test(name)) throw makeError('model', `${INDEX} names the shard ${JSON.stringify(name)}`);
@@ -186,6 +186,17 @@ class Download {
     this.report({ phase, file, loaded: this.loaded, total, fromCache: this.fromCache });
   }
 
+  /** Has kernels be compiled as soon as config.json and the head of a checkpoint file are there. */
+  private async look(name: string, head: () => Promise<Uint8Array | null>): Promise<void> {
+    const config = this.files.get('config.json');
+    if (!this.foresee || !config || !name.endsWith('.safetensors')) return;
+    const found = await head();
+    if (!found || !this.foresee) return;
+    const told = this.foresee(await config.text(), found);
+    this.foresee = null;
+    await told;
+  }
+
   /**
    * One file, kept or fetched; false where there is none. With `expected` it must have that size and hash.
    * `revalidate` asks the server first, and takes the kept copy where it does not answer.
@@ -193,95 +204,97 @@ class Download {
   private async file(name: string, expected?: Expected, revalidate = false): Promise<boolean> {
     const stored = this.store ? await this.store.file(name) : null;
     if (!stored) this.kept = false;
+    let sink: Sink | null = null;
     try {
-      for (let attempt = 0; ; attempt++) {
+      for (let attempt = 0; sink === null; attempt++) {
         const found = await this.attempt(name, stored, expected, revalidate);
-        if (found !== 'wrong hash') return found;
-        stored?.clear();
-        if (attempt === 1) {
+        if (found === false) return false;
+        if (found !== 'wrong hash') sink = found;
+        else if (attempt === 1) {
           throw makeError(
             'download',
             `${this.url}${name} is not what ${MANIFEST} says: its SHA-256 differs, twice`,
             'The file or the manifest on the server is broken; upload it again, or write the manifest again.',
           );
-        }
+        } else stored?.clear();
       }
     } finally {
       stored?.close();
     }
+    const blob = sink.kept ? await sink.kept.blob() : sink.blob();
+    const file = new ModelFile(name, blob, sink.kept?.record.checksums, this.signal);
+    this.files.set(name, file);
+    await this.look(name, () => file.head());
+    return true;
   }
 
+  /** The file, complete; false where there is none. */
   private async attempt(
     name: string,
     stored: StoredFile | null,
     expected: Expected | undefined,
     revalidate: boolean,
-  ): Promise<boolean | 'wrong hash'> {
+  ): Promise<Sink | false | 'wrong hash'> {
     const record = stored?.record;
     const same = !expected || record?.sha256 === expected.sha256;
-    const whole = stored && record?.complete && record.bytes === stored.size && same;
-    if (whole && !revalidate && (expected || !(await this.changed(name, record.etag)))) {
-      return (await this.take(name, stored, expected)) ? true : 'wrong hash';
-    }
+    const whole = stored && record?.complete && record.checksums && record.bytes === stored.size && same;
+    if (whole && !revalidate && (expected || !(await this.changed(name, record.etag)))) return this.take(name, stored);
     // What has arrived so far is only good for going on with if it is of the same file.
     const resumable = stored && !record?.complete && stored.size > 0 && same && (expected || record?.etag);
     if (stored && !resumable && !whole) stored.clear();
+    const sink = new Sink(stored);
     const before = this.loaded;
+    let hash = expected ? new Hash() : null;
     let have = 0;
     if (resumable) {
-      await this.take(name, stored, expected);
+      for (const chunk of stored.read()) {
+        hash?.update(chunk);
+        this.count(name, 'read', chunk.length);
+      }
       have = stored.size;
-    } else {
-      this.begin(name, expected?.bytes ?? 0);
-    }
-    if (resumable && have === expected?.bytes && this.files.sha256(name) === expected.sha256) {
-      await stored.complete(expected);
-      return true;
+      if (have === expected?.bytes && hash?.hex() === expected.sha256) {
+        await stored.complete(expected);
+        return sink;
+      }
     }
 
     let etag = resumable ? record?.etag : undefined;
-    let writing = stored;
+    let head: number | null = 8;
     for (let tries = 1; ; tries++) {
       try {
         const headers: HeadersInit = have > 0 ? { range: `bytes=${have}-`, ...(etag ? { 'if-range': etag } : {}) } : {};
         const response = await fetch(this.url + name, { headers, signal: this.signal, cache: 'no-cache' });
-        if (response.status === 404 || response.status === 410) {
-          this.files.remove(name);
-          return false;
-        }
+        if (response.status === 404 || response.status === 410) return false;
         if (response.status !== 206 && have > 0) {
           // The server sends all of it, another version, or finds the range past the end: begin again.
           this.loaded = before;
           have = 0;
-          writing?.clear();
-          this.begin(name, expected?.bytes ?? 0);
+          sink.clear();
+          hash = expected ? new Hash() : null;
           if (response.status === 416) continue;
         }
         if (!response.ok || !response.body) {
           throw makeError('download', `${this.url}${name}: the server answered ${response.status} ${response.statusText}`);
         }
-        if (whole && have === 0) writing?.clear();
+        if (whole && have === 0) sink.clear();
         etag = tagOf(response);
         const length = Number(response.headers.get('content-length') ?? 0);
-        const coded = response.headers.has('content-encoding');
-        if (!expected && !coded) {
-          this.total = Math.max(this.total, this.loaded + length);
-          if (have === 0) this.begin(name, length);
-        }
-        writing?.setRecord({ ...expected, ...(etag ? { etag } : {}), complete: false });
+        if (!expected && !response.headers.has('content-encoding')) this.total = Math.max(this.total, this.loaded + length);
+        sink.kept?.setRecord({ ...expected, ...(etag ? { etag } : {}), complete: false });
         for await (const chunk of chunks(response.body)) {
           this.signal.throwIfAborted();
-          await this.push(name, chunk);
+          hash?.update(chunk);
+          sink.append(chunk);
+          if (!sink.kept) this.kept = false;
           have += chunk.length;
-          try {
-            writing?.append(chunk);
-          } catch {
-            // The disk is full: go on without keeping the file.
-            writing?.clear();
-            writing = null;
-            this.kept = false;
-          }
-          this.tell('download', name);
+          this.count(name, 'download', chunk.length);
+          if (head === null || have < head || !this.foresee) continue;
+          // First the length of the head, then the head itself.
+          if (head === 8) head = headLength(await sink.first(8));
+          const end = head;
+          if (end === null || have < end) continue;
+          head = null;
+          await this.look(name, () => sink.first(end));
         }
         if (expected && have < expected.bytes) throw new TypeError(`the connection ended after ${have} bytes`);
         break;
@@ -289,58 +302,32 @@ class Download {
         this.signal.throwIfAborted();
         if (!(error instanceof TypeError)) throw error;
         // fetch and its streams fail with TypeErrors where the network does.
-        if (whole && revalidate && have === 0) {
-          if (await this.take(name, stored, expected)) return true;
-          return 'wrong hash';
-        }
+        if (whole && revalidate && have === 0) return this.take(name, stored);
         if (tries === TRIES) throw makeError('download', `${this.url}${name} broke off after ${have} bytes: ${error.message}`);
         await new Promise((done) => setTimeout(done, 250 * 2 ** tries));
       }
     }
-    if (expected && (have !== expected.bytes || this.files.sha256(name) !== expected.sha256)) {
+    if (expected && (have !== expected.bytes || hash?.hex() !== expected.sha256)) {
       this.loaded = before;
       return 'wrong hash';
     }
-    await writing?.complete({ bytes: have, ...expected, ...(etag ? { etag } : {}) });
-    return true;
+    await sink.kept?.complete({ bytes: have, ...expected, ...(etag ? { etag } : {}) });
+    return sink;
   }
 
-  /** Makes room for a file in the engine's memory. */
-  private begin(name: string, bytes: number): void {
-    if (bytes >= LARGEST) throw tooLarge(name, bytes);
-    this.files.begin(name, bytes, true);
+  /** Counts bytes that arrived, or that are there from an earlier load. */
+  private count(name: string, phase: 'download' | 'read', bytes: number): void {
+    this.loaded += bytes;
+    if (phase === 'read') this.fromCache += bytes;
+    this.tell(phase, name);
   }
 
-  /**
-   * Reads a kept file into the engine's memory. False where a complete one is no longer what was kept; its
-   * checksums are by chunk, because these the browser computes beside everything else.
-   */
-  private async take(name: string, stored: StoredFile, expected: Expected | undefined): Promise<boolean> {
-    const { size, record } = stored;
-    const { complete, checksums } = record;
-    this.begin(name, size);
-    if (this.total < this.loaded + size) this.total = this.loaded + size;
-    const before = this.loaded;
-    const found: Promise<string>[] = [];
-    // The engine's own hash is slower, and only for what has to be compared with the manifest.
-    if (complete && checksums) this.files.without_hash(name);
-    for (const chunk of stored.read()) {
-      if (complete && checksums) found.push(checksum(chunk));
-      await this.push(name, chunk);
-      this.fromCache += chunk.length;
-      this.tell('read', name);
-    }
-    if (!complete) return true;
-    const same = checksums
-      ? (await Promise.all(found)).join() === checksums.join()
-      : !expected || this.files.sha256(name) === expected.sha256;
-    if (!same) {
-      this.fromCache -= this.loaded - before;
-      this.loaded = before;
-    } else if (!checksums) {
-      await stored.complete(record);
-    }
-    return same;
+  /** A complete kept file. It is compared with its checksums as the engine reads it, and its beginning now. */
+  private async take(name: string, stored: StoredFile): Promise<Sink | 'wrong hash'> {
+    const first = stored.record.checksums?.[0];
+    if (first !== undefined && (await checksum(stored.first(CHECKED_BYTES))) !== first) return 'wrong hash';
+    this.count(name, 'read', stored.size);
+    return new Sink(stored);
   }
 
   /** Whether the server, if it answers at all, has another version than the kept one. */

@@ -1,4 +1,4 @@
-// The part of the File System standard that only workers have, which TypeScript's DOM library leaves out.
+// The parts of the File standards that only workers have, which TypeScript's DOM library leaves out.
 
 interface FileSystemSyncAccessHandle {
   getSize(): number;
@@ -11,4 +11,8 @@ interface FileSystemSyncAccessHandle {
 
 interface FileSystemFileHandle {
   createSyncAccessHandle(): Promise<FileSystemSyncAccessHandle>;
+}
+
+declare class FileReaderSync {
+  readAsArrayBuffer(blob: Blob): ArrayBuffer;
 }

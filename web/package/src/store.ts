@@ -57,14 +57,15 @@ export class Store {
         handles[0]?.close();
         throw error;
       }
-      return new StoredFile(handles[0]!, handles[1]!);
+      return new StoredFile(data, handles[0]!, handles[1]!);
     } catch {
       return null;
     }
   }
 }
 
-const READ_CHUNK = 4 << 20;
+/** Bytes of a file that have a checksum together. */
+export const CHECKED_BYTES = 4 << 20;
 
 /** Half a SHA-256 in hexadecimal digits. The bytes are copied at once, and hashed beside what goes on. */
 export async function checksum(bytes: Uint8Array): Promise<string> {
@@ -77,6 +78,7 @@ export class StoredFile {
   readonly record: Record;
 
   constructor(
+    private readonly file: FileSystemFileHandle,
     private readonly data: FileSystemSyncAccessHandle,
     private readonly recordFile: FileSystemSyncAccessHandle,
   ) {
@@ -97,7 +99,7 @@ export class StoredFile {
 
   /** The file's bytes, a few MiB at a time, in an array that is used again. */
   *read(): Generator<Uint8Array> {
-    const chunk = new Uint8Array(Math.min(READ_CHUNK, this.size));
+    const chunk = new Uint8Array(Math.min(CHECKED_BYTES, this.size));
     for (let at = 0; at < this.size; ) {
       const count = this.data.read(chunk, { at });
       if (count === 0) break;
@@ -106,11 +108,16 @@ export class StoredFile {
     }
   }
 
-  /** Adds bytes at the end. Throws where the disk quota is used up. */
-  append(chunk: Uint8Array): void {
-    if (this.data.write(chunk as Uint8Array<ArrayBuffer>, { at: this.size }) !== chunk.length) {
-      throw new DOMException('the file could not be written', 'QuotaExceededError');
+  /** Adds bytes at the end; false, and nothing added, where the disk quota is used up. */
+  append(chunk: Uint8Array): boolean {
+    const at = this.size;
+    try {
+      if (this.data.write(chunk as Uint8Array<ArrayBuffer>, { at }) === chunk.length) return true;
+    } catch {
+      // As below.
     }
+    this.data.truncate(at);
+    return false;
   }
 
   /** Marks the file as complete, with checksums by which later loads know it again. */
@@ -134,9 +141,21 @@ export class StoredFile {
     this.recordFile.flush();
   }
 
+  /** The first bytes, at most so many. */
+  first(count: number): Uint8Array {
+    const bytes = new Uint8Array(Math.min(count, this.size));
+    this.data.read(bytes, { at: 0 });
+    return bytes;
+  }
+
   close(): void {
     this.data.flush();
     this.data.close();
     this.recordFile.close();
+  }
+
+  /** The file for reading, once it is closed: other tabs may open it meanwhile. */
+  blob(): Promise<Blob> {
+    return this.file.getFile();
   }
 }

@@ -188,7 +188,7 @@ export interface Result {
 
 /** How far a load is. */
 export interface Progress {
-  /** What is going on. */
+  /** What is going on: 'read' is about what earlier loads kept, 'upload' about bytes on their way to the GPU. */
   phase: 'download' | 'read' | 'upload' | 'ready';
   /** The file at hand, where there is one. */
   file: string;

@@ -1,11 +1,11 @@
 // The worker: owns the engine, takes one request at a time, and streams what happens.
 
 import { RemaskError, makeError, type ErrorKind } from './errors.js';
-import { fetchModel } from './fetch-model.js';
+import { fetchModel, forgetFile, type Fetched } from './fetch-model.js';
 import type { CoreResult, FromWorker, Source, StepArrays, ToWorker } from './protocol.js';
 import { Store } from './store.js';
 import type { EngineInfo, LoadOptions } from './types.js';
-import init, { Device, Engine, Files } from './wasm/remask_web.js';
+import init, { Device, Engine } from './wasm/remask_web.js';
 
 const scope = self as unknown as {
   postMessage(message: FromWorker, transfer?: Transferable[]): void;
@@ -16,6 +16,8 @@ const scope = self as unknown as {
 const started = init();
 let engine: Engine | null = null;
 let wasmBytes = () => 0;
+/** Names of files whose bytes go to the device. */
+const WEIGHTS = /\.(safetensors|gguf)$/i;
 
 /** Requests under way or waiting, and how to end them. */
 const running = new Map<number, AbortController>();
@@ -115,29 +117,7 @@ async function load(
   const name = await adapterName(power);
   const module = await started;
   wasmBytes = () => module.memory.buffer.byteLength;
-  // The device opens while the files are on their way.
-  const opening = Device.open(power ?? '', options.device?.limits ?? 'adapter');
-  opening.catch(() => {});
-  const files = new Files();
-  const fetched = await fetchModel(
-    source,
-    files,
-    options.cache ?? true,
-    signal,
-    (progress) => scope.postMessage({ id, type: 'progress', progress }),
-    // Kernels compile while weights arrive. What goes wrong here goes wrong again when the model is loaded.
-    async (config, head) => {
-      await opening.then((device) => device.prepare(config, head, options.weights ?? '')).catch(() => {});
-    },
-  );
-  const total = files.weight_bytes();
-  const upload = (bytes: number) =>
-    scope.postMessage({
-      id,
-      type: 'progress',
-      progress: { phase: 'upload', file: '', loaded: bytes, total: Math.max(total, bytes), fromCache: 0 },
-    });
-  const made = await Engine.load(await opening, files, fetched.origin, options.weights ?? '', upload);
+  const { made, fetched } = await loadOnce(id, source, options, signal, true);
   if (signal.aborted) {
     made.free();
     signal.throwIfAborted();
@@ -152,6 +132,49 @@ async function load(
   };
   info.device.name ||= name;
   scope.postMessage({ id, type: 'loaded', info, wasmBytes: wasmBytes() });
+}
+
+/** Fetches the files and loads them. A kept file that turns out to have changed is fetched `again`. */
+async function loadOnce(
+  id: number,
+  source: Source,
+  options: Pick<LoadOptions, 'device' | 'weights' | 'cache'>,
+  signal: AbortSignal,
+  again: boolean,
+): Promise<{ made: Engine; fetched: Fetched }> {
+  const weights = options.weights ?? '';
+  // The device opens while the files are on their way.
+  const opening = Device.open(options.device?.powerPreference ?? '', options.device?.limits ?? 'adapter');
+  opening.catch(() => {});
+  const fetched = await fetchModel(
+    source,
+    options.cache ?? true,
+    signal,
+    (progress) => scope.postMessage({ id, type: 'progress', progress }),
+    // Kernels compile while weights arrive. What goes wrong here goes wrong again when the model is loaded.
+    async (config, head) => {
+      await opening.then((device) => device.prepare(config, head, weights)).catch(() => {});
+    },
+  );
+  const total = fetched.files.reduce((sum, { name, size }) => sum + (WEIGHTS.test(name) ? size : 0), 0);
+  const upload = (bytes: number) => {
+    const progress = { phase: 'upload', file: '', loaded: bytes, total: Math.max(total, bytes), fromCache: 0 } as const;
+    scope.postMessage({ id, type: 'progress', progress });
+  };
+  const loading = Engine.load(await opening, fetched.files, fetched.origin, weights, upload);
+  // Whatever went wrong with files that have changed went wrong because of that.
+  const settled = await loading.then((made) => ({ made }), (error: unknown) => ({ error }));
+  let changed = false;
+  for (const file of fetched.files) {
+    if (signal.aborted || !(await file.changed())) continue;
+    changed = true;
+    await forgetFile(source, file.name);
+  }
+  fetched.files.forEach((file) => file.loaded());
+  if (!changed && 'made' in settled) return { made: settled.made, fetched };
+  if ('made' in settled) settled.made.free();
+  if (changed && again) return loadOnce(id, source, options, signal, false);
+  throw 'error' in settled ? settled.error : makeError('download', 'a kept file changed on the disk, and once more after it was fetched again');
 }
 
 async function generate(id: number, prompt: string, settings: string, signal: AbortSignal): Promise<void> {

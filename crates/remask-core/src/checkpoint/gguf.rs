@@ -3,10 +3,11 @@
 //! Everything is checked against the bytes that are there before it is believed: no count, length, offset
 //! or shape of a broken file leads to more than an error that names the file and the key or tensor.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::{BlockType, DType};
+use super::{BlockType, Bytes, DType};
 use crate::error::{Error, Result};
 
 /// How every GGUF file begins.
@@ -142,12 +143,18 @@ pub(super) struct GgufTensor {
     pub(super) blocks: Option<BlockType>,
     /// Outermost dimension first, as everywhere else: GGUF lists the innermost first.
     pub(super) shape: Vec<usize>,
-    pub(super) bytes: Range<usize>,
+    pub(super) bytes: Range<u64>,
+}
+
+/// Whether a file begins as every GGUF file does.
+#[must_use]
+pub fn is_gguf(bytes: &Bytes) -> bool {
+    bytes.read(0..MAGIC.len() as u64).is_ok_and(|first| *first == MAGIC[..])
 }
 
 /// Reads metadata and tensor descriptions.
-pub(super) fn read(file: &str, bytes: &[u8]) -> Result<(Metadata, Vec<GgufTensor>)> {
-    let mut reader = Reader { bytes, at: 0 };
+pub(super) fn read(file: &str, bytes: &Bytes) -> Result<(Metadata, Vec<GgufTensor>)> {
+    let mut reader = Reader { bytes, at: 0, window: Cow::Borrowed(&[]), start: 0 };
     let broken = |problem: String| Error::Checkpoint { file: file.to_owned(), problem };
     let (counts, values) = metadata(&mut reader).map_err(broken)?;
     let metadata = Metadata { file: file.to_owned(), values };
@@ -159,7 +166,8 @@ pub(super) fn read(file: &str, bytes: &[u8]) -> Result<(Metadata, Vec<GgufTensor
     for index in 0..counts.tensors {
         found.push(description(&mut reader).map_err(|e| broken(format!("tensor {index} of {}: {e}", counts.tensors)))?);
     }
-    let data = reader.at.checked_next_multiple_of(alignment).unwrap_or(usize::MAX);
+    let alignment = alignment as u64;
+    let data = reader.at.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
     let place = |d: Description| {
         let name = d.name.clone();
         d.placed(data, alignment, bytes.len()).map_err(|problem| Error::tensor(file, &name, problem))
@@ -215,7 +223,7 @@ fn description(reader: &mut Reader<'_>) -> Result<Description, String> {
 
 impl Description {
     /// The tensor in a file of `size` bytes whose data begins at byte `data`.
-    fn placed(self, data: usize, alignment: usize, size: usize) -> Result<GgufTensor, String> {
+    fn placed(self, data: u64, alignment: u64, size: u64) -> Result<GgufTensor, String> {
         // (type, blocks, weights and bytes of what cannot be divided)
         let (dtype, blocks, weights, bytes) = match (self.number, BlockType::of_number(self.number)) {
             (0, _) => (DType::F32, None, 1, 4),
@@ -229,16 +237,15 @@ impl Description {
             }
         };
         let shape = self.dimensions.iter().rev().map(|d| usize::try_from(*d).ok()).collect::<Option<Vec<_>>>();
-        let elements = |s: &Vec<usize>| s.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
         let too_large = || format!("its shape {:?} is too large", self.dimensions);
         let shape = shape.ok_or_else(too_large)?;
-        let elements = elements(&shape).ok_or_else(too_large)?;
+        let elements = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64)).ok_or_else(too_large)?;
         let width = shape.last().copied().unwrap_or(1);
         if !width.is_multiple_of(weights) {
             return Err(format!("rows of {width} weights are no whole number of blocks of {weights}"));
         }
-        let length = (elements / weights).checked_mul(bytes).ok_or_else(too_large)?;
-        let begin = usize::try_from(self.offset).ok().and_then(|offset| offset.checked_add(data));
+        let length = (elements / weights as u64).checked_mul(bytes as u64).ok_or_else(too_large)?;
+        let begin = self.offset.checked_add(data);
         let end = begin.and_then(|begin| begin.checked_add(length));
         let place = begin.zip(end).filter(|(_, end)| *end <= size);
         let Some((begin, end)) = place else {
@@ -247,7 +254,7 @@ impl Description {
                 "its {length} bytes at offset {offset} exceed the file's {size}; truncated, download it again"
             ));
         };
-        if !self.offset.is_multiple_of(alignment as u64) {
+        if !self.offset.is_multiple_of(alignment) {
             return Err(format!("its offset {} is no multiple of {alignment}", self.offset));
         }
         Ok(GgufTensor { name: self.name, dtype, blocks, shape, bytes: begin..end })
@@ -257,19 +264,29 @@ impl Description {
 /// Lists of lists are read to this depth; no file is known to have any.
 const MOST_NESTED: u32 = 4;
 
+/// Bytes of metadata that are read at a time.
+const WINDOW: u64 = 1 << 20;
+
 struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+    bytes: &'a Bytes,
+    at: u64,
+    /// What was read last, from byte `start` on.
+    window: Cow<'a, [u8]>,
+    start: u64,
 }
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: u64) -> Result<&'a [u8], String> {
-        let rest = &self.bytes[self.at..];
-        let taken = usize::try_from(count).ok().and_then(|count| rest.get(..count)).ok_or_else(|| {
-            format!("cut off: {count} bytes wanted at byte {}, the file has {}", self.at, self.bytes.len())
-        })?;
-        self.at += taken.len();
-        Ok(taken)
+impl Reader<'_> {
+    fn take(&mut self, count: u64) -> Result<&[u8], String> {
+        let (at, size) = (self.at, self.bytes.len());
+        let end = at.checked_add(count).filter(|end| *end <= size);
+        let end = end.ok_or_else(|| format!("cut off: {count} bytes wanted at byte {at}, the file has {size}"))?;
+        if end > self.start + self.window.len() as u64 {
+            let read = self.bytes.read(at..end.max(size.min(at + WINDOW)));
+            self.window = read.map_err(|e| format!("cannot be read at byte {at}: {e}"))?;
+            self.start = at;
+        }
+        self.at = end;
+        Ok(&self.window[(at - self.start) as usize..(end - self.start) as usize])
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {

@@ -99,7 +99,7 @@ impl std::str::FromStr for WeightFormat {
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {
     view: TensorView<'a>,
-    scales: Option<&'a [u8]>,
+    scales: Option<TensorView<'a>>,
     /// Format in the checkpoint.
     pub format: WeightFormat,
     /// Output features.
@@ -140,7 +140,7 @@ impl<'a> Matrix<'a> {
                     let problem = format!("scales are {}, must be F16", scales.dtype);
                     return Err(Error::tensor(scales.file, scales.name, problem));
                 }
-                (if nibbles { WeightFormat::Q4 } else { WeightFormat::Q8 }, Some(scales.bytes))
+                (if nibbles { WeightFormat::Q4 } else { WeightFormat::Q8 }, Some(scales))
             }
             other => {
                 let problem = format!("is {other}; weights must be F32, F16, BF16, or I8 or U8 in blocks of {BLOCK}");
@@ -157,40 +157,46 @@ impl<'a> Matrix<'a> {
     }
 
     /// The stored bytes of `rows`, in order.
-    fn slice(&self, rows: &Range<usize>) -> Cow<'a, [u8]> {
-        let per_row = self.view.bytes.len() / self.rows.max(1);
-        let bytes = self.view.bytes;
-        let Some(head) = self.view.paired else {
-            return Cow::Borrowed(&bytes[rows.start * per_row..rows.end * per_row]);
+    fn slice(&self, rows: &Range<usize>) -> Result<Cow<'a, [u8]>> {
+        let per_row = self.view.len() / self.rows.max(1) as u64;
+        let read = |from: usize, to: usize| self.view.read(from as u64 * per_row..to as u64 * per_row);
+        let Some(head) = self.view.paired.filter(|_| !rows.is_empty()) else {
+            return read(rows.start, rows.end);
         };
+        // Whole heads, whose rows lie in another order.
+        let from = rows.start - rows.start % head;
+        let heads = read(from, self.rows.min(rows.end.next_multiple_of(head)))?;
+        let per_row = per_row as usize;
         let mut ordered = Vec::with_capacity(rows.len() * per_row);
         for row in rows.clone() {
             let (first, i) = (row - row % head, row % head);
             // Row i or i + half is one of pair i.
             let stored = first + i % (head / 2) * 2 + i / (head / 2);
-            ordered.extend_from_slice(&bytes[stored * per_row..][..per_row]);
+            ordered.extend_from_slice(&heads[(stored - from) * per_row..][..per_row]);
         }
-        Cow::Owned(ordered)
+        Ok(Cow::Owned(ordered))
     }
 
-    fn scale_slice(&self, rows: &Range<usize>) -> &'a [u8] {
-        let per_row = self.cols / BLOCK * 2;
-        self.scales.map_or(&[], |s| &s[rows.start * per_row..rows.end * per_row])
+    fn scale_slice(&self, rows: &Range<usize>) -> Result<Cow<'a, [u8]>> {
+        let per_row = (self.cols / BLOCK * 2) as u64;
+        let read = |scales: TensorView<'a>| scales.read(rows.start as u64 * per_row..rows.end as u64 * per_row);
+        self.scales.map_or(Ok(Cow::Borrowed(&[][..])), read)
     }
 
     /// `rows` of this matrix in `format`, without a copy where the checkpoint holds that format.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where `format` cannot hold a weight: bf16 and f32 hold them all.
+    /// [`Error::Tensor`] where `format` cannot hold a weight: bf16 and f32 hold them all; [`Error::Io`] where the
+    /// file cannot be read.
     pub fn encode(&self, rows: Range<usize>, format: WeightFormat) -> Result<Encoded<'a>> {
         if let Some(blocks) = self.view.blocks {
             if format == self.format && blocks.is_exact() {
-                let (values, scales) = blocks.split(&self.slice(&rows));
+                let (values, scales) = blocks.split(&self.slice(&rows)?);
                 return Ok(Encoded { values: Cow::Owned(values), scales: Some(Cow::Owned(scales)) });
             }
         } else if format == self.format {
-            let scales = (format.scale_bytes(self.cols) > 0).then(|| Cow::Borrowed(self.scale_slice(&rows)));
-            return Ok(Encoded { values: self.slice(&rows), scales });
+            let scales = (format.scale_bytes(self.cols) > 0).then(|| self.scale_slice(&rows)).transpose()?;
+            return Ok(Encoded { values: self.slice(&rows)?, scales });
         }
         let refused = |v: Option<&f32>| {
             let v = v.copied().unwrap_or(f32::NAN);
@@ -198,10 +204,10 @@ impl<'a> Matrix<'a> {
             Error::tensor(self.view.file, self.view.name, problem)
         };
         if format == WeightFormat::F16 && self.format != WeightFormat::Q8 && self.format != WeightFormat::Q4 {
-            let values = narrow(self.view.dtype, &self.slice(&rows)).map_err(|v| refused(Some(&v)))?;
+            let values = narrow(self.view.dtype, &self.slice(&rows)?).map_err(|v| refused(Some(&v)))?;
             return Ok(Encoded { values: Cow::Owned(values), scales: None });
         }
-        let values = self.to_f32(rows);
+        let values = self.to_f32(rows)?;
         let (values, scales) = match format {
             WeightFormat::F32 => (bytemuck::cast_slice(&values).to_vec(), None),
             WeightFormat::Bf16 => (values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(), None),
@@ -232,21 +238,25 @@ impl<'a> Matrix<'a> {
     }
 
     /// What would be lost if `rows` were kept as f16, for a matrix that is stored in bf16.
-    #[must_use]
-    pub fn half_loss(&self, rows: Range<usize>) -> HalfLoss {
-        if self.format == WeightFormat::Bf16 { HalfLoss::of(&self.slice(&rows)) } else { HalfLoss::default() }
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be read.
+    pub fn half_loss(&self, rows: Range<usize>) -> Result<HalfLoss> {
+        if self.format == WeightFormat::Bf16 { Ok(HalfLoss::of(&self.slice(&rows)?)) } else { Ok(HalfLoss::default()) }
     }
 
     /// `rows` of this matrix as float32.
-    #[must_use]
-    pub fn to_f32(&self, rows: Range<usize>) -> Vec<f32> {
-        let bytes = self.slice(&rows);
-        match (self.view.blocks, self.format) {
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be read.
+    pub fn to_f32(&self, rows: Range<usize>) -> Result<Vec<f32>> {
+        let bytes = self.slice(&rows)?;
+        Ok(match (self.view.blocks, self.format) {
             (Some(blocks), _) => blocks.dequantize(&bytes),
-            (_, WeightFormat::Q8) => quantize::dequantize_q8(&bytes, self.scale_slice(&rows)),
-            (_, WeightFormat::Q4) => quantize::dequantize_q4(&bytes, self.scale_slice(&rows)),
+            (_, WeightFormat::Q8) => quantize::dequantize_q8(&bytes, &self.scale_slice(&rows)?),
+            (_, WeightFormat::Q4) => quantize::dequantize_q4(&bytes, &self.scale_slice(&rows)?),
             _ => floats(self.view.dtype, &bytes),
-        }
+        })
     }
 
     /// The GGUF type of blocks that become other blocks in `format`, where that is not exact.
@@ -272,7 +282,7 @@ impl<'a> Matrix<'a> {
         };
         let square = |v: f32| f64::from(v) * f64::from(v);
         let sums = self
-            .to_f32(rows)
+            .to_f32(rows)?
             .iter()
             .zip(kept)
             .fold([0.0; 2], |[lost, all], (w, k)| [lost + square(w - k), all + square(*w)]);
@@ -335,33 +345,57 @@ impl Checkpoint {
     /// The vector called `name` with `len` elements, as float32.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where it is missing, of another length or holds no floats.
+    /// [`Error::Tensor`] where it is missing, of another length or holds no floats; [`Error::Io`] where the file
+    /// cannot be read.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        self.check_vector(name, len)?.to_f32()
+    }
+
+    /// The vector called `name`, before its elements are read.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where it is missing, of another length or holds no floats.
+    pub fn check_vector(&self, name: &str, len: usize) -> Result<TensorView<'_>> {
         let view = self.tensor(name, &[len])?;
-        view.to_f32()
+        view.check_floats()?;
+        Ok(view)
     }
 }
 
+/// Bytes that are looked at at a time, a multiple of every element's.
+const LOOK: u64 = 1 << 20;
+
 impl TensorView<'_> {
-    /// The elements as float32.
-    ///
-    /// # Errors
-    /// [`Error::Tensor`] where they are no F32, F16 or BF16.
-    pub fn to_f32(&self) -> Result<Vec<f32>> {
+    fn check_floats(&self) -> Result<()> {
         if !matches!(self.dtype, DType::F32 | DType::F16 | DType::BF16) {
             let problem = format!("is {}; expected F32, F16 or BF16", self.type_name());
             return Err(Error::tensor(self.file, self.name, problem));
         }
-        Ok(floats(self.dtype, self.bytes))
+        Ok(())
+    }
+
+    /// The elements as float32.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where they are no F32, F16 or BF16; [`Error::Io`] where the file cannot be read.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        self.check_floats()?;
+        Ok(floats(self.dtype, &self.bytes()?))
     }
 
     /// Whether a float tensor holds a NaN or an infinity; false for other types.
-    #[must_use]
-    pub fn has_non_finite(&self) -> bool {
-        let finite = |values: Vec<f32>| values.iter().all(|v| v.is_finite());
-        !match self.blocks {
-            Some(blocks) => self.bytes.chunks(blocks.bytes() << 12).all(|b| finite(blocks.dequantize(b))),
-            None => finite(floats(self.dtype, self.bytes)),
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be read.
+    pub fn has_non_finite(&self) -> Result<bool> {
+        let step = self.blocks.map_or(LOOK, |blocks| (LOOK >> 8) * blocks.bytes() as u64);
+        for start in (0..self.len()).step_by(step as usize) {
+            let bytes = self.read(start..self.len().min(start + step))?;
+            let values = self.blocks.map_or_else(|| floats(self.dtype, &bytes), |blocks| blocks.dequantize(&bytes));
+            if values.iter().any(|v| !v.is_finite()) {
+                return Ok(true);
+            }
         }
+        Ok(false)
     }
 }

@@ -1,5 +1,6 @@
-//! Checkpoints as named tensors: one safetensors file, shards with an index, or a GGUF file,
-//! memory-mapped.
+//! Checkpoints as named tensors: one safetensors file, shards with an index, or a GGUF file. Headers are read
+//! when a checkpoint is opened, tensors when they are wanted, as many rows at a time as are wanted: from a
+//! memory-mapped file natively, and piece by piece in a browser.
 
 mod blocks;
 pub mod gguf;
@@ -7,11 +8,12 @@ mod half_loss;
 mod matrix;
 mod storage;
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use safetensors::tensor::TensorInfo;
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -21,7 +23,7 @@ pub use blocks::BlockType;
 pub use half_loss::HalfLoss;
 pub use matrix::{Encoded, Matrix, WeightFormat};
 pub use safetensors::Dtype as DType;
-pub use storage::Bytes;
+pub use storage::{Bytes, Pieces, ReadAt};
 
 /// Name of the index of a sharded checkpoint.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -34,7 +36,7 @@ struct Entry {
     file: usize,
     dtype: DType,
     shape: Vec<usize>,
-    bytes: Range<usize>,
+    bytes: Range<u64>,
     blocks: Option<BlockType>,
     /// Rows of each head lie in pairs (2i, 2i + 1) that belong at (i, i + half): size of a head.
     paired: Option<usize>,
@@ -52,7 +54,7 @@ pub struct Checkpoint {
     metadata: HashMap<String, String>,
 }
 
-/// One tensor's type, shape and bytes (row-major, little-endian, possibly unaligned).
+/// One tensor's type and shape, and where its bytes are (row-major, little-endian, possibly unaligned).
 #[derive(Debug, Clone, Copy)]
 pub struct TensorView<'a> {
     /// Full name.
@@ -63,16 +65,41 @@ pub struct TensorView<'a> {
     pub dtype: DType,
     /// Dimensions, outermost first.
     pub shape: &'a [usize],
-    /// The data.
-    pub bytes: &'a [u8],
-    /// Quantised blocks of GGUF, which are the bytes then; `dtype` is U8.
+    source: &'a Bytes,
+    start: u64,
+    end: u64,
+    /// Quantised blocks of GGUF, which its bytes are then; `dtype` is U8.
     pub blocks: Option<BlockType>,
     /// For rotated matrices of GGUF: rows of each head of this size lie in pairs (2i, 2i + 1), which belong
     /// at (i, i + half).
     pub paired: Option<usize>,
 }
 
-impl TensorView<'_> {
+#[allow(clippy::len_without_is_empty)]
+impl<'a> TensorView<'a> {
+    /// Its bytes in the file.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.end - self.start
+    }
+
+    /// Bytes `range` of it, without a copy where they are in memory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be read.
+    pub fn read(&self, range: Range<u64>) -> Result<Cow<'a, [u8]>> {
+        let bytes = self.source.read(self.start + range.start..self.start + range.end);
+        bytes.map_err(Error::io("read", self.file))
+    }
+
+    /// All of its bytes, without a copy where they are in memory.
+    ///
+    /// # Errors
+    /// As [`TensorView::read`].
+    pub fn bytes(&self) -> Result<Cow<'a, [u8]>> {
+        self.read(0..self.len())
+    }
+
     /// Name of the element type, e.g. `F16` or `Q4_K`.
     #[must_use]
     pub fn type_name(&self) -> String {
@@ -166,7 +193,7 @@ impl Checkpoint {
 
     fn add(&mut self, name: &str, bytes: Bytes) -> Result<()> {
         let broken = |problem| Error::Checkpoint { file: name.to_owned(), problem };
-        let header = read_header(&bytes).map_err(broken)?;
+        let header = read_header(name, &bytes)?;
         let file = self.files.len();
         for (tensor, TensorInfo { dtype, shape, data_offsets: (begin, end) }) in header.tensors {
             let bytes = header.data_start + begin..header.data_start + end;
@@ -194,7 +221,7 @@ impl Checkpoint {
     /// Bytes of all files together.
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
-        self.files.iter().map(|f| f.bytes.len() as u64).sum()
+        self.files.iter().map(|f| f.bytes.len()).sum()
     }
 
     /// Every tensor, by name.
@@ -209,7 +236,9 @@ impl Checkpoint {
             file: &file.name,
             dtype: entry.dtype,
             shape: &entry.shape,
-            bytes: &file.bytes[entry.bytes.clone()],
+            source: &file.bytes,
+            start: entry.bytes.start,
+            end: entry.bytes.end,
             blocks: entry.blocks,
             paired: entry.paired,
         }
@@ -301,27 +330,47 @@ pub fn format_of_head(first: &[u8]) -> Option<WeightFormat> {
 /// Bytes of the longest header that the safetensors format allows.
 const HEADER_LIMIT: u64 = 100_000_000;
 
+/// A tensor as a header describes it. Offsets of a large file do not fit into the `usize` of a browser, which
+/// is what the safetensors crate has here.
+#[derive(Deserialize)]
+struct TensorInfo {
+    dtype: DType,
+    shape: Vec<usize>,
+    data_offsets: (u64, u64),
+}
+
 /// A container's header: its free-form pairs, and its tensors in the order of their bytes.
 struct Header {
-    data_start: usize,
+    data_start: u64,
     metadata: HashMap<String, String>,
     tensors: Vec<(String, TensorInfo)>,
 }
 
-/// Reads a header and checks that its tensors cover the data exactly, as the format demands. The
-/// safetensors crate checks the same, but names no tensor.
-fn read_header(bytes: &[u8]) -> Result<Header, String> {
+/// Reads the header of a container called `file`.
+fn read_header(file: &str, bytes: &Bytes) -> Result<Header> {
+    let broken = |problem| Error::Checkpoint { file: file.to_owned(), problem };
+    let read = |range| bytes.read(range).map_err(Error::io("read", file));
     let size = bytes.len();
-    let length = bytes.first_chunk().map(|b| u64::from_le_bytes(*b));
-    let length =
-        length.ok_or_else(|| format!("{size} bytes is too short for a safetensors file; download it again"))?;
-    if length > HEADER_LIMIT {
-        return Err(format!("the header claims {length} bytes, more than {HEADER_LIMIT}; not a safetensors file?"));
+    if size < 8 {
+        return Err(broken(format!("{size} bytes is too short for a safetensors file; download it again")));
     }
-    let data_start = 8 + length as usize;
-    let text = bytes.get(8..data_start).ok_or_else(|| {
-        format!("the header claims {length} bytes but the file has {size}; truncated, or not a safetensors file")
-    })?;
+    let length = read(0..8)?.first_chunk().map_or(u64::MAX, |b| u64::from_le_bytes(*b));
+    if length > HEADER_LIMIT {
+        let problem = format!("the header claims {length} bytes, more than {HEADER_LIMIT}; not a safetensors file?");
+        return Err(broken(problem));
+    }
+    let data_start = 8 + length;
+    if data_start > size {
+        return Err(broken(format!(
+            "the header claims {length} bytes but the file has {size}; truncated, or not a safetensors file"
+        )));
+    }
+    parse_header(&read(8..data_start)?, data_start, size - data_start).map_err(broken)
+}
+
+/// Parses a header and checks that its tensors cover the `data` bytes behind it exactly, as the format demands.
+/// The safetensors crate checks the same, but names no tensor.
+fn parse_header(text: &[u8], data_start: u64, data: u64) -> Result<Header, String> {
     let mut entries: BTreeMap<String, Value> =
         serde_json::from_slice(text).map_err(|e| format!("the header is not valid JSON: {e}"))?;
     let metadata = entries.remove("__metadata__").unwrap_or_default();
@@ -333,7 +382,7 @@ fn read_header(bytes: &[u8]) -> Result<Header, String> {
     let mut tensors = entries.into_iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     tensors.sort_by_key(|(_, info)| info.data_offsets);
 
-    let (data, mut covered) = (size - data_start, 0);
+    let mut covered = 0;
     for (name, TensorInfo { dtype, shape, data_offsets: (begin, end) }) in &tensors {
         let broken = |problem: String| Err(format!("tensor {name}: its offsets {begin}..{end} {problem}"));
         match begin.cmp(&covered) {
@@ -345,8 +394,8 @@ fn read_header(bytes: &[u8]) -> Result<Header, String> {
             Ordering::Greater => return broken(format!("leave a gap after byte {covered}")),
             Ordering::Equal => covered = *end,
         }
-        let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
-        let bits = elements.and_then(|n| n.checked_mul(dtype.bitsize()));
+        let elements = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64));
+        let bits = elements.and_then(|n| n.checked_mul(dtype.bitsize() as u64));
         if bits != (end - begin).checked_mul(8) {
             return broken(format!("give {} bytes to shape {shape:?} of {dtype}", end - begin));
         }

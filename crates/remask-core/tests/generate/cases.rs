@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use remask_core::{Acceptance, AdaptiveSteps, DecodeOptions, Order, Revision};
+use remask_core::{Acceptance, AdaptiveSteps, DecodeOptions, Order, Revision, Trial};
 
 use super::fake::*;
 
@@ -108,4 +108,16 @@ fn requests_that_cannot_be_run_are_refused_before_anything_is_made() {
     let few = DecodeOptions { steps: 1, block_length: 4, ..good };
     let done = run(&mut Fake::new(0), &[1], &few, &mut go_on).unwrap();
     assert!(done.forward_passes == 2 && done.notes[0].contains("raised to 2"), "{:?}", done.notes);
+}
+
+#[test]
+fn a_trial_that_fails_keeps_no_store() {
+    let mut backend = Fake { fails_after: Some(0), edits: true, ..Fake::new(1) };
+    assert!(pollster::block_on(Trial::new(&mut backend, HEAD, 2, 8)).is_err());
+    assert_eq!((backend.made, backend.stores.len()), (1, 0));
+    let mut backend = Fake { edits: true, ..Fake::new(1) };
+    let trial = pollster::block_on(Trial::new(&mut backend, HEAD, 2, 8)).unwrap();
+    assert_eq!((trial.rows(), backend.stores.len()), (2, 1));
+    trial.end(&mut backend);
+    assert!(backend.stores.is_empty());
 }
