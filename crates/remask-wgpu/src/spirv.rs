@@ -54,8 +54,7 @@ pub fn rolled(source: &str) -> Result<Module, String> {
         use_storage_input_output_16: false,
         ..Default::default()
     };
-    let main =
-        spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: entry.name.clone() };
+    let main = spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: entry.name.clone() };
     let mut words = spv::write_vec(&module, &info, &options, Some(&main)).map_err(|e| e.to_string())?;
     let mut at = HEADER;
     while let Some(first) = words.get(at).copied() {

@@ -47,5 +47,9 @@ pub fn spec(head_dim: u32, rows: u32, half: bool) -> KernelSpec {
     if half {
         defines.push(("HALF", Define::Flag));
     }
-    KernelSpec { shader: "attention_matrix", defines, extensions: vec![Extension::F16, Extension::Subgroups, Extension::Matrix] }
+    KernelSpec {
+        shader: "attention_matrix",
+        defines,
+        extensions: vec![Extension::F16, Extension::Subgroups, Extension::Matrix],
+    }
 }

@@ -103,7 +103,9 @@ impl MatrixTile {
         let possible = [1, 2, 4, 8].into_iter().filter(|s| *s <= most && (cols / s).is_multiple_of(128));
         tile.splits = match m {
             // What is read counts: enough workgroups to ask for it all the time.
-            16 | 32 => possible.clone().find(|s| workgroups * s >= at_a_time(m)).or_else(|| possible.clone().next_back()),
+            16 | 32 => {
+                possible.clone().find(|s| workgroups * s >= at_a_time(m)).or_else(|| possible.clone().next_back())
+            }
             // What is computed counts: no multiprocessor idle while others have a turn left.
             _ => possible.min_by(|a, b| turns(*a).total_cmp(&turns(*b))),
         }
