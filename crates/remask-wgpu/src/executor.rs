@@ -1,6 +1,8 @@
 //! The [`Backend`] on wgpu: a model's weights, its key/value arena and the passes recorded so far.
 
 #[cfg(not(target_arch = "wasm32"))]
+#[cfg(test)]
+mod tests;
 mod tune;
 
 use std::collections::HashMap;
@@ -244,6 +246,12 @@ impl WgpuBackend {
     }
 
     async fn record(&mut self, sizes: PassSizes, answer: Answer) -> Result<Recording, BackendError> {
+        let (plan, recorder) = self.plan(sizes);
+        plan.record(recorder, answer).await
+    }
+
+    /// What the dispatches of a pass work on, and where they are recorded.
+    fn plan(&mut self, sizes: PassSizes) -> (PassPlan<'_>, Recorder<'_>) {
         let plan = PassPlan {
             architecture: &self.architecture,
             weights: &self.weights,
@@ -254,7 +262,7 @@ impl WgpuBackend {
             suppressed: &self.suppressed,
             sizes,
         };
-        plan.record(Recorder::new(&mut self.gpu, &mut self.uniforms, &mut self.groups), answer).await
+        (plan, Recorder::new(&mut self.gpu, &mut self.uniforms, &mut self.groups))
     }
 
     /// Makes everything ready for a pass, with other kernels where some turn out not to compile. Returns
@@ -498,66 +506,5 @@ impl Backend for WgpuBackend {
             let bytes = self.run(pass, Answer::Logits).await?;
             Ok(bytemuck::pod_collect_to_vec(&bytes))
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use remask_core::families::parse_config;
-    use remask_core::{Select, Trial};
-
-    use super::*;
-    use crate::gpu::LimitChoice;
-
-    #[test]
-    fn kernels_of_the_first_passes_are_foreseen() {
-        let config = r#"{"architectures": ["LLaDAModelLM"], "d_model": 64, "n_layers": 2, "n_heads": 4,
-            "mlp_hidden_size": 64, "vocab_size": 256, "max_sequence_length": 128, "rope_theta": 10000.0,
-            "rms_norm_eps": 1e-5, "weight_tying": false, "mask_token_id": 255, "eos_token_id": 254}"#;
-        let (_, a) = parse_config("config.json", config).unwrap();
-        let mut gpu = pollster::block_on(Gpu::open(None, LimitChoice::WebGpuDefault)).unwrap();
-        pollster::block_on(WgpuBackend::foresee(&mut gpu, &a, WeightFormat::Q8)).unwrap();
-        let foreseen: HashSet<_> = gpu.begun.keys().cloned().collect();
-        assert!(foreseen.len() >= 6, "{}", foreseen.len());
-        let mut backend = pollster::block_on(WgpuBackend::random(gpu, a, WeightFormat::Q8)).unwrap();
-        for (rows, selected) in FIRST_PASSES {
-            let trial = pollster::block_on(Trial::new(&mut backend, 256, rows, rows)).unwrap();
-            let select: Vec<_> = (0..selected as usize).map(Select::plain).collect();
-            let pass = Pass { select: &select, ..trial.pass() };
-            assert_eq!(pollster::block_on(backend.forward(&pass)).unwrap().len(), selected as usize);
-        }
-        let compiled: HashSet<_> = backend.gpu.kernels.keys().cloned().collect();
-        let missed: Vec<_> = compiled.difference(&foreseen).map(crate::wgsl::KernelSpec::label).collect();
-        assert_eq!(missed, [""; 0], "compiled without having been foreseen");
-        assert!(backend.gpu.begun.is_empty(), "foreseen and not used: {}", backend.gpu.begun.len());
-    }
-
-    #[test]
-    fn stores_keep_their_contents_in_float32() {
-        let config = r#"{"architectures": ["LLaDAModelLM"], "d_model": 64, "n_layers": 2, "n_heads": 4,
-            "mlp_hidden_size": 64, "vocab_size": 64, "max_sequence_length": 64, "rope_theta": 10000.0,
-            "rms_norm_eps": 1e-5, "weight_tying": true, "mask_token_id": 63, "eos_token_id": 62}"#;
-        let (_, a) = parse_config("config.json", config).unwrap();
-        let gpu = pollster::block_on(Gpu::open(None, LimitChoice::Adapter)).unwrap();
-        let mut backend = pollster::block_on(WgpuBackend::random(gpu, a, WeightFormat::F16)).unwrap();
-        backend.arithmetic = Arithmetic::Half;
-        backend.create_store(8).unwrap();
-        pollster::block_on(backend.reserve(1)).unwrap();
-        let stored: Vec<_> = (0..512u16).map(|i| half::f16::from_f32(f32::from(i) / 7.0 - 20.0)).collect();
-        let values = backend.arena[1][1].clone();
-        backend.gpu.queue.write_buffer(&values, 0, bytemuck::cast_slice(&stored));
-        pollster::block_on(backend.widen()).unwrap();
-
-        assert_eq!(backend.arena[1][1].size(), values.size() * 2);
-        let staging = backend.gpu.buffer("staging", 2048, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
-        let staging = pollster::block_on(staging).unwrap();
-        let mut encoder = backend.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.copy_buffer_to_buffer(&backend.arena[1][1], 0, &staging, 0, 2048);
-        backend.gpu.queue.submit([encoder.finish()]);
-        let wide: Vec<f32> =
-            bytemuck::pod_collect_to_vec(&pollster::block_on(backend.gpu.map(&staging, 2048)).unwrap());
-        assert_eq!(wide, stored.iter().map(|h| h.to_f32()).collect::<Vec<_>>());
     }
 }

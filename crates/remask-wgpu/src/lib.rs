@@ -8,6 +8,7 @@
 pub mod activations;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod cache;
+mod compile;
 pub mod executor;
 pub mod gpu;
 pub mod kernels;
@@ -25,6 +26,7 @@ pub mod wgsl;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use cache::{CACHE_VARIABLE, cache_folder};
+pub use compile::Kernel;
 pub use executor::WgpuBackend;
 pub use gpu::{Gpu, LimitChoice};
 pub use profile::{ADAPTER_VARIABLE, AdapterProfile, adapters, choose_adapter};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use remask_core::BackendError;
 
-use crate::gpu::{Gpu, Kernel};
+use crate::compile::Kernel;
+use crate::gpu::Gpu;
 use crate::uniforms::Uniforms;
 use crate::wgsl::KernelSpec;
 

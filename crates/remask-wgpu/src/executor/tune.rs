@@ -7,8 +7,8 @@ use remask_core::BackendError;
 use super::WgpuBackend;
 use crate::kernels::gemm::End;
 use crate::kernels::linear::{Portable, Shape, Strategy};
-use crate::pass::{Over, PassPlan, Product, Splits};
-use crate::recording::{Recorder, Recording};
+use crate::pass::{Over, Product, Splits};
+use crate::recording::Recording;
 use crate::tuning::Tuned;
 use crate::uniforms::PassSizes;
 use crate::weights::{DeviceLayer, DeviceMatrix};
@@ -92,19 +92,9 @@ impl WgpuBackend {
     ) -> Result<f64, BackendError> {
         self.reserve(rows).await?;
         let sizes = PassSizes { rows, selected: 1, tiles: 1, padding: 0 };
-        let plan = PassPlan {
-            architecture: &self.architecture,
-            weights: &self.weights,
-            arithmetic: self.arithmetic,
-            activations: &self.activations,
-            rotary: &self.rotary,
-            arena: &self.arena,
-            suppressed: &self.suppressed,
-            sizes,
-        };
-        let act = &self.activations;
-        let mut recorder = Recorder::new(&mut self.gpu, &mut self.uniforms, &mut self.groups);
-        for block in &self.weights.layers {
+        let (plan, mut recorder) = self.plan(sizes);
+        let act = plan.activations;
+        for block in &plan.weights.layers {
             let matrix = layer.matrix(block);
             let fuses = matrix.parts.len() == 1 && kernel.fuses_swiglu(&recorder.gpu.profile);
             // As a pass has it: norms and SwiGLU are part of the layers beside them.
