@@ -1,7 +1,6 @@
 //! Weights on the device: matrices split into parts that fit one binding, streamed from the checkpoint so that
 //! the host never holds more than a few chunks of them.
 
-use futures_channel::oneshot;
 use remask_core::checkpoint::{Checkpoint, HalfLoss, Matrix, WeightFormat};
 use remask_core::model::{Model, layer_matrices};
 use remask_core::{Architecture, BackendError, Error};
@@ -473,16 +472,18 @@ impl Loader<'_> {
     async fn settle(&mut self) -> Result<(), BackendError> {
         self.pending = 0;
         self.gpu.queue.submit([]);
-        let (sender, taken) = oneshot::channel();
-        self.gpu.queue.on_submitted_work_done(move || {
-            // A dropped receiver means that the load has ended.
-            let _ = sender.send(());
-        });
-        // Natively this is all of the waiting; in a browser it only looks for faults.
-        self.gpu.wait()?;
-        if taken.await.is_err() {
-            tracing::debug!("the device did not say that it took the weights");
+        // A browser only calls back, and never blocks.
+        #[cfg(target_arch = "wasm32")]
+        {
+            let (sender, taken) = futures_channel::oneshot::channel();
+            self.gpu.queue.on_submitted_work_done(move || {
+                // A dropped receiver means that the load has ended.
+                let _ = sender.send(());
+            });
+            if taken.await.is_err() {
+                tracing::debug!("the device did not say that it took the weights");
+            }
         }
-        self.gpu.check()
+        self.gpu.wait()
     }
 }
