@@ -1,8 +1,8 @@
 //! The [`Backend`] on wgpu: a model's weights, its key/value arena and the passes recorded so far.
 
-#[cfg(not(target_arch = "wasm32"))]
 #[cfg(test)]
 mod tests;
+#[cfg(not(target_arch = "wasm32"))]
 mod tune;
 
 use std::collections::HashMap;
