@@ -14,6 +14,7 @@
 #include "attention_params"
 #include "pass"
 #include "halves"
+#include "packed_halves"
 
 @group(0) @binding(0) var<storage, read> tiles: array<Tile>;
 @group(0) @binding(1) var<storage, read> rows: array<Row>;
@@ -46,10 +47,6 @@ var<workgroup> factors: array<f32, TILE_ROWS>;
 // Whether a row of a subgroup has sums to be scaled.
 var<workgroup> grown: array<u32, 4>;
 
-fn halves(bits: vec2<u32>) -> vec4<f16> {
-    return vec4<f16>(vec2<f16>(unpack2x16float(bits.x)), vec2<f16>(unpack2x16float(bits.y)));
-}
-
 // The largest of the invocations that share a row.
 fn largest(of_lane: f32) -> f32 {
     var most = of_lane;
@@ -80,6 +77,9 @@ fn main(
     let score_col = warp % (TILE_KEYS / 16u) * 16u;
     let score_row = warp / (TILE_KEYS / 16u) * (SCORE_FRAGS * 16u);
     let out_col = warp * (HEAD_DIM / 4u);
+#for j in 0..OUT_FRAGS
+    let col_$j = out_col + $ju * 16u;
+#endfor
 
 #for e in 0..KV_EACH
     let slot_$e = (thread + $eu * THREADS) / UNITS;
@@ -105,8 +105,8 @@ fn main(
     for (var base = tile.key_start; base < tile.key_end; base += TILE_KEYS) {
         workgroupBarrier();
 #for e in 0..KV_EACH
-        tile_kv[put_$e] = halves(kv_$e.xy);
-        tile_kv[put_$e + 1u] = halves(kv_$e.zw);
+        tile_kv[put_$e] = four_halves(kv_$e.xy);
+        tile_kv[put_$e + 1u] = four_halves(kv_$e.zw);
 #endfor
         workgroupBarrier();
 #for e in 0..KV_EACH
@@ -164,16 +164,15 @@ fn main(
         shares[local_row * SHARE_PITCH + at_$c] = vec4<f16>(share_$c);
 #endfor
 #for e in 0..KV_EACH
-        tile_kv[put_$e] = halves(kv_$e.xy);
-        tile_kv[put_$e + 1u] = halves(kv_$e.zw);
+        tile_kv[put_$e] = four_halves(kv_$e.xy);
+        tile_kv[put_$e + 1u] = four_halves(kv_$e.zw);
         kv_$e = keys[min(base + TILE_KEYS + slot_$e, tile.key_end - 1u) * kv_units + unit_$e];
 #endfor
         let by_warp = workgroupUniformLoad(&grown);
         if (by_warp[0] | by_warp[1] | by_warp[2] | by_warp[3]) != 0u {
 #for i in 0..ROW_FRAGS
 #for j in 0..OUT_FRAGS
-            let scaled_$i_$j = out_col + $ju * 16u;
-            coopStoreT(acc_$i_$j, &scores[scaled_$i_$j], OUT_PITCH);
+            coopStoreT(acc_$i_$j, &scores[col_$j], OUT_PITCH);
 #endfor
             workgroupBarrier();
             for (var i = thread; i < 16u * HEAD_DIM; i += THREADS) {
@@ -181,14 +180,14 @@ fn main(
             }
             workgroupBarrier();
 #for j in 0..OUT_FRAGS
-            acc_$i_$j = coopLoadT<coop_mat16x16<f32, C>>(&scores[scaled_$i_$j], OUT_PITCH);
+            acc_$i_$j = coopLoadT<coop_mat16x16<f32, C>>(&scores[col_$j], OUT_PITCH);
 #endfor
             workgroupBarrier();
 #endfor
         }
 #for k in 0..KEY_FRAGS
 #for j in 0..OUT_FRAGS
-        let from_v_$k_$j = $ku * 16u * PITCH + (out_col + $ju * 16u) / 4u;
+        let from_v_$k_$j = $ku * 16u * PITCH + col_$j / 4u;
         let v_$k_$j = coopLoadT<coop_mat16x16<f16, B>>(&tile_kv[from_v_$k_$j], PITCH);
 #endfor
 #for i in 0..ROW_FRAGS
@@ -210,8 +209,7 @@ fn main(
     }
 #for i in 0..ROW_FRAGS
 #for j in 0..OUT_FRAGS
-    let col_$i_$j = out_col + $ju * 16u;
-    coopStoreT(acc_$i_$j, &scores[col_$i_$j], OUT_PITCH);
+    coopStoreT(acc_$i_$j, &scores[col_$j], OUT_PITCH);
 #endfor
     workgroupBarrier();
     for (var i = thread; i < 16u * (HEAD_DIM / 4u); i += THREADS) {

@@ -24,6 +24,7 @@ struct Params {
     first_row: u32,    // row of the part that workgroup 0 begins with
 }
 
+#include "packed_halves"
 #include "pass"
 
 // f16, or blocks of 32 quants in one element (int4) or two (int8), then their f16 scales. Whole vectors of 16
@@ -45,14 +46,6 @@ const W_ROWS: u32 = THREADS / W_UNITS;
 var<workgroup> tile_x: array<vec4<f16>, TILE_M * PITCH>;
 var<workgroup> tile_w: array<vec4<f16>, TILE_N * PITCH>;
 
-fn halves(bits: u32) -> vec2<f16> {
-    return vec2<f16>(unpack2x16float(bits));
-}
-
-fn four(bits: vec2<u32>) -> vec4<f16> {
-    return vec4<f16>(halves(bits.x), halves(bits.y));
-}
-
 #if SCALED
 // Two scales, one of them that of the block of an element.
 fn scales_of(element: u32) -> u32 {
@@ -63,23 +56,23 @@ fn scales_of(element: u32) -> u32 {
 // The scale of the block of an element, of two.
 fn scale_of(two: u32, element: u32) -> f16 {
     let block = element / (32u / IN_ELEMENT);
-    return halves(two >> ((block & 1u) << 4u)).x;
+    return two_halves(two >> ((block & 1u) << 4u)).x;
 }
 
 #endif
 // Four int8. A byte b + 128 in the low bits of f16 1024 is 1152 + b.
 fn int8(word: u32) -> vec4<f16> {
     let biased = word ^ 0x80808080u;
-    let even = halves((biased & 0x00FF00FFu) | 0x64006400u);
-    let odd = halves(((biased >> 8u) & 0x00FF00FFu) | 0x64006400u);
+    let even = two_halves((biased & 0x00FF00FFu) | 0x64006400u);
+    let odd = two_halves(((biased >> 8u) & 0x00FF00FFu) | 0x64006400u);
     return vec4<f16>(even.x, odd.x, even.y, odd.y) - 1152.0h;
 }
 
 // Four int4 from the low nibbles of a word's bytes. A nibble q in the low bits of f16 1024 is 1024 + q,
 // and stands for q - 8.
 fn int4(word: u32) -> vec4<f16> {
-    let even = halves((word & 0x000F000Fu) | 0x64006400u);
-    let odd = halves(((word >> 8u) & 0x000F000Fu) | 0x64006400u);
+    let even = two_halves((word & 0x000F000Fu) | 0x64006400u);
+    let odd = two_halves(((word >> 8u) & 0x000F000Fu) | 0x64006400u);
     return vec4<f16>(even.x, odd.x, even.y, odd.y) - 1032.0h;
 }
 
@@ -130,16 +123,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #for d in 0..DEPTH
         workgroupBarrier();
 #for i in 0..X_EACH
-        tile_x[x_put + $iu * X_ROWS * PITCH] = four(x_$d_$i.xy);
-        tile_x[x_put + $iu * X_ROWS * PITCH + 1u] = four(x_$d_$i.zw);
+        tile_x[x_put + $iu * X_ROWS * PITCH] = four_halves(x_$d_$i.xy);
+        tile_x[x_put + $iu * X_ROWS * PITCH + 1u] = four_halves(x_$d_$i.zw);
 #endfor
 #for i in 0..W_EACH
         {
             let to = w_put + $iu * W_ROWS * PITCH;
             let w = w_$d_$i;
 #if WEIGHT == f16
-            tile_w[to] = four(w.xy);
-            tile_w[to + 1u] = four(w.zw);
+            tile_w[to] = four_halves(w.xy);
+            tile_w[to + 1u] = four_halves(w.zw);
 #endif
 #if SCALED
             let scale = scale_of(scales_$d_$i, w_at + $iu * w_step - DEPTH * W_UNITS);

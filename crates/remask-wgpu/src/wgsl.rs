@@ -23,6 +23,7 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("halves", include_str!("../../../shaders/halves.wgsl")),
     ("head_select", include_str!("../../../shaders/head_select.wgsl")),
     ("linear_params", include_str!("../../../shaders/linear_params.wgsl")),
+    ("packed_halves", include_str!("../../../shaders/packed_halves.wgsl")),
     ("pass", include_str!("../../../shaders/pass.wgsl")),
     ("random", include_str!("../../../shaders/random.wgsl")),
     ("rms_norm", include_str!("../../../shaders/rms_norm.wgsl")),

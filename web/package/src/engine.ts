@@ -265,7 +265,7 @@ export class Engine {
     const channel = new Channel(new Worker(new URL('./worker.js', import.meta.url), { type: 'module' }));
     const href = new URL(url, globalThis.location?.href).href;
     try {
-      await channel.request({ type: 'forget', url: href.endsWith('/') ? href : `${href}/` }, undefined);
+      await channel.request({ type: 'forget', url: href }, undefined);
     } finally {
       channel.close(makeError('disposed', 'done'));
     }

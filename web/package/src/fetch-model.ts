@@ -62,7 +62,7 @@ export async function fetchModel(
 /** Deletes a kept file that has changed on the disk. */
 export async function forgetFile(source: Source, name: string): Promise<void> {
   if ('files' in source) return;
-  const store = await Store.open(source.url.endsWith('/') ? source.url : `${source.url}/`);
+  const store = await Store.open(source.url);
   const stored = await store?.file(name);
   stored?.clear();
   stored?.close();

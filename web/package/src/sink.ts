@@ -10,7 +10,6 @@ export class Sink {
   private pieces: Blob[] = [];
   private chunks: Uint8Array<ArrayBuffer>[] = [];
   private pending = 0;
-  private bytes = 0;
 
   /** `stored` is null where nothing is kept; otherwise it may hold what arrived earlier. */
   constructor(private stored: StoredFile | null) {}
@@ -18,10 +17,6 @@ export class Sink {
   /** The file that the bytes are kept in, unless the disk was too full for it. */
   get kept(): StoredFile | null {
     return this.stored;
-  }
-
-  get size(): number {
-    return this.stored ? this.stored.size : this.bytes;
   }
 
   append(chunk: Uint8Array): void {
@@ -34,7 +29,7 @@ export class Sink {
     this.stored?.clear();
     this.pieces = [];
     this.chunks = [];
-    this.pending = this.bytes = 0;
+    this.pending = 0;
   }
 
   /** The first bytes, at most so many. */
@@ -57,7 +52,6 @@ export class Sink {
 
   private put(chunk: Uint8Array<ArrayBuffer>): void {
     this.chunks.push(chunk);
-    this.bytes += chunk.length;
     this.pending += chunk.length;
     if (this.pending < PIECE) return;
     this.pieces.push(new Blob(this.chunks));

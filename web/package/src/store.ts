@@ -14,9 +14,9 @@ export interface Record {
 
 const FOLDER = 'remask';
 
-/** A name that no URL can escape from: its hash. */
+/** A name that no URL can escape from: its hash. One with a slash at the end is the same as one without. */
 async function folderName(url: string): Promise<string> {
-  return checksum(new TextEncoder().encode(url));
+  return checksum(new TextEncoder().encode(url.endsWith('/') ? url : `${url}/`));
 }
 
 /** The kept files of one model folder. */

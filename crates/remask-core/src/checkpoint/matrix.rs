@@ -30,6 +30,18 @@ pub enum WeightFormat {
 }
 
 impl WeightFormat {
+    /// The format of matrices whose elements are stored as this type; int8 and int4 lie in blocks.
+    pub(super) fn stored_as(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::F32 => Some(Self::F32),
+            DType::F16 => Some(Self::F16),
+            DType::BF16 => Some(Self::Bf16),
+            DType::I8 => Some(Self::Q8),
+            DType::U8 => Some(Self::Q4),
+            _ => None,
+        }
+    }
+
     /// The format's name, in options and in shaders.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -130,20 +142,19 @@ impl<'a> Matrix<'a> {
         // Two int4 lie in a byte.
         let nibbles = cols.is_multiple_of(BLOCK) && checkpoint.get(name).is_some_and(|v| v.dtype == DType::U8);
         let view = checkpoint.tensor(name, &[rows, if nibbles { cols / 2 } else { cols }])?;
-        let (format, scales) = match view.dtype {
-            DType::F32 => (WeightFormat::F32, None),
-            DType::F16 => (WeightFormat::F16, None),
-            DType::BF16 => (WeightFormat::Bf16, None),
-            DType::I8 | DType::U8 if cols.is_multiple_of(BLOCK) => {
+        let (format, scales) = match WeightFormat::stored_as(view.dtype) {
+            Some(format @ (WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16)) => (format, None),
+            Some(format) if cols.is_multiple_of(BLOCK) => {
                 let scales = checkpoint.tensor(&quantize::scale_name(name), &[rows, cols / BLOCK])?;
                 if scales.dtype != DType::F16 {
                     let problem = format!("scales are {}, must be F16", scales.dtype);
                     return Err(Error::tensor(scales.file, scales.name, problem));
                 }
-                (if nibbles { WeightFormat::Q4 } else { WeightFormat::Q8 }, Some(scales))
+                (format, Some(scales))
             }
-            other => {
-                let problem = format!("is {other}; weights must be F32, F16, BF16, or I8 or U8 in blocks of {BLOCK}");
+            _ => {
+                let problem =
+                    format!("is {}; weights must be F32, F16, BF16, or I8 or U8 in blocks of {BLOCK}", view.dtype);
                 return Err(Error::tensor(view.file, name, problem));
             }
         };

@@ -314,14 +314,7 @@ pub fn format_of_head(first: &[u8]) -> Option<WeightFormat> {
     let mut formats =
         entries.iter().filter(|(name, _)| !name.ends_with(&quantize::scale_name(""))).filter_map(|(_, entry)| {
             let info: TensorInfo = serde_json::from_value(entry.clone()).ok()?;
-            (info.shape.len() == 2).then_some(match info.dtype {
-                DType::F32 => Some(WeightFormat::F32),
-                DType::F16 => Some(WeightFormat::F16),
-                DType::BF16 => Some(WeightFormat::Bf16),
-                DType::I8 => Some(WeightFormat::Q8),
-                DType::U8 => Some(WeightFormat::Q4),
-                _ => None,
-            })
+            (info.shape.len() == 2).then_some(WeightFormat::stored_as(info.dtype))
         });
     let format = formats.next()??;
     formats.all(|other| other == Some(format)).then_some(format)

@@ -6,12 +6,20 @@ use remask_core::{Select, Trial};
 use super::*;
 use crate::gpu::LimitChoice;
 
+/// Two small layers with so many ids and positions.
+fn architecture(vocabulary: u32, positions: u32, tied: bool) -> Architecture {
+    let (mask, end) = (vocabulary - 1, vocabulary - 2);
+    let config = format!(
+        r#"{{"architectures": ["LLaDAModelLM"], "d_model": 64, "n_layers": 2, "n_heads": 4,
+        "mlp_hidden_size": 64, "vocab_size": {vocabulary}, "max_sequence_length": {positions}, "rope_theta": 10000.0,
+        "rms_norm_eps": 1e-5, "weight_tying": {tied}, "mask_token_id": {mask}, "eos_token_id": {end}}}"#
+    );
+    parse_config("config.json", &config).unwrap().1
+}
+
 #[test]
 fn kernels_of_the_first_passes_are_foreseen() {
-    let config = r#"{"architectures": ["LLaDAModelLM"], "d_model": 64, "n_layers": 2, "n_heads": 4,
-        "mlp_hidden_size": 64, "vocab_size": 256, "max_sequence_length": 128, "rope_theta": 10000.0,
-        "rms_norm_eps": 1e-5, "weight_tying": false, "mask_token_id": 255, "eos_token_id": 254}"#;
-    let (_, a) = parse_config("config.json", config).unwrap();
+    let a = architecture(256, 128, false);
     let mut gpu = pollster::block_on(Gpu::open(None, LimitChoice::WebGpuDefault)).unwrap();
     pollster::block_on(WgpuBackend::foresee(&mut gpu, &a, WeightFormat::Q8)).unwrap();
     let foreseen: HashSet<_> = gpu.begun.keys().cloned().collect();
@@ -31,10 +39,7 @@ fn kernels_of_the_first_passes_are_foreseen() {
 
 #[test]
 fn stores_keep_their_contents_in_float32() {
-    let config = r#"{"architectures": ["LLaDAModelLM"], "d_model": 64, "n_layers": 2, "n_heads": 4,
-        "mlp_hidden_size": 64, "vocab_size": 64, "max_sequence_length": 64, "rope_theta": 10000.0,
-        "rms_norm_eps": 1e-5, "weight_tying": true, "mask_token_id": 63, "eos_token_id": 62}"#;
-    let (_, a) = parse_config("config.json", config).unwrap();
+    let a = architecture(64, 64, true);
     let gpu = pollster::block_on(Gpu::open(None, LimitChoice::Adapter)).unwrap();
     let mut backend = pollster::block_on(WgpuBackend::random(gpu, a, WeightFormat::F16)).unwrap();
     backend.arithmetic = Arithmetic::Half;
