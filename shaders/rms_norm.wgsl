@@ -1,21 +1,20 @@
-// RMSNorm: out[i] = weight * x / sqrt(mean(x^2) + eps), one workgroup a row.
+// RMSNorm: out[i] = weight * x / sqrt(mean(x^2) + eps), one workgroup a row of 4 * COLS4 columns.
 //
 // x [pass rows, cols] f32, binding 0   weight [cols] f32, binding 1
 // out [.., cols] f32, or f16 with HALF, binding 2
-// With ADD, x + the sum of addend [splits, .., cols] (binding 4) takes the place of x, and is written back
+// With ADD, x + the sum of addend [SPLITS, .., cols] (binding 4) takes the place of x, and is written back
 // to x unless GATHER. With GATHER, row i of out is select[i].row of x (binding 3). Classifier-free guidance
 // happens here too: the head is linear, so mixing the normalised rows u + (s + 1)(c - u) mixes the logits
 // the same way and the head runs once.
+//
+// A row takes as long as its reads wait for each other. So an invocation keeps its EACH vectors of the row in
+// registers, and asks for all that it will read before it uses any of it. With SUBGROUPS, subgroups are of 32.
 
 struct Params {
-    cols4: u32,
     eps: f32,
     scale: f32,           // factor on the result (logit scale at the last norm, 1 elsewhere)
-    splits: u32,
     split_stride4: u32,   // elements of a split / 4
-    padding0: u32,
-    padding1: u32,
-    padding2: u32,
+    padding: u32,
 }
 
 #include "pass"
@@ -43,43 +42,59 @@ struct Params {
 #endif
 #endif
 
-var<workgroup> sums: array<f32, THREADS>;
+#if GATHER
+// Of a row and of its guide.
+alias Squares = vec2<f32>;
+#else
+alias Squares = f32;
+#endif
+
+// Whether every invocation has EACH vectors.
+const WHOLE: bool = COLS4 % THREADS == 0u;
 
 fn input(index: u32) -> vec4<f32> {
     var v = x[index];
-#if ADD
-    for (var s = 0u; s < params.splits; s++) {
-        v += addend[s * params.split_stride4 + index];
-    }
-#endif
+#for s in 0..SPLITS
+    v += addend[$su * params.split_stride4 + index];
+#endfor
     return v;
 }
 
-// 1 / root mean square of a row; every invocation must call it.
-fn inverse_rms(row: u32, lane: u32) -> f32 {
-    var sum = 0.0;
-    for (var c = lane; c < params.cols4; c += THREADS) {
-        let v = input(row * params.cols4 + c);
-        sum += dot(v, v);
-#if ADD
-#if GATHER
-#else
-        x[row * params.cols4 + c] = v;
-#endif
-#endif
-    }
-    sums[lane] = sum;
-    for (var width = THREADS / 2u; width > 0u; width >>= 1u) {
-        workgroupBarrier();
-        if lane < width {
-            sums[lane] += sums[lane + width];
-        }
+// The sum over the workgroup; every invocation must call it.
+#if SUBGROUPS
+var<workgroup> shares: array<Squares, 32>;
+
+fn over_workgroup(own: Squares, lane: u32) -> Squares {
+    let share = subgroupAdd(own);
+    if lane % 32u == 0u {
+        shares[lane / 32u] = share;
     }
     workgroupBarrier();
-    let mean = sums[0] / f32(params.cols4 * 4u);
-    workgroupBarrier();
-    return 1.0 / sqrt(mean + params.eps);
+    return subgroupAdd(select(Squares(), shares[lane % 32u], lane % 32u < THREADS / 32u));
 }
+#else
+const SHARES: u32 = 16u;
+var<workgroup> sums: array<Squares, THREADS>;
+var<workgroup> shares: array<Squares, SHARES>;
+
+fn over_workgroup(own: Squares, lane: u32) -> Squares {
+    sums[lane] = own;
+    workgroupBarrier();
+    if lane < SHARES {
+        var share = Squares();
+        for (var i = lane; i < THREADS; i += SHARES) {
+            share += sums[i];
+        }
+        shares[lane] = share;
+    }
+    workgroupBarrier();
+    var sum = Squares();
+    for (var i = 0u; i < SHARES; i++) {
+        sum += shares[i];
+    }
+    return sum;
+}
+#endif
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -88,26 +103,56 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let pick = selected[group.x];
-    let row = pick.row;
-    let guide = inverse_rms(pick.guide, lane);
+    let row = pick.row * COLS4;
+    let guide_row = pick.guide * COLS4;
 #else
     if group.x >= pass_info.rows {
         return;
     }
-    let row = group.x;
+    let row = group.x * COLS4;
 #endif
-    let own = inverse_rms(row, lane);
-    for (var c = lane; c < params.cols4; c += THREADS) {
-        // Without GATHER what was added is in x by now: an invocation reads what it wrote itself.
+#for i in 0..EACH
+    // Invocations past the end read the last vector, and count for nothing.
+    let mine_$i = WHOLE | ($iu * THREADS + lane < COLS4);
+    let c_$i = min($iu * THREADS + lane, COLS4 - 1u);
+    let gain_$i = weight[c_$i];
+    let v_$i = input(row + c_$i);
 #if GATHER
-        var v = input(row * params.cols4 + c) * own;
-        if pick.guide != row {
-            let u = input(pick.guide * params.cols4 + c) * guide;
+    let u_$i = input(guide_row + c_$i);
+#endif
+#endfor
+    var squares = Squares();
+#for i in 0..EACH
+#if GATHER
+    let square_$i = Squares(dot(v_$i, v_$i), dot(u_$i, u_$i));
+#else
+    let square_$i = dot(v_$i, v_$i);
+#endif
+    squares += select(Squares(), square_$i, mine_$i);
+#endfor
+#if ADD
+#if GATHER
+#else
+#for i in 0..EACH
+    if mine_$i {
+        x[row + c_$i] = v_$i;
+    }
+#endfor
+#endif
+#endif
+    let inverse = 1.0 / sqrt(over_workgroup(squares, lane) / f32(COLS4 * 4u) + params.eps);
+#for i in 0..EACH
+    if mine_$i {
+#if GATHER
+        var v = v_$i * inverse.x;
+        if pick.guide != pick.row {
+            let u = u_$i * inverse.y;
             v = u + (pick.guide_scale + 1.0) * (v - u);
         }
 #else
-        let v = x[row * params.cols4 + c] * own;
+        let v = v_$i * inverse;
 #endif
-        out[group.x * params.cols4 + c] = four(v * weight[c] * params.scale);
+        out[group.x * COLS4 + c_$i] = four(v * gain_$i * params.scale);
     }
+#endfor
 }

@@ -1,91 +1,141 @@
 // Rotary embedding of queries and keys, and the write of fresh K/V into the store.
 //
 // rows [pass rows], binding 0             table [positions, ROTATED / 2] (cos, sin), binding 1
-// qkv  [splits, .., stride] f32, summed over splits, binding 2: heads queries, kv_heads keys, kv_heads
+// qkv  [SPLITS, .., stride] f32, summed over splits, binding 2: heads queries, kv_heads keys, kv_heads
 //      values of HEAD_DIM
 // keys, values [slots, kv_heads * HEAD_DIM] f32, or f16 with HALF_KV, bindings 3 and 4
 // Queries are rotated in place (in the first split); keys go rotated and values unchanged into the row's
 // slot. The first ROTATED elements of a head turn in pairs (i, i + ROTATED / 2), or (2i, 2i + 1) with
-// INTERLEAVED. HEAD_DIM and ROTATED are even. Workgroup (row, 256 pairs).
+// INTERLEAVED. HEAD_DIM and ROTATED are even. An invocation takes WIDTH neighbouring pairs, 4 (where 8 divides
+// HEAD_DIM and ROTATED) or 1. Workgroup (128 * WIDTH pairs, row).
 
 struct Params {
     heads: u32,
     kv_heads: u32,
-    splits: u32,
     split_stride: u32,
+    padding: u32,
 }
 
 #include "pass"
 
 #if HALF_KV
 #include "saturated"
-alias Stored = f16;
+#endif
+
+#if WIDTH == 4
+alias Vector = vec4<f32>;
+alias Turn = mat2x4<f32>;
+#if HALF_KV
+alias Stored = vec4<f16>;
+
+fn stored(v: Vector) -> Stored {
+    return Stored(Vector(saturated(v.xy), saturated(v.zw)));
+}
 #else
-alias Stored = f32;
+alias Stored = Vector;
+
+fn stored(v: Vector) -> Stored {
+    return v;
+}
+#endif
+#else
+alias Vector = f32;
+alias Turn = vec2<f32>;
+#if HALF_KV
+alias Stored = f16;
+
+fn stored(v: Vector) -> Stored {
+    return Stored(saturated(vec2<f32>(v)).x);
+}
+#else
+alias Stored = Vector;
+
+fn stored(v: Vector) -> Stored {
+    return v;
+}
+#endif
 #endif
 
 @group(0) @binding(0) var<storage, read> rows: array<Row>;
-@group(0) @binding(1) var<storage, read> table: array<vec2<f32>>;
-@group(0) @binding(2) var<storage, read_write> qkv: array<f32>;
+@group(0) @binding(1) var<storage, read> table: array<Turn>;
+@group(0) @binding(2) var<storage, read_write> qkv: array<Vector>;
 @group(0) @binding(3) var<storage, read_write> keys: array<Stored>;
 @group(0) @binding(4) var<storage, read_write> values: array<Stored>;
 
-const PAIRS: u32 = HEAD_DIM / 2u;
-const TURNS: u32 = ROTATED / 2u;
+// In vectors.
+const HEAD: u32 = HEAD_DIM / WIDTH;
+const TURNS: u32 = ROTATED / 2u / WIDTH;
+const UNITS: u32 = HEAD / 2u;
 
-fn summed(index: u32) -> f32 {
+fn summed(index: u32) -> Vector {
     var sum = qkv[index];
-    for (var s = 1u; s < params.splits; s++) {
-        sum += qkv[s * params.split_stride + index];
-    }
+#for s in 1..SPLITS
+    sum += qkv[$su * (params.split_stride / WIDTH) + index];
+#endfor
     return sum;
 }
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    if group.x >= pass_info.rows {
+@compute @workgroup_size(128)
+fn main(@builtin(global_invocation_id) at: vec3<u32>) {
+    let row = at.y;
+    let head = at.x / UNITS;
+    let unit = at.x % UNITS;
+    let heads = params.heads + 2u * params.kv_heads;
+    if row >= pass_info.rows || head >= heads {
         return;
     }
-    let row = rows[group.x];
-    let heads = params.heads + 2u * params.kv_heads;
-    let width = params.kv_heads * HEAD_DIM;
-    let end = min(heads * PAIRS, (group.y + 1u) * 256u);
-    for (var p = group.y * 256u + lane; p < end; p += 64u) {
-        let head = p / PAIRS;
-        let pair = p % PAIRS;
-        var a = 2u * pair;
-        var b = 2u * pair + 1u;
+    let position = rows[row].position;
+    let slot = rows[row].slot;
+    var a = 2u * unit;
+    var b = 2u * unit + 1u;
 #if INTERLEAVED
 #else
-        if pair < TURNS {
-            a = pair;
-            b = pair + TURNS;
-        }
+    if unit < TURNS {
+        a = unit;
+        b = unit + TURNS;
+    }
 #endif
-        let from_a = (group.x * heads + head) * HEAD_DIM + a;
-        let from_b = (group.x * heads + head) * HEAD_DIM + b;
-        var v = vec2<f32>(summed(from_a), summed(from_b));
-        let is_value = head >= params.heads + params.kv_heads;
-        if pair < TURNS && !is_value {
-            let turn = table[row.position * TURNS + pair];
-            v = vec2<f32>(v.x * turn.x - v.y * turn.y, v.y * turn.x + v.x * turn.y);
-        }
-#if HALF_KV
-        if head >= params.heads {
-            v = saturated(v);
-        }
+    let base = (row * heads + head) * HEAD;
+    var v = summed(base + a);
+    var w = summed(base + b);
+    let is_value = head >= params.heads + params.kv_heads;
+    if unit < TURNS && !is_value {
+        let turn = table[position * TURNS + unit];
+#if WIDTH == 4
+        let cosines = Vector(turn[0].xz, turn[1].xz);
+        let sines = Vector(turn[0].yw, turn[1].yw);
+#if INTERLEAVED
+        // From pairs side by side to their first and their second elements.
+        let firsts = Vector(v.xz, w.xz);
+        w = Vector(v.yw, w.yw);
+        v = firsts;
 #endif
-        if is_value {
-            let to = row.slot * width + (head - params.heads - params.kv_heads) * HEAD_DIM;
-            values[to + a] = Stored(v.x);
-            values[to + b] = Stored(v.y);
-        } else if head >= params.heads {
-            let to = row.slot * width + (head - params.heads) * HEAD_DIM;
-            keys[to + a] = Stored(v.x);
-            keys[to + b] = Stored(v.y);
-        } else {
-            qkv[from_a] = v.x;
-            qkv[from_b] = v.y;
-        }
+#else
+        let cosines = turn.x;
+        let sines = turn.y;
+#endif
+        let unturned = v;
+        v = v * cosines - w * sines;
+        w = w * cosines + unturned * sines;
+#if WIDTH == 4
+#if INTERLEAVED
+        let turned = v;
+        v = Vector(turned.x, w.x, turned.y, w.y);
+        w = Vector(turned.z, w.z, turned.w, w.w);
+#endif
+#endif
+    }
+    let slots = slot * params.kv_heads;
+    if is_value {
+        let to = (slots + head - params.heads - params.kv_heads) * HEAD;
+        values[to + a] = stored(v);
+        values[to + b] = stored(w);
+    } else if head >= params.heads {
+        let to = (slots + head - params.heads) * HEAD;
+        keys[to + a] = stored(v);
+        keys[to + b] = stored(w);
+    } else {
+        qkv[base + a] = v;
+        qkv[base + b] = w;
     }
 }

@@ -185,10 +185,11 @@ mod tests {
             let entries = folder.path().join("pipelines").read_dir().into_iter().flatten();
             entries.map(|e| e.unwrap().path()).collect()
         };
+        let spec = swiglu::spec(swiglu::Variant { splits: 1, half: false, interleaved: false });
         let compile = || {
             let mut gpu = pollster::block_on(Gpu::open(None, LimitChoice::Adapter)).unwrap();
             gpu.keep_pipelines(folder.path());
-            pollster::block_on(gpu.kernel(&swiglu::spec(false))).unwrap();
+            pollster::block_on(gpu.kernel(&spec)).unwrap();
             gpu.save_pipelines();
             gpu.profile
         };

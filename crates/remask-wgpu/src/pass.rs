@@ -132,11 +132,12 @@ impl PassPlan<'_> {
             let out = self.strategy(&r, &layer.attention_out, sizes.rows);
             let normed = Normed { matrix: &layer.qkv, gain: &layer.attention_norm, between: &act.normed };
             let splits = self.normed(&mut r, normed, &act.qkv, pending.take()).await?;
-            let spec = rotary::spec(head_dim, a.rotary.dims as u32, interleaved, half_kv);
-            let params = rotary::Params { heads, kv_heads, splits: splits.count, split_stride: splits.stride };
+            let rotated = a.rotary.dims as u32;
+            let variant = rotary::Variant { head_dim, rotated, interleaved, splits: splits.count, half_kv };
+            let params = rotary::Params { heads, kv_heads, split_stride: splits.stride, padding: 0 };
             let buffers = [&act.rows, self.rotary, &act.qkv, keys, values];
-            let grid = rotary::grid(sizes.rows, heads + 2 * kv_heads, head_dim);
-            r.dispatch(spec, &buffers, &params, grid).await?;
+            let grid = rotary::grid(variant, sizes.rows, heads + 2 * kv_heads);
+            r.dispatch(rotary::spec(variant), &buffers, &params, grid).await?;
             self.attention(&mut r, keys, values, out.is_half()).await?;
             pending = self.residual(&mut r, &layer.attention_out, &act.attended, out).await?;
 
@@ -196,10 +197,10 @@ impl PassPlan<'_> {
     /// SwiGLU of what lies in `act.gate_up`, into `act.activated`, in f16 where `half`.
     pub(crate) async fn swiglu(&self, r: &mut Recorder<'_>, splits: Splits, half: bool) -> Result<(), BackendError> {
         let (act, width) = (self.activations, self.architecture.mlp.hidden as u32);
-        let (cols4, split_stride4) = (width / 4, splits.stride / 4);
-        let params = swiglu::Params { cols4, splits: splits.count, split_stride4, padding: 0 };
+        let params = swiglu::Params { cols4: width / 4, split_stride4: splits.stride / 4, padding: [0; 2] };
+        let spec = swiglu::spec(swiglu::Variant { splits: splits.count, half, interleaved: false });
         let grid = swiglu::grid(self.sizes.rows, width);
-        r.dispatch(swiglu::spec(half), &[&act.gate_up, &act.activated], &params, grid).await
+        r.dispatch(spec, &[&act.gate_up, &act.activated], &params, grid).await
     }
 
     /// Attention of all rows, its result in f16 where `half`.
@@ -246,25 +247,21 @@ impl PassPlan<'_> {
         if pending.is_some() {
             buffers.push(&act.addend);
         }
-        let spec = rms_norm::spec(rms_norm::Variant {
-            gather: false,
-            add: pending.is_some(),
-            half,
-            wide: self.architecture.hidden >= rms_norm::WIDE,
-        });
+        let spec = self.norm_spec(r, pending, rms_norm::Variant { half, ..rms_norm::Variant::default() });
         r.dispatch(spec, &buffers, &self.norm_params(pending, 1.0), rms_norm::grid(self.sizes.rows)).await
     }
 
+    /// The norm that adds what is pending.
+    fn norm_spec(&self, r: &Recorder<'_>, pending: Option<Splits>, variant: rms_norm::Variant) -> KernelSpec {
+        let variant = rms_norm::Variant { splits: pending.map_or(0, |p| p.count), ..variant };
+        let cols = self.architecture.hidden as u32;
+        let spec = rms_norm::spec(rms_norm::Lanes::choose(&r.gpu.profile, cols), variant);
+        if r.gpu.usable(&spec) { spec } else { rms_norm::spec(rms_norm::Lanes::portable(cols), variant) }
+    }
+
     fn norm_params(&self, pending: Option<Splits>, scale: f32) -> rms_norm::Params {
-        let splits = pending.unwrap_or(Splits { count: 0, stride: 0 });
-        rms_norm::Params {
-            cols4: self.architecture.hidden as u32 / 4,
-            eps: self.architecture.norm.eps,
-            scale,
-            splits: splits.count,
-            split_stride4: splits.stride / 4,
-            padding: [0; 3],
-        }
+        let split_stride4 = pending.map_or(0, |p| p.stride / 4);
+        rms_norm::Params { eps: self.architecture.norm.eps, scale, split_stride4, padding: 0 }
     }
 
     /// A linear layer whose result is added to the residual stream: now, or by the next norm where it
@@ -338,14 +335,10 @@ impl PassPlan<'_> {
         if pending.is_some() {
             buffers.push(&act.addend);
         }
-        let variant = rms_norm::Variant {
-            gather: true,
-            add: pending.is_some(),
-            half: strategy.is_half(),
-            wide: self.architecture.hidden >= rms_norm::WIDE,
-        };
+        let variant = rms_norm::Variant { gather: true, half: strategy.is_half(), ..rms_norm::Variant::default() };
+        let spec = self.norm_spec(r, pending, variant);
         let params = self.norm_params(pending, self.architecture.logit_scale);
-        r.dispatch(rms_norm::spec(variant), &buffers, &params, rms_norm::grid(selected)).await?;
+        r.dispatch(spec, &buffers, &params, rms_norm::grid(selected)).await?;
 
         let strips = match (answer, strategy) {
             (Answer::Logits, _) => {

@@ -218,15 +218,16 @@ impl KernelSpec {
                     *at += 1;
                 }
                 "for" => {
-                    let (name, bound) =
-                        rest.split_once(" in 0..").ok_or_else(|| missing("#for must be `#for name in 0..count`"))?;
-                    let count = self.number(bound).ok_or_else(|| missing("the count of #for is no number"))?;
+                    let range = rest.split_once(" in ").and_then(|(name, range)| Some((name, range.split_once("..")?)));
+                    let (name, (first, end)) = range.ok_or_else(|| missing("#for must be `#for name in 0..end`"))?;
+                    let bound = |text| self.number(text).ok_or_else(|| missing("a bound of #for is no number"));
+                    let (first, end) = (bound(first)?, bound(end)?);
                     let begin = number + 1;
                     // Once at least, unseen, to find where it ends.
-                    for i in 0..count.max(1) {
+                    for i in first..end.max(first + 1) {
                         *at = begin;
                         counters.push((name.to_owned(), i));
-                        let done = self.block(lines, at, live && count > 0, counters, include, out);
+                        let done = self.block(lines, at, live && first < end, counters, include, out);
                         counters.pop();
                         done?;
                         if !live {
@@ -303,13 +304,20 @@ mod tests {
     #[test]
     fn repeated_lines_count() {
         let spec = KernelSpec::portable("test", vec![("N", Define::Number(2)), ("NONE", Define::Number(0))]);
-        let text = "#for i in 0..N\n#for j in 0..2\nacc_$i_$j\n#endfor\n#if N == 3\nno\n#endif\n#endfor\n#for k in 0..NONE\nno\n#endfor\nend";
+        let text = "#for i in 0..N\n#for j in 0..2\nacc_$i_$j\n#endfor\n#if N == 3\nno\n#endif\n#endfor\n#for k in 0..NONE\nno\n#endfor\n#for k in 1..N\nlast_$k\n#endfor\nend";
         let lines: Vec<_> = text.lines().collect();
         let (mut at, mut out) = (0, String::new());
         let done = spec.block(&lines, &mut at, true, &mut Vec::new(), &mut |_, _, _| Ok(()), &mut out);
         assert!(done.is_ok() && at == lines.len());
-        assert_eq!(out, "acc_0_0\nacc_0_1\nacc_1_0\nacc_1_1\nend\n");
-        for broken in ["#if N\nx", "#for i in 0..N\nx", "#for i in N\n#endfor", "#for i in 0..what\n#endfor", "#what"] {
+        assert_eq!(out, "acc_0_0\nacc_0_1\nacc_1_0\nacc_1_1\nlast_1\nend\n");
+        for broken in [
+            "#if N\nx",
+            "#for i in 0..N\nx",
+            "#for i in N\n#endfor",
+            "#for i in 0..what\n#endfor",
+            "#for i in x..2\n#endfor",
+            "#what",
+        ] {
             let lines: Vec<_> = broken.lines().collect();
             let done = spec.block(&lines, &mut 0, true, &mut Vec::new(), &mut |_, _, _| Ok(()), &mut String::new());
             assert!(done.is_err(), "{broken}");

@@ -70,19 +70,21 @@ fn every_shader_file_is_used() {
     }
 }
 
-/// Workgroups of every variant fit WebGPU's default limits, those on matrix units what they ask of a device.
+/// Workgroups of every variant fit WebGPU's default limits, those on matrix units and those that add up within
+/// subgroups what they ask of a device.
 #[test]
 fn workgroups_fit_everywhere() {
     for spec in all_specs() {
         let module = parse(&spec);
         let size: u32 = module.entry_points[0].workgroup_size.iter().product();
-        let most = if spec.extensions.contains(&Extension::Matrix) { 512 } else { 256 };
+        let asks = |extension| spec.extensions.contains(&extension);
+        let most = if asks(Extension::Matrix) || asks(Extension::Subgroups) { 512 } else { 256 };
         assert!(size <= most, "{}: {size} invocations", spec.label());
         let mut layouter = naga::proc::Layouter::default();
         layouter.update(module.to_ctx()).unwrap();
         let shared = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
         let bytes: u32 = shared.map(|(_, v)| layouter[v.ty].size.next_multiple_of(16)).sum();
-        let most = if spec.extensions.contains(&Extension::Matrix) { 48 } else { 16 };
+        let most = if asks(Extension::Matrix) { 48 } else { 16 };
         assert!(bytes <= most * 1024, "{}: {bytes} bytes of workgroup memory", spec.label());
         let tensors = module.global_variables.iter().filter(|(_, v)| v.binding.as_ref().is_some_and(|b| b.group == 0));
         assert!(tensors.count() <= 8, "{}: too many storage buffers", spec.label());

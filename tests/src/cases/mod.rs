@@ -31,7 +31,11 @@ pub const TABLES: &[Table] = &[
     ("swiglu", swiglu::run),
 ];
 
-/// Tables of kernels on matrix units, and of what portable kernels do beside them in f16. They run on
-/// adapters that have such units.
-pub const MATRIX_TABLES: &[Table] =
-    &[("attention_matrix", attention::run_matrix), ("gemm_matrix", gemm_matrix::run), ("rotary", rotary::run_half)];
+/// Tables of kernels on matrix units, and of what other kernels do beside them: in f16, and within subgroups.
+/// They run on adapters that have such units.
+pub const MATRIX_TABLES: &[Table] = &[
+    ("attention_matrix", attention::run_matrix),
+    ("gemm_matrix", gemm_matrix::run),
+    ("rms_norm", rms_norm::run),
+    ("rotary", rotary::run_half),
+];

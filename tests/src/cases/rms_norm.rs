@@ -1,13 +1,16 @@
 //! RMSNorm, alone and with gathered rows and guidance.
 
 use remask_wgpu::kernels::{SelectRecord, rms_norm};
+use remask_wgpu::wgsl::KernelSpec;
 
 use crate::data::uniform;
 use crate::harness::{Harness, sizes};
 use crate::tolerance::Tolerance;
 
-/// (rows, columns, magnitude): one vector, fewer than the workgroup, more, large and tiny values.
-const CASES: &[(usize, usize, f32)] = &[(1, 4, 1.0), (3, 64, 1.0), (7, 512, 1e4), (2, 4096, 1.0), (5, 60, 1e-4)];
+/// (rows, columns, magnitude): one vector, fewer than the workgroup, as many, several an invocation, in some fewer
+/// than in others; large and tiny values.
+const CASES: &[(usize, usize, f32)] =
+    &[(1, 4, 1.0), (3, 64, 1.0), (7, 512, 1e4), (2, 4096, 1.0), (5, 60, 1e-4), (3, 3080, 1.0), (1, 8196, 1.0)];
 
 const EPS: f32 = 1e-5;
 
@@ -15,17 +18,17 @@ const EPS: f32 = 1e-5;
 pub fn run(h: &mut Harness) {
     saturation(h);
     for (rows, cols, scale) in CASES {
-        for (splits, half) in [(0, false), (1, false), (3, false), (2, true)] {
+        for (splits, half) in [(0, false), (1, false), (2, true), (4, false), (8, true)] {
             let x = uniform(1, rows * cols, *scale);
             let weight = uniform(2, *cols, 2.0);
             let addend = uniform(3, rows * cols * splits.max(1), *scale);
             let sums = summed(&x, &addend, splits);
             let buffers = (h.upload(&x), h.upload(&weight), h.poisoned(rows * cols), h.upload(&addend));
-            let params = params(*rows, *cols, 0.5, splits);
-            let variant = rms_norm::Variant { gather: false, add: splits > 0, half, wide: *cols >= rms_norm::WIDE };
+            let params = params(*rows, *cols, 0.5);
+            let spec = spec(h, *cols, rms_norm::Variant { gather: false, splits: splits as u32, half });
             let tensors = [&buffers.0, &buffers.1, &buffers.2, &buffers.3];
             let tensors = if splits > 0 { &tensors[..] } else { &tensors[..3] };
-            h.run(sizes(*rows, 1, 1), &[(rms_norm::spec(variant), tensors, params, rms_norm::grid(*rows as u32))]);
+            h.run(sizes(*rows, 1, 1), &[(spec, tensors, params, rms_norm::grid(*rows as u32))]);
             let reference: Vec<_> = (0..*rows).flat_map(|r| normed(&sums, &weight, r, 0.5)).collect();
             let name = format!("rms_norm {rows}x{cols} and {splits} splits, half {half}");
             if half {
@@ -46,9 +49,9 @@ fn saturation(h: &mut Harness) {
     let weight: Vec<_> = (0..cols).map(|c| if c % 3 == 0 { 3e5 } else { 2.0 }).collect();
     x[cols + 5] = f32::NAN;
     let buffers = (h.upload(&x), h.upload(&weight), h.poisoned(rows * cols));
-    let variant = rms_norm::Variant { half: true, ..rms_norm::Variant::default() };
+    let spec = spec(h, cols, rms_norm::Variant { half: true, ..rms_norm::Variant::default() });
     let tensors = [&buffers.0, &buffers.1, &buffers.2];
-    let dispatch = (rms_norm::spec(variant), &tensors[..], params(rows, cols, 1.0, 0), rms_norm::grid(rows as u32));
+    let dispatch = (spec, &tensors[..], params(rows, cols, 1.0), rms_norm::grid(rows as u32));
     h.run(sizes(rows, 1, 1), &[dispatch]);
     let computed = h.download_halves(&buffers.2, rows * cols);
     let reference = normed(&x.iter().map(|v| f64::from(*v)).collect::<Vec<_>>(), &weight, 0, 1.0);
@@ -57,15 +60,13 @@ fn saturation(h: &mut Harness) {
     assert!(computed[cols..].iter().all(|v| v.is_nan()), "NaN stays: {:?}", &computed[cols..]);
 }
 
-fn params(rows: usize, cols: usize, scale: f32, splits: usize) -> rms_norm::Params {
-    rms_norm::Params {
-        cols4: cols as u32 / 4,
-        eps: EPS,
-        scale,
-        splits: splits as u32,
-        split_stride4: (rows * cols / 4) as u32,
-        padding: [0; 3],
-    }
+/// The kernel that the device is given.
+fn spec(h: &Harness, cols: usize, variant: rms_norm::Variant) -> KernelSpec {
+    rms_norm::spec(rms_norm::Lanes::choose(&h.gpu.profile, cols as u32), variant)
+}
+
+fn params(rows: usize, cols: usize, scale: f32) -> rms_norm::Params {
+    rms_norm::Params { eps: EPS, scale, split_stride4: (rows * cols / 4) as u32, padding: 0 }
 }
 
 /// x and every split of what is added to it.
@@ -92,9 +93,9 @@ fn gathered(h: &mut Harness, x: &[f32], weight: &[f32], rows: usize, splits: usi
     let tensors = [&buffers.0, &buffers.1, &buffers.2, &buffers.3, &device_addend];
     let tensors = if splits > 0 { &tensors[..] } else { &tensors[..4] };
     let grid = rms_norm::grid(select.len() as u32);
-    let variant = rms_norm::Variant { gather: true, add: splits > 0, half: false, wide: cols >= rms_norm::WIDE };
-    let params = params(rows, cols, 1.0, splits);
-    h.run(sizes(rows, select.len(), 1), &[(rms_norm::spec(variant), tensors, params, grid)]);
+    let spec = spec(h, cols, rms_norm::Variant { gather: true, splits: splits as u32, half: false });
+    let params = params(rows, cols, 1.0);
+    h.run(sizes(rows, select.len(), 1), &[(spec, tensors, params, grid)]);
     let mix = |s: &SelectRecord| {
         let own = normed(&sums, weight, s.row as usize, 1.0);
         if s.guide == s.row {

@@ -15,12 +15,15 @@ struct Case {
     pairing: RotaryPairing,
 }
 
-/// Whole, partial and no rotation, grouped heads, both pairings.
+/// Whole, partial and no rotation, grouped heads, both pairings; heads of four pairs an invocation and of one.
 const CASES: &[Case] = &[
     Case { heads: 4, kv_heads: 4, head_dim: 16, rotated: 16, pairing: RotaryPairing::Halves },
     Case { heads: 6, kv_heads: 2, head_dim: 10, rotated: 10, pairing: RotaryPairing::Halves },
     Case { heads: 2, kv_heads: 1, head_dim: 128, rotated: 64, pairing: RotaryPairing::Halves },
     Case { heads: 2, kv_heads: 2, head_dim: 16, rotated: 8, pairing: RotaryPairing::Interleaved },
+    Case { heads: 3, kv_heads: 1, head_dim: 128, rotated: 128, pairing: RotaryPairing::Interleaved },
+    Case { heads: 2, kv_heads: 1, head_dim: 12, rotated: 4, pairing: RotaryPairing::Interleaved },
+    Case { heads: 2, kv_heads: 1, head_dim: 16, rotated: 12, pairing: RotaryPairing::Halves },
     Case { heads: 1, kv_heads: 1, head_dim: 8, rotated: 0, pairing: RotaryPairing::Halves },
 ];
 
@@ -29,7 +32,7 @@ const SLOTS: usize = 20;
 /// Runs every case.
 pub fn run(h: &mut Harness) {
     for case in CASES {
-        for splits in [1, 3] {
+        for splits in [1, 2, 8] {
             check::<f32>(h, case, splits, Tolerance::F32);
         }
     }
@@ -38,7 +41,7 @@ pub fn run(h: &mut Harness) {
 /// Runs every case over stores in f16.
 pub fn run_half(h: &mut Harness) {
     for case in CASES {
-        check::<half::f16>(h, case, 2, Tolerance::F16);
+        check::<half::f16>(h, case, 4, Tolerance::F16);
     }
     saturation(h);
 }
@@ -50,9 +53,10 @@ fn saturation(h: &mut Harness) {
     let table = h.upload(&rotary::table(&settings, 1));
     let qkv = [1e6, 2.0, -7e4, 3.0, f32::NAN, 1e30];
     let (qkv, keys, values) = (h.upload(&qkv), h.poisoned(1), h.poisoned(1));
-    let params = rotary::Params { heads: 1, kv_heads: 1, splits: 1, split_stride: 6 };
+    let variant = rotary::Variant { head_dim: 2, rotated: 0, interleaved: false, splits: 1, half_kv: true };
+    let params = rotary::Params { heads: 1, kv_heads: 1, split_stride: 6, padding: 0 };
     let tensors = [&rows, &table, &qkv, &keys, &values];
-    h.run(sizes(1, 1, 1), &[(rotary::spec(2, 0, false, true), &tensors[..], params, rotary::grid(1, 3, 2))]);
+    h.run(sizes(1, 1, 1), &[(rotary::spec(variant), &tensors[..], params, rotary::grid(variant, 1, 3))]);
     assert_eq!(h.download::<f32>(&qkv, 2), [1e6, 2.0]);
     assert_eq!(h.download_halves(&keys, 2), [-65504.0, 3.0]);
     let values = h.download_halves(&values, 2);
@@ -79,17 +83,18 @@ where
     let table = h.upload(&rotary::table(&settings, 4001));
     let (device_rows, device_qkv) = (h.upload(&rows), h.upload(&parts.concat()));
     let (keys, values) = (h.upload(&old), h.upload(&old));
-    let params = rotary::Params {
-        heads: c.heads as u32,
-        kv_heads: c.kv_heads as u32,
+    let params =
+        rotary::Params { heads: c.heads as u32, kv_heads: c.kv_heads as u32, split_stride: count as u32, padding: 0 };
+    let variant = rotary::Variant {
+        head_dim: c.head_dim as u32,
+        rotated: c.rotated as u32,
+        interleaved: c.pairing == RotaryPairing::Interleaved,
         splits: splits as u32,
-        split_stride: count as u32,
+        half_kv: size_of::<T>() == 2,
     };
-    let half = size_of::<T>() == 2;
-    let spec = rotary::spec(c.head_dim as u32, c.rotated as u32, c.pairing == RotaryPairing::Interleaved, half);
-    let grid = rotary::grid(rows.len() as u32, heads as u32, c.head_dim as u32);
+    let grid = rotary::grid(variant, rows.len() as u32, heads as u32);
     let tensors = [&device_rows, &table, &device_qkv, &keys, &values];
-    h.run(sizes(rows.len(), 1, 1), &[(spec, &tensors[..], params, grid)]);
+    h.run(sizes(rows.len(), 1, 1), &[(rotary::spec(variant), &tensors[..], params, grid)]);
 
     let widened = |values: &[T]| -> Vec<f64> { values.iter().map(|v| f64::from(f32::from(*v))).collect() };
     let source = qkv;

@@ -89,14 +89,24 @@ pub const FUSED: [Fused; 4] = [
     Fused { norm: true, end: End::SwiGlu },
 ];
 
+/// Into how many splits matrix units cut a product that the next kernel sums.
+pub const SPLITS: [u32; 4] = [1, 2, 4, 8];
+
 /// Every specialisation that this build can ask for, for the tests that compile them all.
 #[must_use]
 pub fn all_specs() -> Vec<KernelSpec> {
     let mut specs = vec![select_reduce::spec(), select_strips::spec()];
     for half in [false, true] {
-        specs.push(swiglu::spec(half));
-        for (gather, add) in [(false, false), (false, true), (true, false), (true, true)] {
-            specs.extend([false, true].map(|wide| rms_norm::spec(rms_norm::Variant { gather, add, half, wide })));
+        for splits in SPLITS {
+            let variants = [false, true].map(|interleaved| swiglu::Variant { splits, half, interleaved });
+            specs.extend(variants.map(swiglu::spec));
+        }
+        for splits in [0].into_iter().chain(SPLITS) {
+            let variants = [false, true].map(|gather| rms_norm::Variant { gather, splits, half });
+            for lanes in [rms_norm::Lanes::portable, rms_norm::Lanes::subgroups] {
+                let lanes = [60, 512, 4096].map(lanes);
+                specs.extend(variants.into_iter().flat_map(|v| lanes.map(|lanes| rms_norm::spec(lanes, v))));
+            }
         }
         for rows in [1, 100, 1000] {
             specs.extend([64, 128].map(|head_dim| attention_matrix::spec(head_dim, rows, half)));
@@ -129,7 +139,12 @@ pub fn all_specs() -> Vec<KernelSpec> {
         let kinds = [(false, false), (true, false), (true, true)];
         specs.extend(kinds.map(|(store, out)| attention_row::spec(head_dim, attention_row::Halves { store, out })));
         let kinds = [(false, false), (true, false), (false, true)];
-        specs.extend(kinds.map(|(turned, half)| rotary::spec(head_dim, head_dim / 4 * 2, turned, half)));
+        for rotated in [head_dim, head_dim / 4 * 2] {
+            let variant = rotary::Variant { head_dim, rotated, interleaved: false, splits: 1, half_kv: false };
+            let kinds = kinds.map(|(interleaved, half_kv)| rotary::Variant { interleaved, half_kv, ..variant });
+            specs
+                .extend(kinds.iter().flat_map(|v| SPLITS.map(|splits| rotary::spec(rotary::Variant { splits, ..*v }))));
+        }
     }
     let mut seen = std::collections::HashSet::new();
     specs.retain(|spec| seen.insert(spec.clone()));

@@ -1,24 +1,21 @@
 //! RMSNorm, with or without gathering selected rows and mixing their guides; see `shaders/rms_norm.wgsl`.
 
 use super::flags;
-use crate::wgsl::{Define, KernelSpec};
+use crate::profile::AdapterProfile;
+use crate::wgsl::{Define, Extension, KernelSpec};
 
 /// `Params` of the shader.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Params {
-    /// Columns / 4.
-    pub cols4: u32,
     /// Added to the mean square.
     pub eps: f32,
     /// Factor on the result.
     pub scale: f32,
-    /// Splits of what is added to x.
-    pub splits: u32,
     /// Elements of a split / 4.
     pub split_stride4: u32,
-    /// Zeros.
-    pub padding: [u32; 3],
+    /// Zero.
+    pub padding: u32,
 }
 
 /// What a norm does beside normalising.
@@ -26,24 +23,64 @@ pub struct Params {
 pub struct Variant {
     /// Over the selected rows, with their guides mixed in.
     pub gather: bool,
-    /// Adds the sum of an addend's splits first.
-    pub add: bool,
+    /// Splits of an addend whose sum is added first; 0 where nothing is.
+    pub splits: u32,
     /// The result is f16.
     pub half: bool,
-    /// Rows are wide: more invocations a row.
-    pub wide: bool,
 }
 
-/// Columns from which a row is wide.
-pub const WIDE: usize = 2048;
+/// How a workgroup shares a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Lanes {
+    /// Columns / 4.
+    cols4: u32,
+    /// Invocations.
+    threads: u32,
+    /// They add up within subgroups of 32, and not through workgroup memory alone.
+    subgroups: bool,
+}
+
+impl Lanes {
+    /// Invocations of a workgroup that adds up within subgroups, at most.
+    pub const MOST: u32 = 512;
+
+    /// For rows of `cols` columns, a multiple of four, on any device.
+    #[must_use]
+    pub fn portable(cols: u32) -> Self {
+        Self::new(cols, 256, false)
+    }
+
+    /// For rows of `cols` columns on a device with subgroups of 32 and workgroups of [`Lanes::MOST`].
+    #[must_use]
+    pub fn subgroups(cols: u32) -> Self {
+        Self::new(cols, Self::MOST, true)
+    }
+
+    /// For rows of `cols` columns on this device.
+    #[must_use]
+    pub fn choose(profile: &AdapterProfile, cols: u32) -> Self {
+        let subgroups = profile.subgroups == Some((32, 32)) && profile.limits.invocations >= Self::MOST;
+        if subgroups && !profile.is_software() { Self::subgroups(cols) } else { Self::portable(cols) }
+    }
+
+    fn new(cols: u32, most: u32, subgroups: bool) -> Self {
+        let cols4 = cols / 4;
+        Self { cols4, threads: cols4.next_power_of_two().clamp(32, most), subgroups }
+    }
+}
 
 /// The kernel over all rows, or over the selected ones. Buffers: x, weight, out, then the selected rows
-/// where `gather`, then the addend where `add`.
+/// where `gather`, then the addend where there are `splits`.
 #[must_use]
-pub fn spec(variant: Variant) -> KernelSpec {
-    let on = flags([("GATHER", variant.gather), ("ADD", variant.add), ("HALF", variant.half)]);
-    let threads = ("THREADS", Define::Number(if variant.wide { 256 } else { 128 }));
-    KernelSpec::portable("rms_norm", on.chain([threads]).collect())
+pub fn spec(lanes: Lanes, variant: Variant) -> KernelSpec {
+    let Lanes { cols4, threads, subgroups } = lanes;
+    let on =
+        [("GATHER", variant.gather), ("ADD", variant.splits > 0), ("HALF", variant.half), ("SUBGROUPS", subgroups)];
+    let numbers =
+        [("COLS4", cols4), ("THREADS", threads), ("EACH", cols4.div_ceil(threads)), ("SPLITS", variant.splits)];
+    let numbers = numbers.map(|(name, value)| (name, Define::Number(value)));
+    let extensions = if subgroups { vec![Extension::Subgroups] } else { Vec::new() };
+    KernelSpec { shader: "rms_norm", defines: flags(on).chain(numbers).collect(), extensions }
 }
 
 /// One workgroup a row.

@@ -2,6 +2,7 @@
 
 use remask_core::architecture::Rotary;
 
+use super::flags;
 use crate::wgsl::{Define, Extension, KernelSpec};
 
 /// `Params` of the shader.
@@ -12,31 +13,53 @@ pub struct Params {
     pub heads: u32,
     /// Key/value heads.
     pub kv_heads: u32,
-    /// Splits of queries, keys and values.
-    pub splits: u32,
     /// Elements of a split.
     pub split_stride: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
-/// The kernel for heads of `head_dim` elements, the first `rotated` of which turn, over stores in f16
-/// where `half_kv`.
+/// What turns, and where it lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variant {
+    /// Elements of a head.
+    pub head_dim: u32,
+    /// Elements of a head that turn, from the first.
+    pub rotated: u32,
+    /// Pairs are neighbours, and not of the two halves of what turns.
+    pub interleaved: bool,
+    /// Splits that queries, keys and values are the sum of.
+    pub splits: u32,
+    /// Keys and values are stored in f16.
+    pub half_kv: bool,
+}
+
+/// Invocations of a workgroup.
+const THREADS: u32 = 128;
+
+impl Variant {
+    /// Pairs of an invocation.
+    fn width(self) -> u32 {
+        let whole = self.head_dim.is_multiple_of(8) && self.rotated.is_multiple_of(8) && self.rotated > 0;
+        if whole { 4 } else { 1 }
+    }
+}
+
+/// The kernel.
 #[must_use]
-pub fn spec(head_dim: u32, rotated: u32, interleaved: bool, half_kv: bool) -> KernelSpec {
-    let mut defines = vec![("HEAD_DIM", Define::Number(head_dim)), ("ROTATED", Define::Number(rotated))];
-    if interleaved {
-        defines.push(("INTERLEAVED", Define::Flag));
-    }
-    if half_kv {
-        defines.push(("HALF_KV", Define::Flag));
-    }
+pub fn spec(variant: Variant) -> KernelSpec {
+    let Variant { head_dim, rotated, interleaved, splits, half_kv } = variant;
+    let numbers = [("HEAD_DIM", head_dim), ("ROTATED", rotated), ("SPLITS", splits), ("WIDTH", variant.width())];
+    let numbers = numbers.map(|(name, value)| (name, Define::Number(value)));
+    let on = flags([("INTERLEAVED", interleaved), ("HALF_KV", half_kv)]);
     let extensions = if half_kv { vec![Extension::F16] } else { Vec::new() };
-    KernelSpec { shader: "rotary", defines, extensions }
+    KernelSpec { shader: "rotary", defines: numbers.into_iter().chain(on).collect(), extensions }
 }
 
 /// Workgroups for `rows` rows of `heads` heads of any kind.
 #[must_use]
-pub fn grid(rows: u32, heads: u32, head_dim: u32) -> [u32; 3] {
-    [rows, (heads * head_dim / 2).div_ceil(256), 1]
+pub fn grid(variant: Variant, rows: u32, heads: u32) -> [u32; 3] {
+    [(heads * variant.head_dim / 2).div_ceil(THREADS * variant.width()), rows, 1]
 }
 
 /// `(cos, sin)` of every position and pair, `[positions, dims / 2]`, from float64: shader `sin` is too
