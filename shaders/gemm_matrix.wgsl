@@ -1,17 +1,21 @@
 // Linear layer on matrix units: out[split] = x * weights^T over the split's share of the inner
 // dimension; whoever reads out sums the splits. f16 in, f32 accumulation; int8 and int4 weights become
-// f16 on their way into workgroup memory.
+// f16 in registers.
 //
-// weights [part_rows, cols], binding 0           x [rows, cols] f16, binding 1
-// out     [splits, split_stride / out_stride rows, out_stride] f32, binding 2
+// weights, binding 0: `part_rows` x 8 `cols8` in the order of fragments (`reorder.wgsl`)
+// x   [rows, cols] f16, binding 1
+// out [splits, split_stride / out_stride rows, out_stride] f32, binding 2; with SWIGLU f16 and half as many
+//     columns: weights come as 16 rows of the gate, 16 rows of the other factor and so on.
 // x and out have room for whole tiles of rows; what lies past the pass's rows is computed and means
 // nothing. part_rows is a multiple of TILE_N and each split of the inner dimension one of TILE_K.
 // Workgroup (m tile, n tile, split).
 //
-// A workgroup of WARPS_M x WARPS_N subgroups of 32 computes TILE_M x TILE_N, TILE_K columns a stage. While a
-// stage is multiplied the loads of the next DEPTH are under way, in registers. Rows in workgroup memory are
-// padded by 16 bytes, so that the eight rows that a matrix load reads at a time lie in different banks.
-// Workgroups that share weights follow each other, so that the weights are read from memory once.
+// A workgroup of WARPS_M x WARPS_N subgroups of 32 computes TILE_M x TILE_N, TILE_K columns a stage. Weights go
+// from memory into the registers that multiply them, and are loaded anew as soon as they are used; only x
+// passes through workgroup memory, which therefore is small: few workgroups of a large one fit a
+// multiprocessor, and none waits for the weights of the others. Rows of x are padded by 16 bytes, so that
+// the eight rows that a matrix load reads at a time lie in different banks. Workgroups that share weights follow
+// each other, so that the weights are read from memory once.
 
 struct Params {
     cols8: u32,        // inner dimension / 8
@@ -25,175 +29,202 @@ struct Params {
 }
 
 #include "packed_halves"
+#include "fragments"
+#if SWIGLU
+#include "saturated"
+#endif
 #include "pass"
 
-// f16, or blocks of 32 quants in one element (int4) or two (int8), then their f16 scales. Whole vectors of 16
-// bytes, because only those are sure to be loaded by one instruction.
 @group(0) @binding(0) var<storage, read> weights: array<vec4<u32>>;
 // Eight f16 an element.
 @group(0) @binding(1) var<storage, read> x: array<vec4<u32>>;
+#if SWIGLU
+@group(0) @binding(2) var<storage, read_write> out: array<f16>;
+#else
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
+#endif
 
 const THREADS: u32 = WARPS_M * WARPS_N * 32u;
+// A row of x in workgroup memory.
 const PITCH: u32 = TILE_K / 4u + 2u;
 // Elements of x in a row of a stage; an invocation takes one, and again every X_ROWS rows.
 const X_UNITS: u32 = TILE_K / 8u;
 const X_ROWS: u32 = THREADS / X_UNITS;
-// The same of the weights, which have IN_ELEMENT of them in an element.
-const W_UNITS: u32 = TILE_K / IN_ELEMENT;
-const W_ROWS: u32 = THREADS / W_UNITS;
+// Elements of weights of a stage, for 16 rows and all invocations of a subgroup.
+const W_STAGE: u32 = VECTORS * 32u;
 
 var<workgroup> tile_x: array<vec4<f16>, TILE_M * PITCH>;
-var<workgroup> tile_w: array<vec4<f16>, TILE_N * PITCH>;
 
-#if SCALED
-// Two scales, one of them that of the block of an element.
-fn scales_of(element: u32) -> u32 {
-    let block = element / (32u / IN_ELEMENT);
-    return weights[params.part_rows * (params.cols8 * 8u / IN_ELEMENT) + (block >> 3u)][(block >> 1u) & 3u];
+#if WEIGHT == q8
+// Eight int8 + 128, in two words, with the scales of the invocation's two rows. A byte b in the low bits of
+// f16 1024 is 1024 + b.
+fn int8_fragment(low: u32, high: u32, scales: u32) -> coop_mat16x16<f16, A> {
+    var matrix: coop_mat16x16<f16, A>;
+    var matrix_elements: array<f16, 8>;
+    let scale = two_halves(scales);
+    let two_0 = (two_halves((low & 0x00FF00FFu) | 0x64006400u) - 1152.0h) * scale.x;
+    let two_1 = (two_halves(((low >> 8u) & 0x00FF00FFu) | 0x64006400u) - 1152.0h) * scale.y;
+    let two_2 = (two_halves((high & 0x00FF00FFu) | 0x64006400u) - 1152.0h) * scale.x;
+    let two_3 = (two_halves(((high >> 8u) & 0x00FF00FFu) | 0x64006400u) - 1152.0h) * scale.y;
+#for i in 0..4
+    matrix_elements[2u * $iu] = two_$i.x;
+    matrix_elements[2u * $iu + 1u] = two_$i.y;
+#endfor
+    return matrix;
 }
-
-// The scale of the block of an element, of two.
-fn scale_of(two: u32, element: u32) -> f16 {
-    let block = element / (32u / IN_ELEMENT);
-    return two_halves(two >> ((block & 1u) << 4u)).x;
-}
-
 #endif
-// Four int8. A byte b + 128 in the low bits of f16 1024 is 1152 + b.
-fn int8(word: u32) -> vec4<f16> {
-    let biased = word ^ 0x80808080u;
-    let even = two_halves((biased & 0x00FF00FFu) | 0x64006400u);
-    let odd = two_halves(((biased >> 8u) & 0x00FF00FFu) | 0x64006400u);
-    return vec4<f16>(even.x, odd.x, even.y, odd.y) - 1152.0h;
+#if WEIGHT == q4
+// Eight int4 + 8 in a word, with the scales of the invocation's two rows. A nibble q in the low bits of f16
+// 1024 is 1024 + q.
+fn int4_fragment(word: u32, scales: u32) -> coop_mat16x16<f16, A> {
+    var matrix: coop_mat16x16<f16, A>;
+    var matrix_elements: array<f16, 8>;
+    let scale = two_halves(scales);
+    let two_0 = (two_halves((word & 0x000F000Fu) | 0x64006400u) - 1032.0h) * scale.x;
+    let two_1 = (two_halves(((word >> 4u) & 0x000F000Fu) | 0x64006400u) - 1032.0h) * scale.y;
+    let two_2 = (two_halves(((word >> 8u) & 0x000F000Fu) | 0x64006400u) - 1032.0h) * scale.x;
+    let two_3 = (two_halves(((word >> 12u) & 0x000F000Fu) | 0x64006400u) - 1032.0h) * scale.y;
+#for i in 0..4
+    matrix_elements[2u * $iu] = two_$i.x;
+    matrix_elements[2u * $iu + 1u] = two_$i.y;
+#endfor
+    return matrix;
 }
+#endif
+#if SWIGLU
 
-// Four int4 from the low nibbles of a word's bytes. A nibble q in the low bits of f16 1024 is 1024 + q,
-// and stands for q - 8.
-fn int4(word: u32) -> vec4<f16> {
-    let even = two_halves((word & 0x000F000Fu) | 0x64006400u);
-    let odd = two_halves(((word >> 8u) & 0x000F000Fu) | 0x64006400u);
-    return vec4<f16>(even.x, odd.x, even.y, odd.y) - 1032.0h;
+// silu(gate) * up, element by element.
+fn gated(gate: coop_mat16x16<f32, C>, up: coop_mat16x16<f32, C>) -> coop_mat16x16<f16, C> {
+    var factor: coop_mat16x16<f32, C> = gate;
+    var factor_elements: array<f32, 8>;
+    var other: coop_mat16x16<f32, C> = up;
+    var other_elements: array<f32, 8>;
+    var matrix: coop_mat16x16<f16, C>;
+    var matrix_elements: array<f16, 8>;
+#for i in 0..4
+    let gate_$i = vec2<f32>(factor_elements[2u * $iu], factor_elements[2u * $iu + 1u]);
+    let up_$i = vec2<f32>(other_elements[2u * $iu], other_elements[2u * $iu + 1u]);
+    let two_$i = vec2<f16>(saturated(gate_$i / (1.0 + exp(-gate_$i)) * up_$i));
+    matrix_elements[2u * $iu] = two_$i.x;
+    matrix_elements[2u * $iu + 1u] = two_$i.y;
+#endfor
+    return matrix;
 }
+#endif
 
 @compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let m0 = group.x * TILE_M;
     if m0 >= select(pass_info.rows, pass_info.selected, params.over_selected == 1u) {
         return;
     }
     let n0 = group.y * TILE_N;
-    let warp = lane / 32u;
+    let warp = thread / 32u;
+    let lane = thread % 32u;
     let warp_m = warp % WARPS_M * (FRAGS_M * 16u);
     let warp_n = warp / WARPS_M * (FRAGS_N * 16u);
-    let stages = params.split_cols8 * 8u / TILE_K;
+    let stages = params.split_cols8 / X_UNITS;
 
-    let x_row = lane / X_UNITS;
-    let x_unit = lane % X_UNITS;
-    let x_put = x_row * PITCH + x_unit * 2u;
+    let x_put = thread / X_UNITS * PITCH + thread % X_UNITS * 2u;
     let x_step = X_ROWS * params.cols8;
-    var x_at = (m0 + x_row) * params.cols8 + group.z * params.split_cols8 + x_unit;
-    let w_row = lane / W_UNITS;
-    let w_unit = lane % W_UNITS;
-    let w_put = w_row * PITCH + w_unit * (IN_ELEMENT / 4u);
-    let w_cols = params.cols8 * 8u / IN_ELEMENT;
-    let w_step = W_ROWS * w_cols;
-    var w_at = (params.first_row + n0 + w_row) * w_cols + group.z * (params.split_cols8 * 8u / IN_ELEMENT) + w_unit;
-
+    var x_at = (m0 + thread / X_UNITS) * params.cols8 + group.z * params.split_cols8 + thread % X_UNITS;
+    let x_from = warp_m * PITCH;
+    // Elements of weights, and words of scales, for 16 rows.
+    let w_rows = params.cols8 / 2u / PER_VECTOR * 32u;
+    let n16 = (params.first_row + n0 + warp_n) / 16u;
+    let split_stage = group.z * stages;
+#if SCALED
+    // An element has an invocation's scales for 128 columns.
+    let scales = params.part_rows / 16u * w_rows;
+#endif
+#for j in 0..FRAGS_N
+    var w_at_$j = (n16 + $ju) * w_rows + split_stage * W_STAGE + lane;
+#for v in 0..VECTORS
+    var w_$j_$v = weights[w_at_$j + $vu * 32u];
+#endfor
+#if SCALED
+    let s_from_$j = scales + (n16 + $ju) * (params.cols8 / 2u) + lane / 4u;
+    var s_$j = weights[s_from_$j + split_stage * TILE_K / 128u * 8u];
+#endif
+#endfor
+#for i in 0..X_EACH
+    var x_$i = x[x_at + $iu * x_step];
+#endfor
 #for i in 0..FRAGS_M
 #for j in 0..FRAGS_N
     var acc_$i_$j: coop_mat16x16<f32, C>;
 #endfor
 #endfor
-#for d in 0..DEPTH
-#for i in 0..X_EACH
-    var x_$d_$i = x[x_at + $iu * x_step];
-#endfor
-#for i in 0..W_EACH
-    var w_$d_$i = weights[w_at + $iu * w_step];
-#if SCALED
-    var scales_$d_$i = scales_of(w_at + $iu * w_step);
-#endif
-#endfor
-    x_at += X_UNITS;
-    w_at += W_UNITS;
-#endfor
-
-    for (var stage = 0u; stage < stages; stage += DEPTH) {
-#for d in 0..DEPTH
+    for (var stage = 0u; stage < stages; stage++) {
+        let more = stage + 1u < stages;
         workgroupBarrier();
 #for i in 0..X_EACH
-        tile_x[x_put + $iu * X_ROWS * PITCH] = four_halves(x_$d_$i.xy);
-        tile_x[x_put + $iu * X_ROWS * PITCH + 1u] = four_halves(x_$d_$i.zw);
+        tile_x[x_put + $iu * X_ROWS * PITCH] = four_halves(x_$i.xy);
+        tile_x[x_put + $iu * X_ROWS * PITCH + 1u] = four_halves(x_$i.zw);
 #endfor
-#for i in 0..W_EACH
-        {
-            let to = w_put + $iu * W_ROWS * PITCH;
-            let w = w_$d_$i;
-#if WEIGHT == f16
-            tile_w[to] = four_halves(w.xy);
-            tile_w[to + 1u] = four_halves(w.zw);
-#endif
+        workgroupBarrier();
+        x_at += select(0u, X_UNITS, more);
+#for i in 0..X_EACH
+        x_$i = x[x_at + $iu * x_step];
+#endfor
+        // The last stage loads what it has once more, rather than branching around every load.
+#for j in 0..FRAGS_N
+        w_at_$j += select(0u, W_STAGE, more);
 #if SCALED
-            let scale = scale_of(scales_$d_$i, w_at + $iu * w_step - DEPTH * W_UNITS);
+#if TILE_K == 64
+        let scales_$j = select(s_$j.xy, s_$j.zw, stage % 2u == 1u);
+#else
+        let scales_$j = s_$j;
+#endif
+        s_$j = weights[s_from_$j + (split_stage + select(stage, stage + 1u, more)) * TILE_K / 128u * 8u];
+#endif
+#endfor
+#for v in 0..VECTORS
+#for p in 0..PER_VECTOR
+        let from_$v_$p = x_from + ($vu * PER_VECTOR + $pu) * 4u;
+#for j in 0..FRAGS_N
+#if WEIGHT == f16
+        let a_$v_$p_$j = weights_fragment(w_$j_$v);
 #endif
 #if WEIGHT == q8
-            tile_w[to] = int8(w.x) * scale;
-            tile_w[to + 1u] = int8(w.y) * scale;
-            tile_w[to + 2u] = int8(w.z) * scale;
-            tile_w[to + 3u] = int8(w.w) * scale;
+        let a_$v_$p_$j = int8_fragment(w_$j_$v[2u * $pu], w_$j_$v[2u * $pu + 1u], scales_$j[$vu]);
 #endif
 #if WEIGHT == q4
-            // The low nibbles are the block's first 16 weights, the high ones the others.
-            tile_w[to] = int4(w.x) * scale;
-            tile_w[to + 1u] = int4(w.y) * scale;
-            tile_w[to + 2u] = int4(w.z) * scale;
-            tile_w[to + 3u] = int4(w.w) * scale;
-            tile_w[to + 4u] = int4(w.x >> 4u) * scale;
-            tile_w[to + 5u] = int4(w.y >> 4u) * scale;
-            tile_w[to + 6u] = int4(w.z >> 4u) * scale;
-            tile_w[to + 7u] = int4(w.w >> 4u) * scale;
-#endif
-        }
-#endfor
-        workgroupBarrier();
-        if stage + $du + DEPTH < stages {
-#for i in 0..X_EACH
-            x_$d_$i = x[x_at + $iu * x_step];
-#endfor
-#for i in 0..W_EACH
-            w_$d_$i = weights[w_at + $iu * w_step];
-#if SCALED
-            scales_$d_$i = scales_of(w_at + $iu * w_step);
+        let a_$v_$p_$j = int4_fragment(w_$j_$v[$pu], scales_$j[($vu * 4u + $pu) / 2u]);
 #endif
 #endfor
-        }
-        x_at += X_UNITS;
-        w_at += W_UNITS;
-        {
-#for s in 0..STEPS
 #for i in 0..FRAGS_M
-            let from_x_$s_$i = (warp_m + $iu * 16u) * PITCH + $su * 4u;
-            let a_$s_$i = coopLoad<coop_mat16x16<f16, B>>(&tile_x[from_x_$s_$i], PITCH);
+        let from_$v_$p_$i = from_$v_$p + $iu * 16u * PITCH;
+        let b_$v_$p_$i = coopLoad<coop_mat16x16<f16, B>>(&tile_x[from_$v_$p_$i], PITCH);
+#for j in 0..FRAGS_N
+        acc_$i_$j = coopMultiplyAdd(a_$v_$p_$j, b_$v_$p_$i, acc_$i_$j);
+#endfor
+#endfor
 #endfor
 #for j in 0..FRAGS_N
-            let from_w_$s_$j = (warp_n + $ju * 16u) * PITCH + $su * 4u;
-            let b_$s_$j = coopLoadT<coop_mat16x16<f16, A>>(&tile_w[from_w_$s_$j], PITCH);
-#for i in 0..FRAGS_M
-            acc_$i_$j = coopMultiplyAdd(b_$s_$j, a_$s_$i, acc_$i_$j);
+        w_$j_$v = weights[w_at_$j + $vu * 32u];
 #endfor
-#endfor
-#endfor
-        }
 #endfor
     }
 
     // The product was taken as weights * x^T, so its columns are rows of out.
     let out_stride = params.out_stride;
+    let out_row = group.z * params.split_stride + (m0 + warp_m) * out_stride + params.first;
 #for i in 0..FRAGS_M
+#if SWIGLU
+    let to_$i = out_row + $iu * 16u * out_stride + (n0 + warp_n) / 2u;
+    let gated_$i = gated(acc_$i_0, acc_$i_1);
+    coopStore(gated_$i, &out[to_$i], out_stride);
+#if FRAGS_N == 4
+    let beside_$i = to_$i + 16u;
+    let gated_beside_$i = gated(acc_$i_2, acc_$i_3);
+    coopStore(gated_beside_$i, &out[beside_$i], out_stride);
+#endif
+#else
 #for j in 0..FRAGS_N
-    let to_$i_$j = group.z * params.split_stride + (m0 + warp_m + $iu * 16u) * out_stride + params.first + n0 + warp_n + $ju * 16u;
+    let to_$i_$j = out_row + $iu * 16u * out_stride + n0 + warp_n + $ju * 16u;
     coopStore(acc_$i_$j, &out[to_$i_$j], out_stride);
 #endfor
+#endif
 #endfor
 }

@@ -72,6 +72,7 @@ pub fn made_up(config: &str, change: impl Fn(&str, &mut [f32])) -> Model {
 pub fn claim_matrix_units(gpu: &mut Gpu) {
     gpu.profile.matrix_shapes = vec![MatrixShape { m: 16, n: 16, k: 16, input: "F16".into(), output: "F32".into() }];
     (gpu.profile.shader_f16, gpu.profile.subgroups) = (true, Some((32, 32)));
+    gpu.fragments = Some(true);
     gpu.profile.limits.workgroup_bytes = gpu.profile.limits.workgroup_bytes.max(48 << 10);
     gpu.profile.limits.invocations = gpu.profile.limits.invocations.max(512);
 }

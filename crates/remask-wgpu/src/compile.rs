@@ -63,7 +63,7 @@ fn module(device: &wgpu::Device, spec: &KernelSpec, label: &str, source: &str) -
     #[cfg(not(target_arch = "wasm32"))]
     if spec.extensions.contains(&Extension::Matrix)
         && device.features().contains(wgpu::Features::PASSTHROUGH_SHADERS)
-        && let Ok(compiled) = crate::spirv::rolled(source)
+        && let Ok(compiled) = crate::spirv::compile(source)
     {
         let [x, y, z] = compiled.workgroup_size;
         let main = wgpu::PassthroughShaderEntryPoint { name: "main".into(), workgroup_size: (x, y, z) };

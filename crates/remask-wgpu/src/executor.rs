@@ -22,7 +22,7 @@ use crate::pass::{Answer, PassPlan, attention_tile_rows};
 use crate::recording::{BindGroups, Recorder, Recording};
 use crate::stores::Stores;
 use crate::uniforms::{PassSizes, Uniforms};
-use crate::weights::{DeviceLayer, DeviceMatrix, DeviceWeights};
+use crate::weights::{DeviceMatrix, DeviceWeights};
 
 /// Recordings kept before all are forgotten. Sizes are rounded up to a few an octave, so that even
 /// servers stay below this.
@@ -124,16 +124,14 @@ impl WgpuBackend {
         Ok(())
     }
 
-    async fn with_weights(gpu: Gpu, a: Architecture, weights: DeviceWeights) -> Result<Self, BackendError> {
+    async fn with_weights(mut gpu: Gpu, a: Architecture, mut weights: DeviceWeights) -> Result<Self, BackendError> {
+        let arithmetic = weights.suit(&mut gpu, &a).await?;
         let table = rotary::table(&a.rotary, a.max_positions);
         let rotary = gpu.storage("rotary", size_of_val(&table[..]) as u64).await?;
         gpu.queue.write_buffer(&rotary, 0, bytemuck::cast_slice(&table));
         let suppressed_words = vec![0; a.embedding_rows.div_ceil(32)];
         let suppressed = gpu.storage("suppressed", suppressed_words.len() as u64 * 4).await?;
-        let mut formats: Vec<_> = weights.layers.iter().flat_map(DeviceLayer::formats).collect();
-        formats.dedup();
-        let arithmetic = Arithmetic::choose(&gpu.profile, &a, &formats);
-        tracing::debug!(?arithmetic, ?formats, "loaded");
+        tracing::debug!(?arithmetic, "loaded");
         let activations = Activations::new(&gpu, &a, arithmetic, strips(weights.head()), 64).await?;
         let uniforms = Uniforms::new(&gpu, PARAMETER_SLOTS).await?;
         Ok(Self {
@@ -285,6 +283,7 @@ impl WgpuBackend {
         tracing::warn!("going on in float32: a kernel of the matrix units that nothing else stands in for is missing");
         self.arithmetic = Arithmetic::Full;
         self.forget_recordings();
+        self.weights.unsuit(&mut self.gpu).await?;
         let (a, rows) = (&self.architecture, self.activations.capacity());
         self.activations = Activations::new(&self.gpu, a, self.arithmetic, strips(self.weights.head()), rows).await?;
         for buffer in self.arena.iter_mut().flatten() {
@@ -317,8 +316,14 @@ impl WgpuBackend {
         let bytes = match answer {
             Answer::Candidates => sizes.selected as usize * size_of::<CandidateRecord>(),
             Answer::Logits => {
-                let bytes = sizes.selected as usize * self.architecture.embedding_rows * 4;
-                if self.activations.reserve_logits(&self.gpu, bytes as u64).await? {
+                let row = self.architecture.embedding_rows * 4;
+                let bytes = sizes.selected as usize * row;
+                // Matrix units write whole tiles of rows.
+                let rows = match self.arithmetic {
+                    Arithmetic::Full => sizes.selected,
+                    Arithmetic::Half => sizes.selected.next_multiple_of(128),
+                };
+                if self.activations.reserve_logits(&self.gpu, rows as u64 * row as u64).await? {
                     self.forget_recordings();
                 }
                 bytes

@@ -44,6 +44,9 @@ pub struct Gpu {
     pub profile: AdapterProfile,
     /// How long a driver may take over a kernel that another can stand in for.
     pub patience: Duration,
+    /// Whether matrices lie in the registers of the matrix units as kernels take them to, once asked
+    /// ([`crate::order`]).
+    pub fragments: Option<bool>,
     /// What was measured to be fastest here.
     pub tuning: Tuning,
     faults: Arc<Mutex<Faults>>,
@@ -164,6 +167,7 @@ impl Gpu {
             queue,
             profile,
             patience: PATIENCE,
+            fragments: None,
             tuning: Tuning::default(),
             faults,
             kernels: HashMap::new(),

@@ -12,6 +12,7 @@ mod compile;
 pub mod executor;
 pub mod gpu;
 pub mod kernels;
+pub mod order;
 pub mod pass;
 pub mod plan;
 pub mod profile;

@@ -5,11 +5,13 @@ use remask_core::{Architecture, BackendError};
 
 use crate::activations::Activations;
 use crate::kernels::gemm::{End, Fused};
+use crate::kernels::gemm_matrix::{MatrixEnd, MatrixTile};
 use crate::kernels::linear::{Arithmetic, Portable, Shape, Strategy};
 use crate::kernels::{
     attention, attention_matrix, attention_row, embed, gemm, gemm_matrix, head_select, rms_norm, rotary, select_reduce,
     select_strips, swiglu,
 };
+use crate::order::Order;
 use crate::recording::{Recorder, Recording};
 use crate::uniforms::PassSizes;
 use crate::weights::{DeviceLayer, DeviceMatrix, DeviceWeights};
@@ -84,6 +86,16 @@ struct Normed<'b> {
     between: &'b wgpu::Buffer,
 }
 
+/// A linear layer on matrix units.
+#[derive(Clone, Copy)]
+struct MatrixProduct<'b> {
+    matrix: &'b DeviceMatrix,
+    /// f16.
+    x: &'b wgpu::Buffer,
+    out: &'b wgpu::Buffer,
+    over: Over,
+}
+
 /// A linear layer by a portable kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<'b> {
@@ -98,11 +110,8 @@ pub(crate) struct Product<'b> {
 impl PassPlan<'_> {
     fn strategy(&self, r: &Recorder<'_>, matrix: &DeviceMatrix, rows: u32) -> Strategy {
         let shape = Shape { rows, cols: matrix.cols, out: matrix.rows };
-        // A part that is cut inside a tile could not be computed tile by tile.
-        let whole = matrix.parts.iter().all(|p| p.rows.is_multiple_of(128));
-        let arithmetic = if whole { self.arithmetic } else { Arithmetic::Full };
         let tuned = r.gpu.tuning.kernel(matrix.format, shape);
-        Strategy::choose_usable(&r.gpu.profile, arithmetic, matrix.format, shape, tuned, |spec| r.gpu.usable(spec))
+        Strategy::choose_usable(&r.gpu.profile, matrix.order, matrix.format, shape, tuned, |spec| r.gpu.usable(spec))
     }
 
     /// Records the pass.
@@ -189,16 +198,31 @@ impl PassPlan<'_> {
                 return self.portable(r, kernel, product, End::SwiGlu).await;
             }
         }
+        if let Strategy::Matrix(tile) = self.strategy(r, matrix, self.sizes.rows)
+            && tile.fuses_swiglu()
+            && matrix.order == Order::Paired
+            && half
+        {
+            self.norm(r, &layer.mlp_norm, &act.normed_mlp, pending, true).await?;
+            let product = MatrixProduct { matrix, x: &act.normed_mlp, out: &act.activated, over: Over::Rows };
+            return self.matrix(r, tile, product, MatrixEnd::SwiGlu).await.map(|_| ());
+        }
         let normed = Normed { matrix, gain: &layer.mlp_norm, between: &act.normed_mlp };
         let splits = self.normed(r, normed, &act.gate_up, pending).await?;
-        self.swiglu(r, splits, half).await
+        self.swiglu(r, splits, matrix.order, half).await
     }
 
     /// SwiGLU of what lies in `act.gate_up`, into `act.activated`, in f16 where `half`.
-    pub(crate) async fn swiglu(&self, r: &mut Recorder<'_>, splits: Splits, half: bool) -> Result<(), BackendError> {
+    pub(crate) async fn swiglu(
+        &self,
+        r: &mut Recorder<'_>,
+        splits: Splits,
+        order: Order,
+        half: bool,
+    ) -> Result<(), BackendError> {
         let (act, width) = (self.activations, self.architecture.mlp.hidden as u32);
         let params = swiglu::Params { cols4: width / 4, split_stride4: splits.stride / 4, padding: [0; 2] };
-        let spec = swiglu::spec(swiglu::Variant { splits: splits.count, half, interleaved: false });
+        let spec = swiglu::spec(swiglu::Variant { splits: splits.count, half, interleaved: order == Order::Paired });
         let grid = swiglu::grid(self.sizes.rows, width);
         r.dispatch(spec, &[&act.gate_up, &act.activated], &params, grid).await
     }
@@ -293,28 +317,45 @@ impl PassPlan<'_> {
         strategy: Strategy,
         over: Over,
     ) -> Result<Splits, BackendError> {
-        let rows = self.rows(over);
-        let tile = match strategy {
+        match strategy {
             Strategy::Portable(kernel) => {
                 self.portable(r, kernel, Product { matrix, x, gain: None, out, over }, End::Write).await?;
-                return Ok(Splits::WHOLE);
+                Ok(Splits::WHOLE)
             }
-            Strategy::Matrix(tile) => tile,
+            Strategy::Matrix(tile) => {
+                self.matrix(r, tile, MatrixProduct { matrix, x, out, over }, MatrixEnd::Sums).await
+            }
+        }
+    }
+
+    /// A linear layer on matrix units.
+    async fn matrix(
+        &self,
+        r: &mut Recorder<'_>,
+        tile: MatrixTile,
+        product: MatrixProduct<'_>,
+        end: MatrixEnd,
+    ) -> Result<Splits, BackendError> {
+        let MatrixProduct { matrix, x, out, over } = product;
+        let rows = self.rows(over);
+        let columns = match end {
+            MatrixEnd::Sums => matrix.rows,
+            MatrixEnd::SwiGlu => matrix.rows / 2,
         };
-        let splits = Splits { count: tile.splits, stride: tile.padded(rows) * matrix.rows };
+        let splits = Splits { count: tile.splits, stride: tile.padded(rows) * columns };
         for part in &matrix.parts {
             let params = gemm_matrix::Params {
                 cols8: matrix.cols / 8,
                 part_rows: part.rows,
                 first: part.first,
-                out_stride: matrix.rows,
+                out_stride: columns,
                 split_cols8: matrix.cols / 8 / tile.splits,
                 split_stride: splits.stride,
                 over_selected: u32::from(over == Over::Selected),
                 first_row: 0,
             };
             let grid = gemm_matrix::grid(tile, rows, part.rows);
-            r.dispatch(gemm_matrix::spec(matrix.format, tile), &[&part.buffer, x, out], &params, grid).await?;
+            r.dispatch(gemm_matrix::spec(matrix.format, tile, end), &[&part.buffer, x, out], &params, grid).await?;
         }
         Ok(splits)
     }
@@ -322,14 +363,10 @@ impl PassPlan<'_> {
     /// The last norm over the selected rows, and the head.
     async fn head(&self, r: &mut Recorder<'_>, pending: Option<Splits>, answer: Answer) -> Result<(), BackendError> {
         let (act, head, selected) = (self.activations, self.weights.head(), self.sizes.selected);
-        // Logits are for verification: they are computed as exactly as there is a kernel for.
-        let strategy = match answer {
-            Answer::Candidates => self.strategy(r, head, selected),
-            Answer::Logits => {
-                let shape = Shape { rows: selected, cols: head.cols, out: head.rows };
-                let usable = |spec: &KernelSpec| r.gpu.usable(spec);
-                Strategy::choose_usable(&r.gpu.profile, Arithmetic::Full, head.format, shape, None, usable)
-            }
+        // Logits and selections come of whole sums.
+        let strategy = match self.strategy(r, head, selected) {
+            Strategy::Matrix(tile) => Strategy::Matrix(MatrixTile { splits: 1, ..tile }),
+            portable => portable,
         };
         let mut buffers = vec![&act.hidden, &self.weights.final_norm, &act.gathered, &act.select];
         if pending.is_some() {
@@ -376,9 +413,8 @@ impl PassPlan<'_> {
 
     /// The head on matrix units: as many ids at a time as their logits find room for, and the selection
     /// over these. Returns the strips of partial selections.
-    async fn matrix_head(&self, r: &mut Recorder<'_>, tile: gemm_matrix::MatrixTile) -> Result<u32, BackendError> {
+    async fn matrix_head(&self, r: &mut Recorder<'_>, tile: MatrixTile) -> Result<u32, BackendError> {
         let (act, head, selected) = (self.activations, self.weights.head(), self.sizes.selected);
-        let tile = gemm_matrix::MatrixTile { splits: 1, ..tile };
         let room = (act.chunk.size() / 4) as u32 / tile.padded(selected);
         // Even chunks, so that the last one fills the device too.
         let chunks = head.rows.div_ceil(room / 128 * 128);
@@ -399,7 +435,7 @@ impl PassPlan<'_> {
                 };
                 let buffers = [&part.buffer, &act.gathered, &act.chunk];
                 let grid = gemm_matrix::grid(tile, selected, ids);
-                r.dispatch(gemm_matrix::spec(head.format, tile), &buffers, &params, grid).await?;
+                r.dispatch(gemm_matrix::spec(head.format, tile, MatrixEnd::Sums), &buffers, &params, grid).await?;
                 let params = select_strips::Params {
                     stride: most,
                     count: ids,

@@ -1,10 +1,15 @@
-//! SPIR-V for drivers that unroll too much.
+//! SPIR-V that says what WGSL cannot.
 //!
 //! NVIDIA's compiler unrolls every loop that it can count by eight. The loops of the kernels for matrix units
 //! are long as they are: eight times as long they use so many registers that fewer workgroups fit a
 //! multiprocessor, or spill, and no longer fit the instruction cache (measured on an H100: up to 30 percent of
-//! a large product, and half of a small one). WGSL has no way to say so, SPIR-V has: so these kernels
-//! go the same way that wgpu takes, WGSL through naga, and are handed over with their loops marked.
+//! a large product, and half of a small one). WGSL has no way to say so, SPIR-V has. Nor can WGSL name the
+//! elements of a cooperative matrix that an invocation holds, which SPIR-V can: weights go straight into the
+//! registers that multiply them, and sums are worked on where they are. So these kernels go the same way that
+//! wgpu takes, WGSL through naga, and are handed over with their loops marked, and with variables named
+//! `x_elements` made another name of the matrix `x` of the same function.
+
+use std::collections::HashMap;
 
 use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
@@ -14,8 +19,18 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 const OP_LOOP_MERGE: u32 = 246;
 /// Its control mask: do not unroll.
 const DONT_UNROLL: u32 = 2;
+/// An id and its name.
+const OP_NAME: u32 = 5;
+/// First instruction of a function.
+const OP_FUNCTION: u32 = 54;
+/// A variable: type, id, storage class.
+const OP_VARIABLE: u32 = 59;
+/// A pointer into a variable: type, id, variable, indices.
+const OP_ACCESS_CHAIN: u32 = 65;
 /// Words before the first instruction.
 const HEADER: usize = 5;
+/// What the name of an array ends with that stands for a matrix's elements.
+const ELEMENTS: &str = "_elements";
 
 /// A compute shader with the entry point `main`.
 pub struct Module {
@@ -25,12 +40,12 @@ pub struct Module {
     pub workgroup_size: [u32; 3],
 }
 
-/// Compiles WGSL so that no loop is unrolled. Like the other kernels it has no checks of its own: indices
-/// stay within sizes that the host has checked.
+/// Compiles WGSL so that no loop is unrolled and the elements of matrices are theirs. Like the other kernels it
+/// has no checks of its own: indices stay within sizes that the host has checked.
 ///
 /// # Errors
 /// What naga has against the shader.
-pub fn rolled(source: &str) -> Result<Module, String> {
+pub fn compile(source: &str) -> Result<Module, String> {
     let module = naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string(source))?;
     let info = Validator::new(ValidationFlags::all(), Capabilities::all())
         .validate(&module)
@@ -40,7 +55,8 @@ pub fn rolled(source: &str) -> Result<Module, String> {
     let options = spv::Options {
         // What Vulkan 1.2 takes, which matrix units need for their memory model.
         lang_version: (1, 5),
-        flags: spv::WriterFlags::empty(),
+        // Names tell which variables are elements of which.
+        flags: spv::WriterFlags::DEBUG,
         bounds_check_policies: BoundsCheckPolicies {
             index: unchecked,
             buffer: unchecked,
@@ -56,16 +72,65 @@ pub fn rolled(source: &str) -> Result<Module, String> {
     };
     let main = spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: entry.name.clone() };
     let mut words = spv::write_vec(&module, &info, &options, Some(&main)).map_err(|e| e.to_string())?;
+    mark_loops(&mut words);
+    join_elements(&mut words);
+    Ok(Module { words, workgroup_size: entry.workgroup_size })
+}
+
+/// Where each instruction begins, and what it is.
+fn instructions(words: &[u32]) -> Vec<(usize, u32)> {
+    let mut found = Vec::new();
     let mut at = HEADER;
-    while let Some(first) = words.get(at).copied() {
-        if first & 0xFFFF == OP_LOOP_MERGE
+    while let Some(first) = words.get(at) {
+        found.push((at, first & 0xFFFF));
+        at += (first >> 16).max(1) as usize;
+    }
+    found
+}
+
+fn mark_loops(words: &mut [u32]) {
+    for (at, op) in instructions(words) {
+        if op == OP_LOOP_MERGE
             && let Some(control) = words.get_mut(at + 3)
         {
             *control |= DONT_UNROLL;
         }
-        at += (first >> 16).max(1) as usize;
     }
-    Ok(Module { words, workgroup_size: entry.workgroup_size })
+}
+
+/// Has what points into `x_elements` point into the matrix `x`.
+fn join_elements(words: &mut [u32]) {
+    let mut names: HashMap<u32, String> = HashMap::new();
+    // Of the function at hand: variables by name, and for elements the matrix that they are of.
+    let mut variables: HashMap<String, u32> = HashMap::new();
+    let mut matrix_of: HashMap<u32, String> = HashMap::new();
+    for (at, op) in instructions(words) {
+        let length = (words[at] >> 16) as usize;
+        let Some([_, operands @ ..]) = words.get_mut(at..at + length) else { return };
+        match (op, operands) {
+            (OP_NAME, [id, text @ ..]) => {
+                let bytes: Vec<u8> = text.iter().flat_map(|w| w.to_le_bytes()).take_while(|b| *b != 0).collect();
+                names.insert(*id, String::from_utf8_lossy(&bytes).into_owned());
+            }
+            (OP_FUNCTION, _) => {
+                variables.clear();
+                matrix_of.clear();
+            }
+            (OP_VARIABLE, [_, id, ..]) => {
+                let Some(name) = names.get(id) else { continue };
+                if let Some(matrix) = name.strip_suffix(ELEMENTS) {
+                    matrix_of.insert(*id, matrix.to_owned());
+                }
+                variables.insert(name.clone(), *id);
+            }
+            (OP_ACCESS_CHAIN, [_, _, base, ..]) => {
+                if let Some(matrix) = matrix_of.get(base).and_then(|name| variables.get(name)) {
+                    *base = *matrix;
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]
@@ -81,18 +146,63 @@ mod tests {
                     for (var j = 0u; j < out[0]; j += 2u) { out[lane] += i * j; }
                 }
             }";
-        let module = rolled(source).unwrap();
+        let module = compile(source).unwrap();
         assert_eq!(module.workgroup_size, [32, 2, 1]);
         assert_eq!(module.words[0], 0x0723_0203, "SPIR-V's magic number");
-        let (mut at, mut controls) = (HEADER, Vec::new());
-        while at < module.words.len() {
-            if module.words[at] & 0xFFFF == OP_LOOP_MERGE {
-                controls.push(module.words[at + 3]);
-            }
-            at += (module.words[at] >> 16) as usize;
-        }
-        assert_eq!(at, module.words.len(), "instructions end where the module does");
+        let found = instructions(&module.words);
+        let (last, _) = found[found.len() - 1];
+        let length = (module.words[last] >> 16) as usize;
+        assert_eq!(last + length, module.words.len(), "instructions end where the module does");
+        let loops = found.iter().filter(|(_, op)| *op == OP_LOOP_MERGE);
+        let controls: Vec<_> = loops.map(|(at, _)| module.words[at + 3]).collect();
         assert_eq!(controls, [DONT_UNROLL; 2]);
-        assert!(rolled("fn main() { nothing }").is_err_and(|e| e.contains("nothing")));
+        assert!(compile("fn main() { nothing }").is_err_and(|e| e.contains("nothing")));
+    }
+    #[test]
+    fn elements_are_those_of_their_matrix() {
+        let source = "enable f16;
+            enable wgpu_cooperative_matrix;
+            @group(0) @binding(0) var<storage, read_write> out: array<f16>;
+            fn twice(held: coop_mat16x16<f16, A>) -> coop_mat16x16<f16, A> {
+                var x: coop_mat16x16<f16, A> = held;
+                var x_elements: array<f16, 8>;
+                var y: coop_mat16x16<f16, A>;
+                var y_elements: array<f16, 8>;
+                var other: array<f16, 8>;
+                other[2] = x_elements[1];
+                y_elements[1] = x_elements[1] + other[2];
+                return y;
+            }
+            @compute @workgroup_size(32)
+            fn main() {
+                var x_elements: array<f16, 8>;
+                x_elements[3] = 1.0h;
+                let i = 0u;
+                let a = coopLoadT<coop_mat16x16<f16, A>>(&out[i], 16u);
+                let b = twice(a);
+                out[i] = x_elements[3];
+                coopStoreT(b, &out[i], 16u);
+            }";
+        let module = compile(source).unwrap();
+        let words = &module.words;
+        let all = instructions(words);
+        let ids = |wanted: &str| {
+            let named = all.iter().filter(|(at, op)| {
+                let text: Vec<u8> =
+                    words[at + 1..].iter().skip(1).flat_map(|w| w.to_le_bytes()).take_while(|b| *b != 0).collect();
+                *op == OP_NAME && text == wanted.as_bytes()
+            });
+            named.map(|(at, _)| words[at + 1]).collect::<Vec<_>>()
+        };
+        let pointed = |id: &u32| all.iter().filter(|(at, op)| *op == OP_ACCESS_CHAIN && words[at + 3] == *id).count();
+        let count = |name: &str| ids(name).iter().map(pointed).collect::<Vec<_>>();
+        assert_eq!(count("x"), [2]);
+        assert_eq!(count("y"), [1]);
+        assert_eq!(count("other"), [2]);
+        assert_eq!(count("y_elements"), [0]);
+        // Where a function has no such matrix, an array is an array.
+        let mut arrays = count("x_elements");
+        arrays.sort_unstable();
+        assert_eq!(arrays, [0, 2]);
     }
 }

@@ -7,6 +7,7 @@ use remask_core::{Architecture, BackendError, Error};
 
 use crate::gpu::Gpu;
 use crate::kernels::linear::Arithmetic;
+use crate::order::Order;
 
 /// Bytes handed to the driver before waiting for it to take them: bounds the staging memory, and in a browser,
 /// where rows are copied and perhaps converted on their way, WebAssembly's, which never shrinks again.
@@ -18,6 +19,8 @@ pub struct DeviceMatrix {
     pub parts: Vec<Part>,
     /// Storage format.
     pub format: WeightFormat,
+    /// Where in a part a weight lies.
+    pub order: Order,
     /// Output features.
     pub rows: u32,
     /// Input features, a multiple of 4.
@@ -167,7 +170,13 @@ impl DeviceWeights {
                 first: r.start as u32,
                 rows: r.len() as u32,
             };
-            DeviceMatrix { parts: parts.map(part).collect(), format, rows: rows as u32, cols: cols as u32 }
+            DeviceMatrix {
+                parts: parts.map(part).collect(),
+                format,
+                order: Order::Rows,
+                rows: rows as u32,
+                cols: cols as u32,
+            }
         };
         let at = &a.attention;
         let layer = DeviceLayer {
@@ -283,19 +292,27 @@ impl<'a> RandomSource<'a> {
             self.gpu.queue.submit([encoder.finish()]);
             parts.push(Part { buffer, first, rows: rows as u32 });
         }
-        Ok(DeviceMatrix { parts, format: self.format, rows: rows as u32, cols: cols as u32 })
+        Ok(DeviceMatrix { parts, format: self.format, order: Order::Rows, rows: rows as u32, cols: cols as u32 })
     }
 }
 
 /// Rows of each part of a matrix: as many as one binding holds.
 fn part_ranges(gpu: &Gpu, rows: usize, cols: usize, format: WeightFormat) -> Vec<std::ops::Range<usize>> {
-    // An even number of rows a part keeps f16 scales on whole words.
-    let most = (gpu.profile.limits.binding as usize / format.bytes(1, cols)).saturating_sub(1) & !1;
+    let most = (gpu.profile.limits.binding as usize / format.bytes(1, cols)).saturating_sub(1);
+    // An even number of rows a part keeps f16 scales on whole words, and whole tiles suit the matrix units.
+    let most = if most < 128 { most & !1 } else { most & !127 };
     let starts = (0..rows).step_by(most.max(2));
     starts.map(|start| start..rows.min(start + most.max(2))).collect()
 }
 
 impl DeviceMatrix {
+    /// The same weights once more, in the same memory.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        let part = |p: &Part| Part { buffer: p.buffer.clone(), first: p.first, rows: p.rows };
+        Self { parts: self.parts.iter().map(part).collect(), ..*self }
+    }
+
     /// Moves one matrix to the device from rows of float32, for tests and benches.
     ///
     /// # Errors
@@ -413,7 +430,7 @@ impl Loader<'_> {
         for source in &sources {
             self.checkpoint.discard(source.name());
         }
-        Ok(DeviceMatrix { parts, format, rows: rows as u32, cols: cols as u32 })
+        Ok(DeviceMatrix { parts, format, order: Order::Rows, rows: rows as u32, cols: cols as u32 })
     }
 
     /// Writes rows `range` of the stacked `sources` into `buffer`. What bf16 loses as f16, where that was

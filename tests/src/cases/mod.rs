@@ -6,6 +6,7 @@ pub mod gemm;
 pub mod gemm_matrix;
 pub mod gemv;
 pub mod head_select;
+pub mod reorder;
 pub mod rms_norm;
 pub mod rotary;
 pub mod select_strips;
@@ -25,6 +26,7 @@ pub const TABLES: &[Table] = &[
     ("gemm", gemm::run),
     ("gemv", gemv::run),
     ("head_select", head_select::run),
+    ("reorder", reorder::run),
     ("rms_norm", rms_norm::run),
     ("rotary", rotary::run),
     ("select_strips", select_strips::run),
@@ -35,6 +37,7 @@ pub const TABLES: &[Table] = &[
 /// They run on adapters that have such units.
 pub const MATRIX_TABLES: &[Table] = &[
     ("attention_matrix", attention::run_matrix),
+    ("fragment_probe", gemm_matrix::probe),
     ("gemm_matrix", gemm_matrix::run),
     ("rms_norm", rms_norm::run),
     ("rotary", rotary::run_half),

@@ -6,7 +6,8 @@ use remask_core::BackendError;
 
 use super::WgpuBackend;
 use crate::kernels::gemm::End;
-use crate::kernels::linear::{Portable, Shape, Strategy};
+use crate::kernels::linear::{Portable, Shape};
+use crate::order::Order;
 use crate::pass::{Over, Product, Splits};
 use crate::recording::Recording;
 use crate::tuning::Tuned;
@@ -54,7 +55,7 @@ impl WgpuBackend {
         for layer in Layer::ALL {
             let Some(first) = self.weights.layers.first().map(|l| layer.matrix(l)) else { continue };
             let (format, shape) = (first.format, Shape { rows, cols: first.cols, out: first.rows });
-            if Strategy::choose(&self.gpu.profile, self.arithmetic, format, shape).is_half() {
+            if first.order != Order::Rows {
                 continue;
             }
             // The default comes first.
@@ -107,7 +108,7 @@ impl WgpuBackend {
             };
             plan.portable(&mut recorder, kernel, Product { matrix, x, gain, out, over: Over::Rows }, end).await?;
             if matches!(layer, Layer::GateUp) && !fuses {
-                plan.swiglu(&mut recorder, Splits::WHOLE, false).await?;
+                plan.swiglu(&mut recorder, Splits::WHOLE, matrix.order, false).await?;
             }
         }
         let recording = recorder.finish();

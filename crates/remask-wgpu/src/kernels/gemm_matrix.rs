@@ -3,7 +3,7 @@
 use remask_core::checkpoint::WeightFormat;
 
 use super::linear::Shape;
-use super::weight_defines;
+use super::{flags, weight_defines};
 use crate::profile::AdapterProfile;
 use crate::wgsl::{Define, Extension, KernelSpec};
 
@@ -42,21 +42,24 @@ pub struct MatrixTile {
     pub warps_m: u32,
     /// Subgroups along rows of the weights.
     pub warps_n: u32,
-    /// Stages whose loads are under way while one is multiplied.
-    pub depth: u32,
     /// Splits of the inner dimension.
     pub splits: u32,
 }
 
-/// Workgroups of tiles of `m` rows that a large device runs at a time; what an H100's 132 multiprocessors find
-/// registers for. Nothing tells how many another device has: of its size they are good numbers.
-fn at_a_time(m: u32) -> u32 {
-    match m {
-        16 => 320,
-        32 => 256,
-        64 => 264,
-        _ => 132,
-    }
+/// Whether matrix units take weights of `format`: those of f32 and bf16 ask for more than f16 holds.
+#[must_use]
+pub fn takes(format: WeightFormat) -> bool {
+    matches!(format, WeightFormat::F16 | WeightFormat::Q8 | WeightFormat::Q4)
+}
+
+/// What becomes of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MatrixEnd {
+    /// Sums of each split, in float32.
+    Sums,
+    /// `silu(gate) * up` in f16, of weights in [`Order::Paired`](crate::order::Order::Paired) and in one
+    /// split.
+    SwiGlu,
 }
 
 /// Splits times rows are never more than this where one split has fewer: buffers have room for them.
@@ -83,37 +86,46 @@ impl MatrixTile {
     #[must_use]
     pub fn choose(format: WeightFormat, shape: Shape) -> Option<Self> {
         let Shape { rows, cols, out } = shape;
-        let quants = matches!(format, WeightFormat::Q8 | WeightFormat::Q4);
-        let whole = out.is_multiple_of(128) && cols.is_multiple_of(128);
-        if !whole || !(quants || format == WeightFormat::F16) {
+        let quants = format != WeightFormat::F16;
+        if !takes(format) || !out.is_multiple_of(128) || !cols.is_multiple_of(128) {
             return None;
         }
-        let [m, n, k, warps_m, warps_n, depth] = match (rows, quants) {
-            (0..=16, _) => [16, 64, 64, 1, 4, 2],
-            (17..=32, _) => [32, 64, 64, 2, 2, 2],
-            (33..=64, false) => [64, 64, 64, 2, 2, 4],
-            (33..=64, true) => [64, 64, 64, 2, 2, 2],
-            (_, false) => [128, 128, 64, 2, 4, 1],
-            (_, true) => [128, 128, 64, 2, 4, 2],
+        let [m, n, k, warps_m, warps_n] = match (rows, quants) {
+            (0..=16, _) => [16, 64, 128, 1, 4],
+            (17..=32, _) => [32, 64, 128, 1, 4],
+            (33..=64, false) => [64, 128, 128, 1, 8],
+            (33..=256, _) | (_, false) => [64, 128, 64, 1, 4],
+            (_, true) => [128, 256, 64, 1, 8],
         };
-        let mut tile = Self { m, n, k, warps_m, warps_n, depth, splits: 1 };
+        // Rows of a part and columns come in whole tiles.
+        let (n, warps_n) = if out.is_multiple_of(n) { (n, warps_n) } else { (128, 4) };
+        let mut tile = Self { m, n, k, warps_m, warps_n, splits: 1 };
         let workgroups = (out / n) * rows.div_ceil(m);
+        // Enough workgroups to keep a large device's multiprocessors busy, whose number nothing tells.
+        let enough = match (m, n) {
+            (16, _) => 512,
+            (32, _) => 384,
+            (64, _) if k == 128 => 192,
+            (64, _) => 256,
+            _ => 128,
+        };
         let most = (SPLIT_ROWS / tile.padded(rows)).clamp(1, 8);
-        let turns = |splits: u32| f64::from((workgroups * splits).div_ceil(at_a_time(m))) / f64::from(splits);
         let possible = [1, 2, 4, 8].into_iter().filter(|s| *s <= most && (cols / s).is_multiple_of(128));
-        tile.splits = match m {
-            // What is read counts: enough workgroups to ask for it all the time.
-            16 | 32 => {
-                possible.clone().find(|s| workgroups * s >= at_a_time(m)).or_else(|| possible.clone().next_back())
-            }
-            // What is computed counts: no multiprocessor idle while others have a turn left.
-            _ => possible.min_by(|a, b| turns(*a).total_cmp(&turns(*b))),
-        }
-        .unwrap_or(1);
-        while !(cols / tile.splits / k).is_multiple_of(tile.depth) {
-            tile.depth /= 2;
-        }
+        let sufficient = possible.clone().find(|s| workgroups * s >= enough);
+        tile.splits = sufficient.or_else(|| possible.last()).unwrap_or(1);
         Some(tile)
+    }
+
+    /// The tile that needs least of a device, with the same splits.
+    #[must_use]
+    pub fn smallest(self) -> Self {
+        Self { m: 16, n: 64, k: 128, warps_m: 1, warps_n: 4, ..self }
+    }
+
+    /// Whether the product's end can be SwiGLU: a subgroup has both factors.
+    #[must_use]
+    pub fn fuses_swiglu(self) -> bool {
+        self.splits == 1 && matches!(self.n / 16 / self.warps_n, 2 | 4)
     }
 
     /// Rows rounded up to whole tiles.
@@ -125,18 +137,13 @@ impl MatrixTile {
 
 /// The kernel for weights of `format`.
 #[must_use]
-pub fn spec(format: WeightFormat, tile: MatrixTile) -> KernelSpec {
-    let MatrixTile { m, n, k, warps_m, warps_n, depth, .. } = tile;
+pub fn spec(format: WeightFormat, tile: MatrixTile, end: MatrixEnd) -> KernelSpec {
+    let MatrixTile { m, n, k, warps_m, warps_n, .. } = tile;
     let threads = warps_m * warps_n * 32;
     let mut defines = weight_defines(format);
-    let in_element = match format {
-        WeightFormat::Q8 => 16,
-        WeightFormat::Q4 => 32,
-        _ => 8,
-    };
-    if in_element > 8 {
-        defines.push(("SCALED", Define::Flag));
-    }
+    let per_vector = steps_in_vector(format);
+    let on = [("SCALED", per_vector > 1), ("SWIGLU", end == MatrixEnd::SwiGlu)];
+    defines.extend(flags(on));
     let numbers = [
         ("TILE_M", m),
         ("TILE_N", n),
@@ -145,14 +152,21 @@ pub fn spec(format: WeightFormat, tile: MatrixTile) -> KernelSpec {
         ("WARPS_N", warps_n),
         ("FRAGS_M", m / 16 / warps_m),
         ("FRAGS_N", n / 16 / warps_n),
-        ("STEPS", k / 16),
-        ("DEPTH", depth),
         ("X_EACH", m * k / 8 / threads),
-        ("W_EACH", n * k / in_element / threads),
-        ("IN_ELEMENT", in_element),
+        ("PER_VECTOR", per_vector),
+        ("VECTORS", k / 16 / per_vector),
     ];
     defines.extend(numbers.map(|(name, value)| (name, Define::Number(value))));
     KernelSpec { shader: "gemm_matrix", defines, extensions: vec![Extension::F16, Extension::Matrix] }
+}
+
+/// Steps of 16 columns whose weights an invocation loads at a time.
+fn steps_in_vector(format: WeightFormat) -> u32 {
+    match format {
+        WeightFormat::Q8 => 2,
+        WeightFormat::Q4 => 4,
+        _ => 1,
+    }
 }
 
 /// Workgroups for `rows` rows of x and `out` rows of the weights.

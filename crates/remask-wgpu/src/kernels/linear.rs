@@ -5,9 +5,10 @@ use remask_core::checkpoint::WeightFormat;
 use serde::{Deserialize, Serialize};
 
 use super::gemm::{self, Fused, Tile};
-use super::gemm_matrix::{self, MatrixTile};
+use super::gemm_matrix::{self, MatrixEnd, MatrixTile};
 use super::gemv::{self, Few};
 use super::{FUSED, attention_matrix, head_select};
+use crate::order::Order;
 use crate::profile::AdapterProfile;
 use crate::wgsl::KernelSpec;
 
@@ -80,9 +81,6 @@ impl Arithmetic {
     }
 }
 
-/// Rows up to which reading each weight once with ordinary arithmetic is as fast as matrix units are.
-const FEW_BEFORE_MATRIX: u32 = 2;
-
 /// The shape of a product `[rows, cols] x [out, cols]^T`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
@@ -95,35 +93,39 @@ pub struct Shape {
 }
 
 impl Strategy {
-    /// The kernel for a linear layer, or for a head.
+    /// The kernel for a linear layer, or for a head, with weights in `order`.
     #[must_use]
-    pub fn choose(profile: &AdapterProfile, arithmetic: Arithmetic, format: WeightFormat, shape: Shape) -> Self {
-        Self::choose_usable(profile, arithmetic, format, shape, None, |_| true)
+    pub fn choose(profile: &AdapterProfile, order: Order, format: WeightFormat, shape: Shape) -> Self {
+        Self::choose_usable(profile, order, format, shape, None, |_| true)
     }
 
     /// As [`Strategy::choose`], among the kernels that the device can use, and with `tuned` in place of the
-    /// usual portable one. Where it can use none, the one that every device should.
+    /// usual portable one. Where it can use none, the first of them: using it says what is wrong.
     #[must_use]
     pub fn choose_usable(
         profile: &AdapterProfile,
-        arithmetic: Arithmetic,
+        order: Order,
         format: WeightFormat,
         shape: Shape,
         tuned: Option<Portable>,
         usable: impl Fn(&KernelSpec) -> bool,
     ) -> Self {
-        let matrix = arithmetic == Arithmetic::Half && shape.rows > FEW_BEFORE_MATRIX;
-        let matrix = matrix.then(|| MatrixTile::choose(format, shape)).flatten().map(Self::Matrix);
+        if order != Order::Rows
+            && let Some(tile) = MatrixTile::choose(format, shape)
+        {
+            let mut choices = [tile, tile.smallest()].into_iter().map(Self::Matrix);
+            return choices.find(|c| c.specs(format).iter().all(&usable)).unwrap_or(Self::Matrix(tile));
+        }
         let tiled = Self::Portable(Portable::tiled(profile, shape));
         let portable = tuned.into_iter().chain([Portable::choose(profile, format, shape)]).map(Self::Portable);
-        let mut choices = matrix.into_iter().chain(portable).chain([tiled]);
+        let mut choices = portable.chain([tiled]);
         choices.find(|c| c.specs(format).iter().all(&usable)).unwrap_or(tiled)
     }
 
     /// Every kernel that a layer or a head may be computed with.
     fn specs(self, format: WeightFormat) -> Vec<KernelSpec> {
         match self {
-            Self::Matrix(tile) => vec![gemm_matrix::spec(format, tile)],
+            Self::Matrix(tile) => vec![gemm_matrix::spec(format, tile, MatrixEnd::Sums)],
             Self::Portable(portable) => {
                 let head = head_select::spec(format, portable.for_head());
                 FUSED.map(|fused| portable.spec(format, fused)).into_iter().chain([head]).collect()
@@ -244,9 +246,9 @@ mod tests {
     }
 
     /// The name of the kernel that a device picks.
-    fn picked(profile: &AdapterProfile, arithmetic: Arithmetic, format: WeightFormat, shape: [u32; 3]) -> String {
+    fn picked(profile: &AdapterProfile, order: Order, format: WeightFormat, shape: [u32; 3]) -> String {
         let [rows, cols, out] = shape;
-        match Strategy::choose(profile, arithmetic, format, Shape { rows, cols, out }) {
+        match Strategy::choose(profile, order, format, Shape { rows, cols, out }) {
             Strategy::Portable(Portable::Few(few)) => format!("few {}x{}", few.rows, few.columns),
             Strategy::Portable(Portable::Tiled(t)) => format!("tiled {}x{}", t.rows(), t.columns()),
             Strategy::Matrix(t) => format!("matrix {}x{} in {}", t.m, t.n, t.splits),
@@ -259,44 +261,59 @@ mod tests {
         let shape = |rows| Shape { rows, cols: 4096, out: 4096 };
         let picked = |rows, refused: &[&str]| {
             let usable = |spec: &KernelSpec| !refused.contains(&spec.shader);
-            Strategy::choose_usable(&matrix, Arithmetic::Half, WeightFormat::F16, shape(rows), None, usable)
+            Strategy::choose_usable(&matrix, Order::Rows, WeightFormat::F16, shape(rows), None, usable)
         };
-        assert!(matches!(picked(8, &[]), Strategy::Matrix(_)));
-        assert!(matches!(picked(8, &["gemm_matrix"]), Strategy::Portable(Portable::Few(_))));
-        assert!(matches!(picked(8, &["gemm_matrix", "gemv"]), Strategy::Portable(Portable::Tiled(_))));
-        assert!(matches!(picked(8, &["gemm_matrix", "gemv", "gemm"]), Strategy::Portable(Portable::Tiled(_))));
-        assert!(matches!(picked(64, &["gemm_matrix"]), Strategy::Portable(Portable::Tiled(_))));
-        assert!(matches!(picked(64, &["gemv"]), Strategy::Matrix(_)));
+        assert!(matches!(picked(8, &[]), Strategy::Portable(Portable::Few(_))));
+        assert!(matches!(picked(8, &["gemv"]), Strategy::Portable(Portable::Tiled(_))));
+        assert!(matches!(picked(8, &["gemv", "gemm"]), Strategy::Portable(Portable::Tiled(_))));
+        assert!(matches!(picked(64, &["gemv"]), Strategy::Portable(Portable::Tiled(_))));
+
+        // Nothing portable reads fragments: the smallest tile stands in, or the choice itself says what is wrong.
+        let Strategy::Matrix(chosen) = Strategy::choose(&matrix, Order::Fragments, WeightFormat::F16, shape(64)) else {
+            panic!("fragments are for matrix units");
+        };
+        let without = |refused: &[MatrixTile]| {
+            let refused: Vec<_> =
+                refused.iter().map(|t| gemm_matrix::spec(WeightFormat::F16, *t, MatrixEnd::Sums)).collect();
+            let usable = |spec: &KernelSpec| !refused.contains(spec);
+            Strategy::choose_usable(&matrix, Order::Fragments, WeightFormat::F16, shape(64), None, usable)
+        };
+        assert_eq!(without(&[]), Strategy::Matrix(chosen));
+        assert_eq!(without(&[chosen]), Strategy::Matrix(chosen.smallest()));
+        assert_eq!(without(&[chosen, chosen.smallest()]), Strategy::Matrix(chosen));
     }
 
     #[test]
     fn kernels_follow_adapter_and_shape() {
-        use Arithmetic::{Full, Half};
-        use WeightFormat::{Bf16, F16, Q8};
+        use Order::{Fragments, Paired, Rows};
+        use WeightFormat::{Bf16, F16, Q4, Q8};
         let (plain, matrix, software) =
             (profile("DiscreteGpu", false), profile("DiscreteGpu", true), profile("Cpu", false));
         let table = [
-            (&plain, Full, F16, [1, 4096, 12288], "few 1x2"),
-            (&plain, Full, Q8, [8, 4096, 24576], "few 8x2"),
-            (&plain, Full, Bf16, [3, 512, 512], "few 4x1"),
-            (&plain, Full, F16, [1, 20, 12288], "tiled 16x64"),
-            (&plain, Full, F16, [9, 4096, 12288], "tiled 16x64"),
-            (&plain, Full, Bf16, [150, 512, 512], "tiled 32x32"),
-            (&plain, Full, F16, [1024, 4096, 12288], "tiled 64x64"),
-            (&software, Full, F16, [1, 4096, 12288], "tiled 2x64"),
-            (&software, Full, F16, [150, 4096, 12288], "tiled 32x64"),
-            (&matrix, Half, F16, [1, 4096, 12288], "few 1x2"),
-            (&matrix, Half, F16, [5, 4096, 24576], "matrix 16x64 in 1"),
-            (&matrix, Half, F16, [32, 4096, 4096], "matrix 32x64 in 4"),
-            (&matrix, Half, Q8, [64, 12288, 4096], "matrix 64x64 in 4"),
-            (&matrix, Half, F16, [128, 4096, 4096], "matrix 128x128 in 4"),
-            (&matrix, Half, F16, [1024, 4096, 12288], "matrix 128x128 in 1"),
-            (&matrix, Full, F16, [32, 4096, 4096], "tiled 32x64"),
-            (&matrix, Half, Bf16, [32, 4096, 4096], "tiled 32x64"),
-            (&matrix, Half, F16, [32, 4000, 4096], "tiled 32x64"),
+            (&plain, Rows, F16, [1, 4096, 12288], "few 1x2"),
+            (&plain, Rows, Q8, [8, 4096, 24576], "few 8x2"),
+            (&plain, Rows, Bf16, [3, 512, 512], "few 4x1"),
+            (&plain, Rows, F16, [1, 20, 12288], "tiled 16x64"),
+            (&plain, Rows, F16, [9, 4096, 12288], "tiled 16x64"),
+            (&plain, Rows, Bf16, [150, 512, 512], "tiled 32x32"),
+            (&plain, Rows, F16, [1024, 4096, 12288], "tiled 64x64"),
+            (&software, Rows, F16, [1, 4096, 12288], "tiled 2x64"),
+            (&software, Rows, F16, [150, 4096, 12288], "tiled 32x64"),
+            (&matrix, Fragments, F16, [1, 4096, 12288], "matrix 16x64 in 4"),
+            (&matrix, Paired, F16, [5, 4096, 24576], "matrix 16x64 in 2"),
+            (&matrix, Fragments, F16, [32, 4096, 4096], "matrix 32x64 in 8"),
+            (&matrix, Paired, F16, [32, 4096, 24576], "matrix 32x64 in 1"),
+            (&matrix, Fragments, Q8, [64, 12288, 4096], "matrix 64x128 in 8"),
+            (&matrix, Fragments, F16, [128, 4096, 4096], "matrix 64x128 in 4"),
+            (&matrix, Fragments, F16, [1024, 4096, 12288], "matrix 64x128 in 1"),
+            (&matrix, Paired, Q4, [1024, 4096, 24576], "matrix 128x256 in 1"),
+            (&matrix, Fragments, Q4, [1024, 4096, 384], "matrix 128x128 in 1"),
+            (&matrix, Rows, F16, [32, 4096, 4096], "tiled 32x64"),
+            (&matrix, Rows, Bf16, [32, 4096, 4096], "tiled 32x64"),
+            (&matrix, Rows, F16, [32, 4000, 4096], "tiled 32x64"),
         ];
-        for (profile, arithmetic, format, shape, expected) in table {
-            assert_eq!(picked(profile, arithmetic, format, shape), expected, "{arithmetic:?} {format} {shape:?}");
+        for (profile, order, format, shape, expected) in table {
+            assert_eq!(picked(profile, order, format, shape), expected, "{order:?} {format} {shape:?}");
         }
     }
 }

@@ -7,11 +7,13 @@ pub mod attention;
 pub mod attention_matrix;
 pub mod attention_row;
 pub mod embed;
+pub mod fragment_probe;
 pub mod gemm;
 pub mod gemm_matrix;
 pub mod gemv;
 pub mod head_select;
 pub mod linear;
+pub mod reorder;
 pub mod rms_norm;
 pub mod rotary;
 pub mod select_reduce;
@@ -21,7 +23,9 @@ pub mod swiglu;
 use remask_core::checkpoint::WeightFormat;
 
 use self::gemm::{End, Fused};
+use self::gemm_matrix::{MatrixEnd, MatrixTile};
 use self::linear::Portable;
+use crate::order::Order;
 use crate::wgsl::{Define, KernelSpec};
 
 /// `Row` of `shaders/pass.wgsl`.
@@ -95,7 +99,7 @@ pub const SPLITS: [u32; 4] = [1, 2, 4, 8];
 /// Every specialisation that this build can ask for, for the tests that compile them all.
 #[must_use]
 pub fn all_specs() -> Vec<KernelSpec> {
-    let mut specs = vec![select_reduce::spec(), select_strips::spec()];
+    let mut specs = vec![fragment_probe::spec(), select_reduce::spec(), select_strips::spec()];
     for half in [false, true] {
         for splits in SPLITS {
             let variants = [false, true].map(|interleaved| swiglu::Variant { splits, half, interleaved });
@@ -129,9 +133,20 @@ pub fn all_specs() -> Vec<KernelSpec> {
                 specs.extend(FUSED.map(|fused| gemm::spec(format, tile, fused)));
             }
         }
-        for rows in [1, 17, 33, 65, 257] {
-            let tile = gemm_matrix::MatrixTile::choose(format, linear::Shape { rows, cols: 4096, out: 4096 });
-            specs.extend(tile.map(|tile| gemm_matrix::spec(format, tile)));
+        for (rows, out) in [1, 17, 33, 65, 257].into_iter().flat_map(|rows| [(rows, 384), (rows, 4096), (rows, 24_576)])
+        {
+            let tile = MatrixTile::choose(format, linear::Shape { rows, cols: 4096, out });
+            for tile in tile.into_iter().flat_map(|tile| [tile, tile.smallest()]) {
+                specs.push(gemm_matrix::spec(format, tile, MatrixEnd::Sums));
+                if tile.fuses_swiglu() {
+                    specs.push(gemm_matrix::spec(format, tile, MatrixEnd::SwiGlu));
+                }
+            }
+        }
+        if gemm_matrix::takes(format) {
+            for order in [Order::Fragments, Order::Paired] {
+                specs.extend([false, true].map(|to_rows| reorder::spec(format, order, to_rows)));
+            }
         }
     }
     for head_dim in [8, 12, 16, 64, 80, 128, 256] {

@@ -1,0 +1,20 @@
+// What one invocation holds of a matrix of the matrix units: eight elements of 16 x 16, in an order that the
+// device chooses. WGSL has no name for them. `spirv.rs` gives them one: where a function has the variables
+// `matrix` and `matrix_elements`, the second is made another name of the first.
+//
+// The order that the kernels rely on is NVIDIA's: with g = lane / 4 and t = lane % 4, elements 0 and 1 are
+// those of row g and columns 2t and 2t + 1, elements 2 and 3 those of row g + 8, and 4 to 7 the same eight
+// columns further on ("Matrix Fragments for mma.m16n8k16", PTX ISA). A and C agree in it. Devices are asked
+// before it is relied on (`probe.rs`).
+
+// A matrix of weights of eight halves.
+fn weights_fragment(held: vec4<u32>) -> coop_mat16x16<f16, A> {
+    var matrix: coop_mat16x16<f16, A>;
+    var matrix_elements: array<f16, 8>;
+#for i in 0..4
+    let two_$i = two_halves(held[$iu]);
+    matrix_elements[2u * $iu] = two_$i.x;
+    matrix_elements[2u * $iu + 1u] = two_$i.y;
+#endfor
+    return matrix;
+}
