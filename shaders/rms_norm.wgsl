@@ -1,4 +1,4 @@
-// RMSNorm: out[i] = weight * x / sqrt(mean(x^2) + eps), one workgroup a row of 4 * COLS4 columns.
+// RMSNorm: out[i] = weight * x / sqrt(mean(x^2) + eps), one workgroup a row of VECTORS vectors of four columns.
 //
 // x [pass rows, cols] f32, binding 0   weight [cols] f32, binding 1
 // out [.., cols] f32, or f16 with HALF, binding 2
@@ -50,7 +50,7 @@ alias Squares = f32;
 #endif
 
 // Whether every invocation has EACH vectors.
-const WHOLE: bool = COLS4 % THREADS == 0u;
+const WHOLE: bool = VECTORS % THREADS == 0u;
 
 fn input(index: u32) -> vec4<f32> {
     var v = x[index];
@@ -103,18 +103,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let pick = selected[group.x];
-    let row = pick.row * COLS4;
-    let guide_row = pick.guide * COLS4;
+    let row = pick.row * VECTORS;
+    let guide_row = pick.guide * VECTORS;
 #else
     if group.x >= pass_info.rows {
         return;
     }
-    let row = group.x * COLS4;
+    let row = group.x * VECTORS;
 #endif
 #for i in 0..EACH
     // Invocations past the end read the last vector, and count for nothing.
-    let mine_$i = WHOLE | ($iu * THREADS + lane < COLS4);
-    let c_$i = min($iu * THREADS + lane, COLS4 - 1u);
+    let mine_$i = WHOLE | ($iu * THREADS + lane < VECTORS);
+    let c_$i = min($iu * THREADS + lane, VECTORS - 1u);
     let gain_$i = weight[c_$i];
     let v_$i = input(row + c_$i);
 #if GATHER
@@ -140,7 +140,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endfor
 #endif
 #endif
-    let inverse = 1.0 / sqrt(over_workgroup(squares, lane) / f32(COLS4 * 4u) + params.eps);
+    let inverse = 1.0 / sqrt(over_workgroup(squares, lane) / f32(VECTORS * 4u) + params.eps);
 #for i in 0..EACH
     if mine_$i {
 #if GATHER
@@ -152,7 +152,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #else
         let v = v_$i * inverse;
 #endif
-        out[group.x * COLS4 + c_$i] = four(v * gain_$i * params.scale);
+        out[group.x * VECTORS + c_$i] = four(v * gain_$i * params.scale);
     }
 #endfor
 }

@@ -33,7 +33,7 @@ pub struct Variant {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lanes {
     /// Columns / 4.
-    cols4: u32,
+    vectors: u32,
     /// Invocations.
     threads: u32,
     /// They add up within subgroups of 32, and not through workgroup memory alone.
@@ -64,8 +64,8 @@ impl Lanes {
     }
 
     fn new(cols: u32, most: u32, subgroups: bool) -> Self {
-        let cols4 = cols / 4;
-        Self { cols4, threads: cols4.next_power_of_two().clamp(32, most), subgroups }
+        let vectors = cols / 4;
+        Self { vectors, threads: vectors.next_power_of_two().clamp(32, most), subgroups }
     }
 }
 
@@ -73,11 +73,11 @@ impl Lanes {
 /// where `gather`, then the addend where there are `splits`.
 #[must_use]
 pub fn spec(lanes: Lanes, variant: Variant) -> KernelSpec {
-    let Lanes { cols4, threads, subgroups } = lanes;
+    let Lanes { vectors, threads, subgroups } = lanes;
     let on =
         [("GATHER", variant.gather), ("ADD", variant.splits > 0), ("HALF", variant.half), ("SUBGROUPS", subgroups)];
     let numbers =
-        [("COLS4", cols4), ("THREADS", threads), ("EACH", cols4.div_ceil(threads)), ("SPLITS", variant.splits)];
+        [("VECTORS", vectors), ("THREADS", threads), ("EACH", vectors.div_ceil(threads)), ("SPLITS", variant.splits)];
     let numbers = numbers.map(|(name, value)| (name, Define::Number(value)));
     let extensions = if subgroups { vec![Extension::Subgroups] } else { Vec::new() };
     KernelSpec { shader: "rms_norm", defines: flags(on).chain(numbers).collect(), extensions }
