@@ -63,8 +63,8 @@ fn int8_fragment(low: u32, high: u32, scales: u32) -> coop_mat16x16<f16, A> {
     var matrix_elements: array<f16, 8>;
     let scale = two_halves(scales);
     let two_0 = (two_halves((low & 0x00FF00FFu) | 0x64006400u) - 1152.0h) * scale.x;
-    let two_1 = (two_halves(((low >> 8u) & 0x00FF00FFu) | 0x64006400u) - 1152.0h) * scale.y;
-    let two_2 = (two_halves((high & 0x00FF00FFu) | 0x64006400u) - 1152.0h) * scale.x;
+    let two_1 = (two_halves(((low >> 8u) & 0x00FF00FFu) | 0x64006400u) - 1152.0h) * scale.x;
+    let two_2 = (two_halves((high & 0x00FF00FFu) | 0x64006400u) - 1152.0h) * scale.y;
     let two_3 = (two_halves(((high >> 8u) & 0x00FF00FFu) | 0x64006400u) - 1152.0h) * scale.y;
 #for i in 0..4
     matrix_elements[2u * $iu] = two_$i.x;
@@ -81,8 +81,8 @@ fn int4_fragment(word: u32, scales: u32) -> coop_mat16x16<f16, A> {
     var matrix_elements: array<f16, 8>;
     let scale = two_halves(scales);
     let two_0 = (two_halves((word & 0x000F000Fu) | 0x64006400u) - 1032.0h) * scale.x;
-    let two_1 = (two_halves(((word >> 4u) & 0x000F000Fu) | 0x64006400u) - 1032.0h) * scale.y;
-    let two_2 = (two_halves(((word >> 8u) & 0x000F000Fu) | 0x64006400u) - 1032.0h) * scale.x;
+    let two_1 = (two_halves(((word >> 4u) & 0x000F000Fu) | 0x64006400u) - 1032.0h) * scale.x;
+    let two_2 = (two_halves(((word >> 8u) & 0x000F000Fu) | 0x64006400u) - 1032.0h) * scale.y;
     let two_3 = (two_halves(((word >> 12u) & 0x000F000Fu) | 0x64006400u) - 1032.0h) * scale.y;
 #for i in 0..4
     matrix_elements[2u * $iu] = two_$i.x;

@@ -75,7 +75,7 @@ fn by_fragments(row: u32, col: u32) -> vec2<u32> {
     let place = place_of(row);
     let step = col / 16u;
     let lane = place.y % 8u * 4u + col % 8u / 2u;
-    let e = (col & 1u) + place.y / 8u * 2u + col % 16u / 8u * 4u;
+    let e = (col & 1u) + col % 16u / 8u * 2u + place.y / 8u * 4u;
     let element = (place.x * (params.cols / 16u / STEPS) + step / STEPS) * 32u + lane;
     return vec2<u32>(element * 4u + step % STEPS * WORDS + e / EACH, bit_of(e));
 }
@@ -131,8 +131,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let step = element / 32u % steps * STEPS + word % 4u / WORDS;
         for (var i = 0u; i < EACH; i++) {
             let e = word % WORDS * EACH + i;
-            let row = row_of(tile, lane / 4u + (e >> 1u) % 2u * 8u);
-            let col = step * 16u + lane % 4u * 2u + (e & 1u) + (e >> 2u) * 8u;
+            let row = row_of(tile, lane / 4u + (e >> 2u) * 8u);
+            let col = step * 16u + lane % 4u * 2u + (e & 1u) + (e >> 1u) % 2u * 8u;
             bits |= moved(row, col) << bit_of(e);
         }
 #endif

@@ -24,7 +24,7 @@ macro_rules! tables {
     )* };
 }
 
-tables!(attention, attention_row, embed, gemm, gemv, head_select, rms_norm, rotary, select_strips, swiglu);
+tables!(attention, attention_row, embed, gemm, gemv, head_select, reorder, rms_norm, rotary, select_strips, swiglu);
 
 /// Where an adapter has matrix units. Software adapters have none, so this says how many ran.
 #[test]

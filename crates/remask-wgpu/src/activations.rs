@@ -96,7 +96,8 @@ impl Activations {
             floats(at.heads * at.head_dim, step::ATTENTION..=step::OUT),
             floats(d, step::MLP_NORM..=step::GATE_UP),
             splits(2 * a.mlp.hidden, step::GATE_UP..=step::ACTIVATION),
-            floats(a.mlp.hidden, step::ACTIVATION..=step::DOWN),
+            // SwiGLU may be the end of the product before it.
+            floats(a.mlp.hidden, step::GATE_UP..=step::DOWN),
             floats(d, step::GATHER..=step::HEAD),
             partials,
             // The chunk is as large as the largest of the others, whose memory it takes.

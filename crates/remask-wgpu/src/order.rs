@@ -72,7 +72,12 @@ pub async fn fragments_are_as_expected(gpu: &mut Gpu) -> Result<bool, BackendErr
             let words: Vec<f32> = bytemuck::pod_collect_to_vec(&gpu.map(&host, bytes).await?);
             let expected = words == fragment_probe::expected();
             if !expected {
-                tracing::warn!("matrix units are not used: their matrices lie otherwise in registers than is known");
+                let lanes = || words.chunks(8).enumerate().filter(|(i, _)| i % 32 < 6).map(|(_, held)| held);
+                let found: Vec<_> = lanes().collect();
+                tracing::warn!(
+                    ?found,
+                    "matrix units are not used: their matrices lie otherwise in registers than is known"
+                );
             }
             expected
         }

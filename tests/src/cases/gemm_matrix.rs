@@ -34,7 +34,7 @@ const CASES: &[(usize, usize, usize)] = &[
 /// Asks the device about its fragments.
 pub fn probe(h: &mut Harness) {
     let answer = block_on(fragments_are_as_expected(&mut h.gpu)).unwrap_or_else(|e| panic!("fragments: {e}"));
-    assert!(answer, "matrices lie in registers otherwise than kernels take them to");
+    assert!(answer, "matrices lie in registers otherwise than kernels take them to (see the log)");
 }
 
 /// Runs every case in every format that matrix units take, with the tile that is chosen and the smallest, and

@@ -50,7 +50,7 @@ fn element(words: &[u32], [rows, cols]: [usize; 2], format: WeightFormat, order:
     };
     let (step, c) = (col / 16, col % 16);
     let lane = (r % 8) * 4 + (c % 8) / 2;
-    let element = c % 2 + (r / 8) * 2 + (c / 8) * 4;
+    let element = c % 2 + (c / 8) * 2 + (r / 8) * 4;
     let vector = |steps: usize| ((tile * (cols / 16 / steps) + step / steps) * 32 + lane) * 4;
     let scale = || {
         let quants = words.len() - rows * cols / 64;

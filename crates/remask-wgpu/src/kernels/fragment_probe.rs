@@ -23,7 +23,7 @@ pub const FOUND: usize = 3 * 32 * 8;
 #[must_use]
 pub fn expected() -> Vec<f32> {
     let index = |lane: usize, e: usize| {
-        let (row, col) = (lane / 4 + e / 2 % 2 * 8, lane % 4 * 2 + e % 2 + e / 4 * 8);
+        let (row, col) = (lane / 4 + e / 4 * 8, lane % 4 * 2 + e % 2 + e / 2 % 2 * 8);
         (16 * row + col) as f32
     };
     let one = (0..32).flat_map(|lane| (0..8).map(move |e| index(lane, e)));

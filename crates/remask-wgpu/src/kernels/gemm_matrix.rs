@@ -62,6 +62,9 @@ pub enum MatrixEnd {
     SwiGlu,
 }
 
+/// Multiprocessors of an H100. Nothing tells how many another device has: of its size it is a good number.
+const MULTIPROCESSORS: u32 = 132;
+
 /// Splits times rows are never more than this where one split has fewer: buffers have room for them.
 pub const SPLIT_ROWS: u32 = 512;
 
@@ -90,29 +93,33 @@ impl MatrixTile {
         if !takes(format) || !out.is_multiple_of(128) || !cols.is_multiple_of(128) {
             return None;
         }
-        let [m, n, k, warps_m, warps_n] = match (rows, quants) {
-            (0..=16, _) => [16, 64, 128, 1, 4],
-            (17..=32, _) => [32, 64, 128, 1, 4],
-            (33..=64, false) => [64, 128, 128, 1, 8],
-            (33..=256, _) | (_, false) => [64, 128, 64, 1, 4],
-            (_, true) => [128, 256, 64, 1, 8],
+        // The last number is that of workgroups that one multiprocessor runs at a time.
+        let ([m, n, k, warps_m, warps_n], resident) = match (rows, quants) {
+            (0..=16, _) => ([16, 64, 128, 1, 4], 6),
+            (17..=32, _) => ([32, 64, 128, 1, 4], 5),
+            (33..=64, false) => ([64, 128, 128, 1, 8], 2),
+            (_, false) => ([64, 128, 128, 1, 4], 2),
+            (33..=256, true) => ([64, 128, 64, 1, 4], 3),
+            (_, true) => ([128, 256, 64, 1, 8], 1),
         };
-        // Rows of a part and columns come in whole tiles.
+        // Rows of a part come in whole tiles.
         let (n, warps_n) = if out.is_multiple_of(n) { (n, warps_n) } else { (128, 4) };
         let mut tile = Self { m, n, k, warps_m, warps_n, splits: 1 };
         let workgroups = (out / n) * rows.div_ceil(m);
-        // Enough workgroups to keep a large device's multiprocessors busy, whose number nothing tells.
-        let enough = match (m, n) {
-            (16, _) => 512,
-            (32, _) => 384,
-            (64, _) if k == 128 => 192,
-            (64, _) => 256,
-            _ => 128,
-        };
         let most = (SPLIT_ROWS / tile.padded(rows)).clamp(1, 8);
         let possible = [1, 2, 4, 8].into_iter().filter(|s| *s <= most && (cols / s).is_multiple_of(128));
-        let sufficient = possible.clone().find(|s| workgroups * s >= enough);
-        tile.splits = sufficient.or_else(|| possible.last()).unwrap_or(1);
+        let at_a_time = MULTIPROCESSORS * resident;
+        let turns = |splits: u32| f64::from((workgroups * splits).div_ceil(at_a_time)) / f64::from(splits);
+        tile.splits = match m {
+            // What is read counts: enough workgroups to ask for it all the time.
+            16 | 32 => {
+                let enough = possible.clone().find(|s| workgroups * s * 2 > at_a_time);
+                enough.or_else(|| possible.last())
+            }
+            // What is computed counts: no multiprocessor idles while others have a turn left.
+            _ => possible.min_by(|a, b| turns(*a).total_cmp(&turns(*b))),
+        }
+        .unwrap_or(1);
         Some(tile)
     }
 

@@ -304,6 +304,8 @@ mod tests {
             (&matrix, Fragments, F16, [32, 4096, 4096], "matrix 32x64 in 8"),
             (&matrix, Paired, F16, [32, 4096, 24576], "matrix 32x64 in 1"),
             (&matrix, Fragments, Q8, [64, 12288, 4096], "matrix 64x128 in 8"),
+            (&matrix, Paired, F16, [128, 4096, 24576], "matrix 64x128 in 2"),
+            (&matrix, Fragments, F16, [256, 4096, 12288], "matrix 64x128 in 2"),
             (&matrix, Fragments, F16, [128, 4096, 4096], "matrix 64x128 in 4"),
             (&matrix, Fragments, F16, [1024, 4096, 12288], "matrix 64x128 in 1"),
             (&matrix, Paired, Q4, [1024, 4096, 24576], "matrix 128x256 in 1"),
