@@ -2,10 +2,11 @@
 // device chooses. WGSL has no name for them. `spirv.rs` gives them one: where a function has the variables
 // `matrix` and `matrix_elements`, the second is made another name of the first.
 //
-// The order that the kernels rely on is NVIDIA's: with g = lane / 4 and t = lane % 4, elements 0 and 1 are
-// those of row g and columns 2t and 2t + 1, elements 2 and 3 those of row g + 8, and 4 to 7 the same eight
-// columns further on ("Matrix Fragments for mma.m16n8k16", PTX ISA). A and C agree in it. Devices are asked
-// before it is relied on (`probe.rs`).
+// The order that the kernels rely on is that of NVIDIA's drivers: with g = lane / 4 and t = lane % 4, elements 0
+// and 1 are those of row g and columns 2t and 2t + 1, elements 2 and 3 those of columns 2t + 8 and 2t + 9,
+// and 4 to 7 the same of row g + 8. A and C agree in it. (The registers are those of "Matrix Fragments for
+// mma.m16n8k16", PTX ISA, the second and the third swapped.) Devices are asked before it is relied on
+// (`fragment_probe.wgsl`).
 
 // A matrix of weights of eight halves.
 fn weights_fragment(held: vec4<u32>) -> coop_mat16x16<f16, A> {
