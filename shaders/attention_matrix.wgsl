@@ -1,15 +1,18 @@
-// Attention of a tile of rows over a range of slots on matrix units, once over the keys. A row's shares are
-// taken relative to a score near its largest so far; what was summed before has to be scaled only when a score
-// is larger by more than SLACK, which after the first keys is rare (cooperative matrices are scaled by way of
-// workgroup memory, since nothing else tells their rows apart). The idea of scaling seldom is FlashAttention-4's.
+// Attention of a tile of rows over a range of slots on matrix units, once over the keys. Scores, shares and sums
+// stay in the registers that matrix units read and write (FlashAttention-2): a matrix of scores has the order
+// of the matrix of shares that multiplies the values, and four neighbouring invocations hold a row. A row's
+// shares are taken relative to a score near its largest so far; what was summed before is scaled only when a
+// score is larger by more than SLACK, which after the first keys is rare (FlashAttention-4's idea).
 //
 // tiles [pass tiles], binding 0           rows [pass rows], binding 1
-// qkv   [.., q_stride] f32, binding 2 (rotated queries first)
+// qkv   [.., q_stride] f32, binding 2 (rotated queries first), two to an element
 // keys, values [slots, kv_stride] f16, bindings 3 and 4, eight to an element
-// out [pass rows, heads * HEAD_DIM] f32, or f16 with HALF, binding 5
+// out [pass rows, heads * HEAD_DIM] f32, or f16 with HALF, binding 5, two to an element
 // A tile is up to TILE_ROWS consecutive rows of one store and the union of their key ranges; each row
-// masks that down to its own range. Query head h reads K/V head h / group. Workgroup (tile, head) of four
-// subgroups of 32. HEAD_DIM is 64 or 128.
+// masks that down to its own range. Query head h reads K/V head h / group. Workgroup (tile, head) of
+// WARPS_ROWS x WARPS_KEYS subgroups of 32: each takes 16 rows, and KEY_FRAGS * 16 of the TILE_KEYS keys that are
+// in workgroup memory at a time. Where rows are few their keys are divided, and what the subgroups found is
+// merged at the end. HEAD_DIM is 64 or 128.
 
 #include "attention_params"
 #include "pass"
@@ -18,43 +21,148 @@
 
 @group(0) @binding(0) var<storage, read> tiles: array<Tile>;
 @group(0) @binding(1) var<storage, read> rows: array<Row>;
-@group(0) @binding(2) var<storage, read> qkv: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> qkv: array<vec2<f32>>;
 @group(0) @binding(3) var<storage, read> keys: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> values: array<vec4<u32>>;
-@group(0) @binding(5) var<storage, read_write> out: array<Four>;
+@group(0) @binding(5) var<storage, read_write> out: array<Two>;
 
-const THREADS: u32 = 128u;
-// Elements of a head, and of a row in workgroup memory.
+const WARPS: u32 = WARPS_ROWS * WARPS_KEYS;
+const THREADS: u32 = WARPS * 32u;
+const TILE_ROWS: u32 = WARPS_ROWS * 16u;
+// Keys of a subgroup.
+const WARP_KEYS: u32 = KEY_FRAGS * 16u;
+// Elements of a head, and of a row in workgroup memory, padded so that the eight rows that a matrix load
+// reads at a time lie in different banks.
 const UNITS: u32 = HEAD_DIM / 8u;
 const PITCH: u32 = HEAD_DIM / 4u + 2u;
-const SCORE_PITCH: u32 = TILE_KEYS + 4u;
-const SHARE_PITCH: u32 = TILE_KEYS / 4u + 2u;
-const OUT_PITCH: u32 = HEAD_DIM + 4u;
-// Invocations that share a row's scores.
-const LANES: u32 = THREADS / TILE_ROWS;
+// Slots that all invocations load at a time.
+const SLOTS: u32 = THREADS / UNITS;
+// Where values begin: with KV_TILES 1 in the place of the keys, with 2 behind them.
+const VALUES: u32 = (KV_TILES - 1u) * TILE_KEYS * PITCH;
+const LOG2_E: f32 = 1.44269504;
+// The score of a key that a row does not see, and what a row's largest score begins with: far above the one, so
+// that such keys have no share, and far below every other.
 const NEVER: f32 = -1e30;
-// exp(SLACK) times a few is far from the largest f16.
-const SLACK: f32 = 8.0;
+const LOWEST: f32 = -1e29;
+// exp2(SLACK) times a few is far from the largest f16.
+const SLACK: f32 = 11.5;
 
-var<workgroup> tile_q: array<vec4<f16>, TILE_ROWS * PITCH>;
-// Keys of the tile, then its values.
-var<workgroup> tile_kv: array<vec4<f16>, TILE_KEYS * PITCH>;
-// Scores; between them 16 rows of the output at a time.
-var<workgroup> scores: array<f32, max(TILE_ROWS * SCORE_PITCH, 16u * OUT_PITCH)>;
-var<workgroup> shares: array<vec4<f16>, TILE_ROWS * SHARE_PITCH>;
-// What a row's sums are to be multiplied with.
-var<workgroup> factors: array<f32, TILE_ROWS>;
-// Whether a row of a subgroup has sums to be scaled.
-var<workgroup> grown: array<u32, 4>;
+var<workgroup> tile_kv: array<vec4<f16>, KV_TILES * TILE_KEYS * PITCH>;
+#if WARPS_KEYS == 1
+#else
+// Of each subgroup's rows the score that shares are relative to, and the sum of shares.
+var<workgroup> found: array<vec2<f32>, WARPS * 16u>;
+// A matrix of each subgroup's output, two elements at a time.
+var<workgroup> parts: array<vec2<f32>, WARPS * 128u>;
+#endif
 
-// The largest of the invocations that share a row.
-fn largest(of_lane: f32) -> f32 {
-    var most = of_lane;
-    for (var other = 1u; other < LANES; other <<= 1u) {
-        most = max(most, subgroupShuffleXor(most, other));
-    }
-    return most;
+// Of an invocation's eight elements of a matrix 0, 1, 4 and 5 are of its lower row, the others of the upper
+// one, eight rows on; the first four are of the lower eight columns (see `fragments.wgsl`).
+
+// Scaled queries; `low` and `high` are where the two rows' begin in qkv.
+fn queries(low: u32, high: u32) -> coop_mat16x16<f16, A> {
+    var matrix: coop_mat16x16<f16, A>;
+    var matrix_elements: array<f16, 8>;
+    let two_0 = vec2<f16>(qkv[low] * params.scale);
+    let two_1 = vec2<f16>(qkv[high] * params.scale);
+    let two_2 = vec2<f16>(qkv[low + 4u] * params.scale);
+    let two_3 = vec2<f16>(qkv[high + 4u] * params.scale);
+#for i in 0..4
+    matrix_elements[2u * $iu] = two_$i.x;
+    matrix_elements[2u * $iu + 1u] = two_$i.y;
+#endfor
+    return matrix;
 }
+
+// Scores of the keys from `key` on, less those of keys that are not the rows' own.
+fn masked(scores: coop_mat16x16<f32, C>, key: u32, start: vec2<u32>, end: vec2<u32>) -> coop_mat16x16<f32, C> {
+    var matrix: coop_mat16x16<f32, C> = scores;
+    var matrix_elements: array<f32, 8>;
+#for i in 0..8
+    let key_$i = key + $iu % 2u + $iu / 4u * 8u;
+    let live_$i = key_$i >= start[$iu / 2u % 2u] && key_$i < end[$iu / 2u % 2u];
+    matrix_elements[$iu] = select(NEVER, matrix_elements[$iu], live_$i);
+#endfor
+    return matrix;
+}
+
+// The largest score of each row.
+fn largest(scores: coop_mat16x16<f32, C>) -> vec2<f32> {
+    var matrix: coop_mat16x16<f32, C> = scores;
+    var matrix_elements: array<f32, 8>;
+    let low = max(max(matrix_elements[0], matrix_elements[1]), max(matrix_elements[4], matrix_elements[5]));
+    let high = max(max(matrix_elements[2], matrix_elements[3]), max(matrix_elements[6], matrix_elements[7]));
+    return vec2<f32>(low, high);
+}
+
+// Shares of scores, relative to each row's `best`, which is in units of log2.
+fn relative(scores: coop_mat16x16<f32, C>, best: vec2<f32>) -> coop_mat16x16<f32, C> {
+    var matrix: coop_mat16x16<f32, C> = scores;
+    var matrix_elements: array<f32, 8>;
+#for i in 0..8
+    matrix_elements[$iu] = exp2(fma(matrix_elements[$iu], LOG2_E, -best[$iu / 2u % 2u]));
+#endfor
+    return matrix;
+}
+
+// The sum of each row.
+fn summed(shares: coop_mat16x16<f32, C>) -> vec2<f32> {
+    var matrix: coop_mat16x16<f32, C> = shares;
+    var matrix_elements: array<f32, 8>;
+    let low = matrix_elements[0] + matrix_elements[1] + matrix_elements[4] + matrix_elements[5];
+    let high = matrix_elements[2] + matrix_elements[3] + matrix_elements[6] + matrix_elements[7];
+    return vec2<f32>(low, high);
+}
+
+// Shares as they multiply values.
+fn halved(shares: coop_mat16x16<f32, C>) -> coop_mat16x16<f16, A> {
+    var factor: coop_mat16x16<f32, C> = shares;
+    var factor_elements: array<f32, 8>;
+    var matrix: coop_mat16x16<f16, A>;
+    var matrix_elements: array<f16, 8>;
+#for i in 0..4
+    let two_$i = vec2<f16>(vec2<f32>(factor_elements[2u * $iu], factor_elements[2u * $iu + 1u]));
+    matrix_elements[2u * $iu] = two_$i.x;
+    matrix_elements[2u * $iu + 1u] = two_$i.y;
+#endfor
+    return matrix;
+}
+
+// Each row times its factor.
+fn scaled(sums: coop_mat16x16<f32, C>, factor: vec2<f32>) -> coop_mat16x16<f32, C> {
+    var matrix: coop_mat16x16<f32, C> = sums;
+    var matrix_elements: array<f32, 8>;
+#for i in 0..8
+    matrix_elements[$iu] *= factor[$iu / 2u % 2u];
+#endfor
+    return matrix;
+}
+#if WARPS_KEYS == 1
+
+// Writes output where the rows are the tile's.
+fn write(sums: coop_mat16x16<f32, C>, at: vec2<u32>, live: vec2<bool>) {
+    var matrix: coop_mat16x16<f32, C> = sums;
+    var matrix_elements: array<f32, 8>;
+    if live.x {
+        out[at.x] = two(vec2<f32>(matrix_elements[0], matrix_elements[1]));
+        out[at.x + 4u] = two(vec2<f32>(matrix_elements[4], matrix_elements[5]));
+    }
+    if live.y {
+        out[at.y] = two(vec2<f32>(matrix_elements[2], matrix_elements[3]));
+        out[at.y + 4u] = two(vec2<f32>(matrix_elements[6], matrix_elements[7]));
+    }
+}
+#else
+
+// Puts output where others of the workgroup add to it.
+fn share(sums: coop_mat16x16<f32, C>, to: u32) {
+    var matrix: coop_mat16x16<f32, C> = sums;
+    var matrix_elements: array<f32, 8>;
+#for i in 0..4
+    parts[to + $iu * 32u] = vec2<f32>(matrix_elements[2u * $iu], matrix_elements[2u * $iu + 1u]);
+#endfor
+}
+#endif
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -67,160 +175,164 @@ fn main(
     }
     let tile = tiles[group.x];
     let head = group.y;
-    let kv_units = params.kv_stride / 8u;
-    let kv_head = head / params.group * UNITS;
     let warp = thread / 32u;
-    let local_row = thread / LANES;
-    let lane = thread % LANES;
-    let row = rows[tile.first + min(local_row, tile.count - 1u)];
-    // Of the score tile a subgroup takes one column of matrices, of the output HEAD_DIM / 4 columns.
-    let score_col = warp % (TILE_KEYS / 16u) * 16u;
-    let score_row = warp / (TILE_KEYS / 16u) * (SCORE_FRAGS * 16u);
-    let out_col = warp * (HEAD_DIM / 4u);
-#for j in 0..OUT_FRAGS
-    let col_$j = out_col + $ju * 16u;
-#endfor
+    let lane = thread % 32u;
+    // The invocation's two rows within the tile, and the first of its columns.
+    let warp_row = warp % WARPS_ROWS * 16u;
+    let local = vec2<u32>(warp_row + lane / 4u) + vec2<u32>(0u, 8u);
+    let column = lane % 4u * 2u;
+    // The subgroup's keys within those in workgroup memory.
+    let warp_key = warp / WARPS_ROWS * WARP_KEYS;
 
+    let kv_units = params.kv_stride / 8u;
+    let unit = head / params.group * UNITS + thread % UNITS;
+    let slot = thread / UNITS;
+    let put = slot * PITCH + thread % UNITS * 2u;
+    let last = tile.key_end - 1u;
 #for e in 0..KV_EACH
-    let slot_$e = (thread + $eu * THREADS) / UNITS;
-    let unit_$e = kv_head + (thread + $eu * THREADS) % UNITS;
-    let put_$e = slot_$e * PITCH + (thread + $eu * THREADS) % UNITS * 2u;
-    var kv_$e = keys[min(tile.key_start + slot_$e, tile.key_end - 1u) * kv_units + unit_$e];
+    var k_$e = keys[min(tile.key_start + slot + $eu * SLOTS, last) * kv_units + unit];
+#if AHEAD
+    var v_$e = values[min(tile.key_start + slot + $eu * SLOTS, last) * kv_units + unit];
+#else
+    var v_$e: vec4<u32>;
+#endif
 #endfor
-    for (var i = thread; i < TILE_ROWS * (HEAD_DIM / 4u); i += THREADS) {
-        let r = i / (HEAD_DIM / 4u);
-        let c = i % (HEAD_DIM / 4u);
-        let source = tile.first + min(r, tile.count - 1u);
-        tile_q[r * PITCH + c] = vec4<f16>(qkv[(source * params.q_stride + head * HEAD_DIM) / 4u + c] * params.scale);
-    }
 
-    // Score that the row's shares are relative to, and the sum of those that this invocation computed.
-    var best = NEVER;
-    var sum = 0.0;
-#for i in 0..ROW_FRAGS
-#for j in 0..OUT_FRAGS
-    var acc_$i_$j: coop_mat16x16<f32, C>;
+    let source = vec2<u32>(tile.first) + min(local, vec2<u32>(tile.count - 1u));
+    let row_low = rows[source.x];
+    let row_high = rows[source.y];
+    let start = vec2<u32>(row_low.key_start, row_high.key_start);
+    let end = vec2<u32>(row_low.key_end, row_high.key_end);
+    let from_q = (source * params.q_stride + head * HEAD_DIM + column) / 2u;
+#for d in 0..DIM_FRAGS
+    let q_$d = queries(from_q.x + $du * 8u, from_q.y + $du * 8u);
 #endfor
+
+    // Of both rows the score that shares are relative to, in units of log2, and the sum of the shares that this
+    // invocation holds.
+    var best = vec2<f32>(LOWEST);
+    var sum = vec2<f32>(0.0);
+#for d in 0..DIM_FRAGS
+    var acc_$d: coop_mat16x16<f32, C>;
 #endfor
     for (var base = tile.key_start; base < tile.key_end; base += TILE_KEYS) {
+#if KV_TILES == 1
         workgroupBarrier();
+#endif
 #for e in 0..KV_EACH
-        tile_kv[put_$e] = four_halves(kv_$e.xy);
-        tile_kv[put_$e + 1u] = four_halves(kv_$e.zw);
+        tile_kv[put + $eu * SLOTS * PITCH] = four_halves(k_$e.xy);
+        tile_kv[put + $eu * SLOTS * PITCH + 1u] = four_halves(k_$e.zw);
+#endfor
+        // What comes next is on its way while matrices are multiplied.
+#for e in 0..KV_EACH
+#if AHEAD
+        k_$e = keys[min(base + TILE_KEYS + slot + $eu * SLOTS, last) * kv_units + unit];
+#else
+        v_$e = values[min(base + slot + $eu * SLOTS, last) * kv_units + unit];
+#endif
 #endfor
         workgroupBarrier();
-#for e in 0..KV_EACH
-        kv_$e = values[min(base + slot_$e, tile.key_end - 1u) * kv_units + unit_$e];
-#endfor
-        {
-#for i in 0..SCORE_FRAGS
-            var score_$i: coop_mat16x16<f32, C>;
+#for k in 0..KEY_FRAGS
+        var score_$k: coop_mat16x16<f32, C>;
 #endfor
 #for d in 0..DIM_FRAGS
-            let from_k_$d = score_col * PITCH + $du * 4u;
-            let k_$d = coopLoad<coop_mat16x16<f16, B>>(&tile_kv[from_k_$d], PITCH);
-#for i in 0..SCORE_FRAGS
-            let from_q_$d_$i = (score_row + $iu * 16u) * PITCH + $du * 4u;
-            let q_$d_$i = coopLoadT<coop_mat16x16<f16, A>>(&tile_q[from_q_$d_$i], PITCH);
-            score_$i = coopMultiplyAdd(q_$d_$i, k_$d, score_$i);
+#for k in 0..KEY_FRAGS
+        let from_k_$d_$k = (warp_key + $ku * 16u) * PITCH + $du * 4u;
+        let key_$d_$k = coopLoad<coop_mat16x16<f16, B>>(&tile_kv[from_k_$d_$k], PITCH);
+        score_$k = coopMultiplyAdd(q_$d, key_$d_$k, score_$k);
 #endfor
 #endfor
-#for i in 0..SCORE_FRAGS
-            let to_$i = (score_row + $iu * 16u) * SCORE_PITCH + score_col;
-            coopStoreT(score_$i, &scores[to_$i], SCORE_PITCH);
+        let first = base + warp_key;
+        if subgroupAny(any(start > vec2<u32>(first)) || any(end < vec2<u32>(first + WARP_KEYS))) {
+#for k in 0..KEY_FRAGS
+            score_$k = masked(score_$k, first + $ku * 16u + column, start, end);
 #endfor
         }
-        workgroupBarrier();
-        // The range of the row within these keys.
-        let live_from = max(row.key_start, base) - base;
-        let live_to = max(row.key_end, base) - base;
-        var peak = NEVER;
-#for c in 0..SHARES
-        let at_$c = lane + $cu * LANES;
-        let from_$c = local_row * SCORE_PITCH + 4u * at_$c;
-        let column_$c = vec4<u32>(4u * at_$c) + vec4<u32>(0u, 1u, 2u, 3u);
-        let live_$c = column_$c >= vec4<u32>(live_from) & column_$c < vec4<u32>(live_to);
-        let read_$c = vec4<f32>(scores[from_$c], scores[from_$c + 1u], scores[from_$c + 2u], scores[from_$c + 3u]);
-        let score_of_$c = select(vec4<f32>(NEVER), read_$c, live_$c);
-        peak = max(peak, max(max(score_of_$c.x, score_of_$c.y), max(score_of_$c.z, score_of_$c.w)));
+        var peak = largest(score_0);
+#for k in 1..KEY_FRAGS
+        peak = max(peak, largest(score_$k));
 #endfor
-        peak = largest(peak);
+        peak = max(peak, subgroupShuffleXor(peak, 1u));
+        peak = max(peak, subgroupShuffleXor(peak, 2u)) * LOG2_E;
         let grows = peak > best + SLACK;
-        let factor = exp(best - peak);
-        let scales = subgroupAny(grows && best > NEVER);
-        if lane == 0u {
-            factors[local_row] = select(1.0, factor, grows);
-        }
-        if thread % 32u == 0u {
-            grown[warp] = u32(scales);
-        }
-        if grows {
+        if subgroupAny(any(grows)) {
+            let factor = select(vec2<f32>(1.0), exp2(best - peak), grows);
+            best = select(best, peak, grows);
             sum *= factor;
-            best = peak;
-        }
-#for c in 0..SHARES
-        let share_$c = select(vec4<f32>(0.0), exp(score_of_$c - best), live_$c);
-        sum += share_$c.x + share_$c.y + share_$c.z + share_$c.w;
-        shares[local_row * SHARE_PITCH + at_$c] = vec4<f16>(share_$c);
-#endfor
-#for e in 0..KV_EACH
-        tile_kv[put_$e] = four_halves(kv_$e.xy);
-        tile_kv[put_$e + 1u] = four_halves(kv_$e.zw);
-        kv_$e = keys[min(base + TILE_KEYS + slot_$e, tile.key_end - 1u) * kv_units + unit_$e];
-#endfor
-        let by_warp = workgroupUniformLoad(&grown);
-        if (by_warp[0] | by_warp[1] | by_warp[2] | by_warp[3]) != 0u {
-#for i in 0..ROW_FRAGS
-#for j in 0..OUT_FRAGS
-            coopStoreT(acc_$i_$j, &scores[col_$j], OUT_PITCH);
-#endfor
-            workgroupBarrier();
-            for (var i = thread; i < 16u * HEAD_DIM; i += THREADS) {
-                scores[i / HEAD_DIM * OUT_PITCH + i % HEAD_DIM] *= factors[$iu * 16u + i / HEAD_DIM];
-            }
-            workgroupBarrier();
-#for j in 0..OUT_FRAGS
-            acc_$i_$j = coopLoadT<coop_mat16x16<f32, C>>(&scores[col_$j], OUT_PITCH);
-#endfor
-            workgroupBarrier();
+#for d in 0..DIM_FRAGS
+            acc_$d = scaled(acc_$d, factor);
 #endfor
         }
 #for k in 0..KEY_FRAGS
-#for j in 0..OUT_FRAGS
-        let from_v_$k_$j = $ku * 16u * PITCH + col_$j / 4u;
-        let v_$k_$j = coopLoadT<coop_mat16x16<f16, B>>(&tile_kv[from_v_$k_$j], PITCH);
+        score_$k = relative(score_$k, best);
+        sum += summed(score_$k);
+        let share_$k = halved(score_$k);
 #endfor
-#for i in 0..ROW_FRAGS
-        let from_p_$k_$i = $iu * 16u * SHARE_PITCH + $ku * 4u;
-        let p_$k_$i = coopLoadT<coop_mat16x16<f16, A>>(&shares[from_p_$k_$i], SHARE_PITCH);
-#for j in 0..OUT_FRAGS
-        acc_$i_$j = coopMultiplyAdd(p_$k_$i, v_$k_$j, acc_$i_$j);
+#if KV_TILES == 1
+        workgroupBarrier();
+#endif
+#for e in 0..KV_EACH
+        tile_kv[VALUES + put + $eu * SLOTS * PITCH] = four_halves(v_$e.xy);
+        tile_kv[VALUES + put + $eu * SLOTS * PITCH + 1u] = four_halves(v_$e.zw);
 #endfor
+#for e in 0..KV_EACH
+#if AHEAD
+        v_$e = values[min(base + TILE_KEYS + slot + $eu * SLOTS, last) * kv_units + unit];
+#else
+        k_$e = keys[min(base + TILE_KEYS + slot + $eu * SLOTS, last) * kv_units + unit];
+#endif
+#endfor
+        workgroupBarrier();
+#for k in 0..KEY_FRAGS
+#for d in 0..DIM_FRAGS
+        let from_v_$k_$d = VALUES + (warp_key + $ku * 16u) * PITCH + $du * 4u;
+        let value_$k_$d = coopLoadT<coop_mat16x16<f16, B>>(&tile_kv[from_v_$k_$d], PITCH);
+        acc_$d = coopMultiplyAdd(share_$k, value_$k_$d, acc_$d);
 #endfor
 #endfor
     }
 
-    for (var other = 1u; other < LANES; other <<= 1u) {
-        sum += subgroupShuffleXor(sum, other);
-    }
-    workgroupBarrier();
-    if lane == 0u {
-        factors[local_row] = 1.0 / sum;
-    }
-#for i in 0..ROW_FRAGS
-#for j in 0..OUT_FRAGS
-    coopStoreT(acc_$i_$j, &scores[col_$j], OUT_PITCH);
+    sum += subgroupShuffleXor(sum, 1u);
+    sum += subgroupShuffleXor(sum, 2u);
+#if WARPS_KEYS == 1
+    let to = ((vec2<u32>(tile.first) + local) * groups.y + head) * (HEAD_DIM / 2u) + column / 2u;
+    let live = local < vec2<u32>(tile.count);
+#for d in 0..DIM_FRAGS
+    write(scaled(acc_$d, 1.0 / sum), to + $du * 8u, live);
 #endfor
+#else
+    if lane % 4u == 0u {
+        found[warp * 16u + lane / 4u] = vec2<f32>(best.x, sum.x);
+        found[warp * 16u + lane / 4u + 8u] = vec2<f32>(best.y, sum.y);
+    }
     workgroupBarrier();
-    for (var i = thread; i < 16u * (HEAD_DIM / 4u); i += THREADS) {
-        let r = $iu * 16u + i / (HEAD_DIM / 4u);
-        let c = i % (HEAD_DIM / 4u);
-        if r < tile.count {
-            let at = i / (HEAD_DIM / 4u) * OUT_PITCH + 4u * c;
-            let v = vec4<f32>(scores[at], scores[at + 1u], scores[at + 2u], scores[at + 3u]);
-            out[((tile.first + r) * groups.y + head) * (HEAD_DIM / 4u) + c] = four(v * factors[r]);
+    // Of the subgroups that have the same rows.
+    var top = best;
+    var total = vec2<f32>(0.0);
+    for (var other = warp % WARPS_ROWS; other < WARPS; other += WARPS_ROWS) {
+        let low = found[other * 16u + lane / 4u];
+        let high = found[other * 16u + lane / 4u + 8u];
+        let higher = max(top, vec2<f32>(low.x, high.x));
+        total = total * exp2(top - higher) + vec2<f32>(low.y, high.y) * exp2(vec2<f32>(low.x, high.x) - higher);
+        top = higher;
+    }
+    let factor = exp2(best - top) / total;
+#for d in 0..DIM_FRAGS
+    workgroupBarrier();
+    share(scaled(acc_$d, factor), warp * 128u + lane);
+    workgroupBarrier();
+    // The subgroups of the same rows divide the matrix's pairs of elements.
+    for (var i = warp / WARPS_ROWS * 32u + lane; i < 128u; i += WARPS_KEYS * 32u) {
+        var pair = vec2<f32>(0.0);
+        for (var other = warp % WARPS_ROWS; other < WARPS; other += WARPS_ROWS) {
+            pair += parts[other * 128u + i];
+        }
+        let row = warp_row + i % 32u / 4u + i / 32u % 2u * 8u;
+        if row < tile.count {
+            let at = ((tile.first + row) * groups.y + head) * (HEAD_DIM / 2u) + $du * 8u + i % 4u + i / 64u * 4u;
+            out[at] = two(pair);
         }
     }
-    workgroupBarrier();
 #endfor
+#endif
 }

@@ -16,12 +16,42 @@ struct Case {
     rows: Vec<(u32, u32, u32)>,
     /// Magnitude of queries and keys.
     scale: f32,
+    slope: Slope,
+}
+
+/// How the magnitude of keys goes with their slots, and with it which key has a row's largest score.
+#[derive(Clone, Copy)]
+enum Slope {
+    Level,
+    Rising,
+    Falling,
+}
+
+impl Slope {
+    fn of(self, slot: usize, slots: usize) -> f32 {
+        match self {
+            Self::Level => 1.0,
+            Self::Rising => (slot + 1) as f32 / slots as f32,
+            Self::Falling => (slots - slot) as f32 / slots as f32,
+        }
+    }
 }
 
 fn cases() -> Vec<Case> {
     let all = |rows: usize, keys: u32| vec![(0, 0, keys); rows];
+    // Ranges of one store that begin and end anywhere.
+    let scattered = |rows: u32| (0..rows).map(|i| (0, i * 37 % 150, i * 37 % 150 + 1 + i * i % 60)).collect();
+    let single = |rows: u32| (0..rows).map(|i| (0, i * 29 % 140, i * 29 % 140 + 1)).collect();
     let two_stores = |i: u32| (i / 5 % 2, i / 5 % 2 * 100, i / 5 % 2 * 100 + 50);
-    let case = |name, heads, kv_heads, head_dim, rows| Case { name, heads, kv_heads, head_dim, rows, scale: 1.0 };
+    let case = |name, heads, kv_heads, head_dim, rows| Case {
+        name,
+        heads,
+        kv_heads,
+        head_dim,
+        rows,
+        scale: 1.0,
+        slope: Slope::Level,
+    };
     vec![
         case("one row, one key", 1, 1, 8, all(1, 1)),
         case("one row, one key, wider", 1, 1, 64, all(1, 1)),
@@ -36,10 +66,23 @@ fn cases() -> Vec<Case> {
         case("blocks of two stores, interleaved, wider", 2, 2, 64, (0..24).map(two_stores).collect()),
         case("few rows, many keys", 2, 2, 128, all(3, 200)),
         case("more keys than a workgroup takes at a time", 2, 1, 64, vec![(0, 5, 2100), (0, 0, 1024), (0, 1024, 1025)]),
+        case("scattered ranges", 4, 2, 64, scattered(65)),
+        case("scattered ranges, wider", 4, 1, 128, scattered(130)),
+        case("one key a row, anywhere", 2, 2, 128, single(40)),
+        case("a row less than a tile", 2, 2, 128, all(15, 64)),
+        case("a tile of 16", 2, 1, 64, all(16, 63)),
+        case("a row more than a tile of 16", 2, 1, 128, all(17, 65)),
+        case("a row less than a tile of 32", 2, 1, 64, all(31, 129)),
+        case("a row less than a tile of 64", 2, 1, 128, scattered(63)),
+        case("a tile of 64", 2, 1, 64, scattered(64)),
+        case("a row more than a tile of 64", 2, 2, 128, all(65, 31)),
         case("large heads", 1, 1, 256, all(9, 33)),
         case("LLaDA-8B's heads", 32, 32, 128, all(64, 130)),
         // Scores of hundreds and thousands: without the largest one taken off exp overflows.
         Case { scale: 20.0, ..case("large scores", 2, 2, 64, all(18, 70)) },
+        Case { scale: 20.0, slope: Slope::Rising, ..case("largest scores last", 2, 1, 64, scattered(70)) },
+        Case { scale: 20.0, slope: Slope::Rising, ..case("largest scores last, wider", 2, 2, 128, all(20, 300)) },
+        Case { scale: 20.0, slope: Slope::Falling, ..case("largest scores first", 2, 1, 128, scattered(70)) },
         Case { scale: 60.0, ..case("larger scores", 2, 2, 64, all(18, 70)) },
     ]
 }
@@ -74,6 +117,9 @@ impl Uploaded {
         let scale = 1.0 / (c.head_dim as f32).sqrt();
         let qkv = uniform(1, c.rows.len() * stride, c.scale);
         let (mut keys, mut values) = (uniform(2, slots * width, c.scale), uniform(3, slots * width, 1.0));
+        for (i, key) in keys.iter_mut().enumerate() {
+            *key *= c.slope.of(i / width, slots);
+        }
         let mut queries = widen(&qkv);
         if rounding != Rounding::None {
             (keys, values) = (rounded(&keys), rounded(&values));

@@ -1,10 +1,8 @@
 //! Attention on matrix units; see `shaders/attention_matrix.wgsl`. Parameters, tiles and grid are those
 //! of [`super::attention`].
 
+use super::flags;
 use crate::wgsl::{Define, Extension, KernelSpec};
-
-/// Invocations of a workgroup.
-const THREADS: u32 = 128;
 
 /// Whether heads of `head_dim` elements can be computed.
 #[must_use]
@@ -12,41 +10,59 @@ pub fn fits(head_dim: u32) -> bool {
     matches!(head_dim, 64 | 128)
 }
 
-/// Rows and keys of a tile in a pass of `rows` rows: few rows are spread over more workgroups, many share
-/// the reading of keys.
+/// How a workgroup divides its tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Tile {
+    /// Subgroups along rows, of 16 each.
+    warps_rows: u32,
+    /// Subgroups that divide the keys of the same rows.
+    warps_keys: u32,
+    /// Keys in workgroup memory at a time.
+    keys: u32,
+    /// Whether values lie beside the keys there, rather than in their place.
+    apart: bool,
+    /// Whether the next keys and the next values are both on their way at any time, rather than in turns.
+    ahead: bool,
+}
+
+impl Tile {
+    /// The tile for a pass of `rows` rows: few rows are spread over more workgroups and divide their keys, many
+    /// share the reading of keys.
+    fn choose(rows: u32) -> Self {
+        let (warps_rows, warps_keys, keys) = match rows {
+            0..=64 => (1, 4, 64),
+            65..=256 => (2, 2, 64),
+            _ => (4, 1, 32),
+        };
+        Self { warps_rows, warps_keys, keys, apart: true, ahead: rows <= 64 }
+    }
+}
+
+/// Rows and keys of a tile in a pass of `rows` rows.
 #[must_use]
 pub fn tile(rows: u32) -> (u32, u32) {
-    match rows {
-        0..=64 => (16, 64),
-        65..=256 => (32, 64),
-        _ => (64, 32),
-    }
+    let Tile { warps_rows, keys, .. } = Tile::choose(rows);
+    (warps_rows * 16, keys)
 }
 
 /// The kernel for heads of `head_dim` elements and tiles of a pass of `rows` rows, its result in f16
 /// where `half`.
 #[must_use]
 pub fn spec(head_dim: u32, rows: u32, half: bool) -> KernelSpec {
-    let (tile_rows, tile_keys) = tile(rows);
-    let (row_frags, key_frags) = (tile_rows / 16, tile_keys / 16);
+    let Tile { warps_rows, warps_keys, keys, apart, ahead } = Tile::choose(rows);
     let numbers = [
         ("HEAD_DIM", head_dim),
-        ("TILE_ROWS", tile_rows),
-        ("TILE_KEYS", tile_keys),
-        ("ROW_FRAGS", row_frags),
-        ("KEY_FRAGS", key_frags),
+        ("WARPS_ROWS", warps_rows),
+        ("WARPS_KEYS", warps_keys),
+        ("TILE_KEYS", keys),
+        ("KV_TILES", if apart { 2 } else { 1 }),
+        ("KEY_FRAGS", keys / 16 / warps_keys),
         ("DIM_FRAGS", head_dim / 16),
-        // Four subgroups share the tile of scores, and the columns of the output.
-        ("SCORE_FRAGS", row_frags * key_frags / 4),
-        ("OUT_FRAGS", head_dim / 64),
-        // Elements of eight keys or values, and vectors of four shares, that an invocation takes.
-        ("KV_EACH", tile_keys * head_dim / 8 / THREADS),
-        ("SHARES", tile_keys * tile_rows / 4 / THREADS),
+        // Elements of eight keys or values that an invocation loads at a time.
+        ("KV_EACH", keys * head_dim / 8 / (warps_rows * warps_keys * 32)),
     ];
     let mut defines: Vec<_> = numbers.map(|(name, value)| (name, Define::Number(value))).to_vec();
-    if half {
-        defines.push(("HALF", Define::Flag));
-    }
+    defines.extend(flags([("AHEAD", ahead), ("HALF", half)]));
     KernelSpec {
         shader: "attention_matrix",
         defines,
