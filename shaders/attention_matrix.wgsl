@@ -56,16 +56,16 @@ var<workgroup> found: array<vec2<f32>, WARPS * 16u>;
 var<workgroup> parts: array<vec2<f32>, WARPS * 128u>;
 #endif
 
-// Of an invocation's eight elements of a matrix 0, 1, 4 and 5 are of its lower row, the others of the upper
-// one, eight rows on; the first four are of the lower eight columns (see `fragments.wgsl`).
+// Of an invocation's eight elements of a matrix the first four are of its lower row, the others of the upper
+// one, eight rows on; 2, 3, 6 and 7 are of the upper eight columns (see `fragments.wgsl`).
 
 // Scaled queries; `low` and `high` are where the two rows' begin in qkv.
 fn queries(low: u32, high: u32) -> coop_mat16x16<f16, A> {
     var matrix: coop_mat16x16<f16, A>;
     var matrix_elements: array<f16, 8>;
     let two_0 = vec2<f16>(qkv[low] * params.scale);
-    let two_1 = vec2<f16>(qkv[high] * params.scale);
-    let two_2 = vec2<f16>(qkv[low + 4u] * params.scale);
+    let two_1 = vec2<f16>(qkv[low + 4u] * params.scale);
+    let two_2 = vec2<f16>(qkv[high] * params.scale);
     let two_3 = vec2<f16>(qkv[high + 4u] * params.scale);
 #for i in 0..4
     matrix_elements[2u * $iu] = two_$i.x;
@@ -79,8 +79,8 @@ fn masked(scores: coop_mat16x16<f32, C>, key: u32, start: vec2<u32>, end: vec2<u
     var matrix: coop_mat16x16<f32, C> = scores;
     var matrix_elements: array<f32, 8>;
 #for i in 0..8
-    let key_$i = key + $iu % 2u + $iu / 4u * 8u;
-    let live_$i = key_$i >= start[$iu / 2u % 2u] && key_$i < end[$iu / 2u % 2u];
+    let key_$i = key + $iu % 2u + $iu / 2u % 2u * 8u;
+    let live_$i = key_$i >= start[$iu / 4u] && key_$i < end[$iu / 4u];
     matrix_elements[$iu] = select(NEVER, matrix_elements[$iu], live_$i);
 #endfor
     return matrix;
@@ -90,8 +90,8 @@ fn masked(scores: coop_mat16x16<f32, C>, key: u32, start: vec2<u32>, end: vec2<u
 fn largest(scores: coop_mat16x16<f32, C>) -> vec2<f32> {
     var matrix: coop_mat16x16<f32, C> = scores;
     var matrix_elements: array<f32, 8>;
-    let low = max(max(matrix_elements[0], matrix_elements[1]), max(matrix_elements[4], matrix_elements[5]));
-    let high = max(max(matrix_elements[2], matrix_elements[3]), max(matrix_elements[6], matrix_elements[7]));
+    let low = max(max(matrix_elements[0], matrix_elements[1]), max(matrix_elements[2], matrix_elements[3]));
+    let high = max(max(matrix_elements[4], matrix_elements[5]), max(matrix_elements[6], matrix_elements[7]));
     return vec2<f32>(low, high);
 }
 
@@ -100,7 +100,7 @@ fn relative(scores: coop_mat16x16<f32, C>, best: vec2<f32>) -> coop_mat16x16<f32
     var matrix: coop_mat16x16<f32, C> = scores;
     var matrix_elements: array<f32, 8>;
 #for i in 0..8
-    matrix_elements[$iu] = exp2(fma(matrix_elements[$iu], LOG2_E, -best[$iu / 2u % 2u]));
+    matrix_elements[$iu] = exp2(fma(matrix_elements[$iu], LOG2_E, -best[$iu / 4u]));
 #endfor
     return matrix;
 }
@@ -109,8 +109,8 @@ fn relative(scores: coop_mat16x16<f32, C>, best: vec2<f32>) -> coop_mat16x16<f32
 fn summed(shares: coop_mat16x16<f32, C>) -> vec2<f32> {
     var matrix: coop_mat16x16<f32, C> = shares;
     var matrix_elements: array<f32, 8>;
-    let low = matrix_elements[0] + matrix_elements[1] + matrix_elements[4] + matrix_elements[5];
-    let high = matrix_elements[2] + matrix_elements[3] + matrix_elements[6] + matrix_elements[7];
+    let low = matrix_elements[0] + matrix_elements[1] + matrix_elements[2] + matrix_elements[3];
+    let high = matrix_elements[4] + matrix_elements[5] + matrix_elements[6] + matrix_elements[7];
     return vec2<f32>(low, high);
 }
 
@@ -133,7 +133,7 @@ fn scaled(sums: coop_mat16x16<f32, C>, factor: vec2<f32>) -> coop_mat16x16<f32, 
     var matrix: coop_mat16x16<f32, C> = sums;
     var matrix_elements: array<f32, 8>;
 #for i in 0..8
-    matrix_elements[$iu] *= factor[$iu / 2u % 2u];
+    matrix_elements[$iu] *= factor[$iu / 4u];
 #endfor
     return matrix;
 }
@@ -145,10 +145,10 @@ fn write(sums: coop_mat16x16<f32, C>, at: vec2<u32>, live: vec2<bool>) {
     var matrix_elements: array<f32, 8>;
     if live.x {
         out[at.x] = two(vec2<f32>(matrix_elements[0], matrix_elements[1]));
-        out[at.x + 4u] = two(vec2<f32>(matrix_elements[4], matrix_elements[5]));
+        out[at.x + 4u] = two(vec2<f32>(matrix_elements[2], matrix_elements[3]));
     }
     if live.y {
-        out[at.y] = two(vec2<f32>(matrix_elements[2], matrix_elements[3]));
+        out[at.y] = two(vec2<f32>(matrix_elements[4], matrix_elements[5]));
         out[at.y + 4u] = two(vec2<f32>(matrix_elements[6], matrix_elements[7]));
     }
 }
@@ -327,9 +327,9 @@ fn main(
         for (var other = warp % WARPS_ROWS; other < WARPS; other += WARPS_ROWS) {
             pair += parts[other * 128u + i];
         }
-        let row = warp_row + i % 32u / 4u + i / 32u % 2u * 8u;
+        let row = warp_row + i % 32u / 4u + i / 64u * 8u;
         if row < tile.count {
-            let at = ((tile.first + row) * groups.y + head) * (HEAD_DIM / 2u) + $du * 8u + i % 4u + i / 64u * 4u;
+            let at = ((tile.first + row) * groups.y + head) * (HEAD_DIM / 2u) + $du * 8u + i % 4u + i / 32u % 2u * 4u;
             out[at] = two(pair);
         }
     }
