@@ -4,8 +4,8 @@
 //
 // weights, binding 0: `part_rows` x 8 `cols8` in the order of fragments (`reorder.wgsl`)
 // x   [rows, cols] f16, binding 1
-// out [splits, split_stride / out_stride rows, out_stride] f32, binding 2; with SWIGLU f16 and half as many
-//     columns: weights come as 16 rows of the gate, 16 rows of the other factor and so on.
+// out [splits, split_stride / out_stride rows, out_stride] f32, binding 2, with RESIDUAL added to; with SWIGLU f16
+//     and half as many columns: weights come as 16 rows of the gate, 16 rows of the other factor and so on.
 // x and out have room for whole tiles of rows; what lies past the pass's rows is computed and means
 // nothing. part_rows is a multiple of TILE_N and each split of the inner dimension one of TILE_K.
 // Workgroup (m tile, n tile, split).
@@ -223,6 +223,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #else
 #for j in 0..FRAGS_N
     let to_$i_$j = out_row + $iu * 16u * out_stride + n0 + warp_n + $ju * 16u;
+#if RESIDUAL
+    let before_$i_$j = coopLoad<coop_mat16x16<f32, C>>(&out[to_$i_$j], out_stride);
+    acc_$i_$j = acc_$i_$j + before_$i_$j;
+#endif
     coopStore(acc_$i_$j, &out[to_$i_$j], out_stride);
 #endfor
 #endif

@@ -5,6 +5,7 @@ use remask_core::checkpoint::WeightFormat;
 use remask_core::{Backend, Candidate, Keys, Model, Pass, Row, Select, StoreId, TokenSet};
 use remask_testkit::model::{WIDE, claim_matrix_units, made_up};
 use remask_wgpu::kernels::FUSED;
+use remask_wgpu::kernels::gemm_matrix::MatrixTile;
 use remask_wgpu::kernels::gemv::{self, Few};
 use remask_wgpu::kernels::linear::{Portable, Shape};
 use remask_wgpu::tuning::Tuned;
@@ -81,6 +82,74 @@ fn without_matrix_kernels_portable_ones_compute() {
     let mut backend = load(impatient, &model);
     assert_same(&two_passes(&mut backend), &expected);
     assert!(backend.notes().iter().any(|n| n.contains("takes longer than 0ns")), "{:?}", backend.notes());
+}
+
+/// Where an adapter has matrix units, whole passes on them agree with passes in float32 but for the rounding of
+/// activations to f16: every tile, a head of its own and one that is the embedding. Says how many ran.
+#[test]
+fn passes_on_matrix_units_agree_with_float32() {
+    let tied = WIDE.replace("\"weight_tying\": false", "\"weight_tying\": true");
+    let large = WIDE
+        .replace("\"mlp_hidden_size\": 256", "\"mlp_hidden_size\": 12288")
+        .replace("\"max_sequence_length\": 128", "\"max_sequence_length\": 1024");
+    let mut ran = 0;
+    for adapter in &pollster::block_on(adapters()) {
+        let open = || pollster::block_on(Gpu::from_adapter(adapter, LimitChoice::Adapter)).unwrap();
+        if !MatrixTile::supported(&open().profile) {
+            continue;
+        }
+        for (config, lengths) in [(WIDE, &[5, 40, 100][..]), (&tied, &[40]), (&large, &[64, 130, 600, 1024])] {
+            let model = made_up(config, |_, _| ());
+            for format in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4] {
+                let mut plain = open();
+                plain.profile.matrix_shapes.clear();
+                let load = |gpu| pollster::block_on(WgpuBackend::load(gpu, &model, Some(format), &mut |_| ())).unwrap();
+                let (mut exact, mut halved) = (load(plain), load(open()));
+                for &length in lengths {
+                    let expected = logits_of(&mut exact, length);
+                    let found = logits_of(&mut halved, length);
+                    assert_eq!(found.len(), expected.len());
+                    let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+                    let error = norm(&mut found.iter().zip(&expected).map(|(f, e)| f - e));
+                    let error = error / norm(&mut expected.iter().copied());
+                    assert!(error < 1e-2, "{format}, {length} rows: logits are {error:.1e} off");
+                    // The head that selects is the head that tells logits.
+                    let vocabulary = halved.head_rows();
+                    for (row, candidate) in found.chunks(vocabulary).zip(candidates_of(&mut halved, length)) {
+                        let best = row.iter().copied().fold(f32::MIN, f32::max);
+                        assert!(row[candidate.token as usize] > best - 1e-3, "{format}, {length} rows: {candidate:?}");
+                    }
+                }
+                assert_eq!(halved.notes(), [""; 0]);
+            }
+        }
+        ran += 1;
+    }
+    println!("{ran} adapters with matrix units");
+}
+
+/// Rows over the whole of a store, eight of them selected.
+fn spread(backend: &mut WgpuBackend, length: u32) -> (StoreId, Vec<Row>, Vec<Select>) {
+    let store = backend.create_store(length).unwrap();
+    let keys = Keys { start: 0, end: length };
+    let rows = (0..length).map(|position| Row { store, position, token: position * 31 % 200, keys }).collect();
+    (store, rows, (0..8).map(|i| Select::plain(i * (length as usize - 1) / 7)).collect())
+}
+
+fn logits_of(backend: &mut WgpuBackend, length: u32) -> Vec<f32> {
+    let (store, rows, select) = spread(backend, length);
+    let suppressed = TokenSet::new(backend.head_rows());
+    let found = pollster::block_on(backend.logits(&Pass { rows: &rows, select: &select, suppressed: &suppressed }));
+    backend.release_store(store);
+    found.unwrap()
+}
+
+fn candidates_of(backend: &mut WgpuBackend, length: u32) -> Vec<Candidate> {
+    let (store, rows, select) = spread(backend, length);
+    let suppressed = TokenSet::new(backend.head_rows());
+    let found = pollster::block_on(backend.forward(&Pass { rows: &rows, select: &select, suppressed: &suppressed }));
+    backend.release_store(store);
+    found.unwrap()
 }
 
 #[test]

@@ -299,6 +299,10 @@ impl PassPlan<'_> {
     ) -> Result<Option<Splits>, BackendError> {
         let act = self.activations;
         match strategy {
+            Strategy::Matrix(tile) if tile.splits == 1 => {
+                let product = MatrixProduct { matrix, x, out: &act.hidden, over: Over::Rows };
+                self.matrix(r, tile, product, MatrixEnd::Add).await.map(|_| None)
+            }
             Strategy::Matrix(_) => self.linear(r, matrix, x, &act.addend, strategy, Over::Rows).await.map(Some),
             Strategy::Portable(kernel) => {
                 let product = Product { matrix, x, gain: None, out: &act.hidden, over: Over::Rows };
@@ -339,7 +343,7 @@ impl PassPlan<'_> {
         let MatrixProduct { matrix, x, out, over } = product;
         let rows = self.rows(over);
         let columns = match end {
-            MatrixEnd::Sums => matrix.rows,
+            MatrixEnd::Sums | MatrixEnd::Add => matrix.rows,
             MatrixEnd::SwiGlu => matrix.rows / 2,
         };
         let splits = Splits { count: tile.splits, stride: tile.padded(rows) * columns };

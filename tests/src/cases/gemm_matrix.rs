@@ -48,6 +48,7 @@ pub fn run(h: &mut Harness) {
             check(h, &case);
             if out < 4096 {
                 check(h, &Case { tile: tile.smallest(), ..case });
+                check(h, &Case { tile: MatrixTile { splits: 1, ..tile }, end: MatrixEnd::Add, ..case });
             }
             let whole = MatrixTile { splits: 1, ..tile };
             if whole.fuses_swiglu() {
@@ -79,13 +80,15 @@ fn check(h: &mut Harness, case: &Case) {
     let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [out, cols], Some(format));
     let mut matrix = block_on(matrix).unwrap_or_else(|e| panic!("{name}: {e}"));
     let (order, columns) = match end {
-        MatrixEnd::Sums => (Order::Fragments, out),
+        MatrixEnd::Sums | MatrixEnd::Add => (Order::Fragments, out),
         MatrixEnd::SwiGlu => (Order::Paired, out / 2),
     };
     block_on(matrix.reorder(&mut h.gpu, order)).unwrap_or_else(|e| panic!("{name}: {e}"));
     let halves: Vec<_> = x.iter().map(|v| half::f16::from_f32(*v)).collect();
     let count = padded * columns * tile.splits as usize;
-    let (device_x, device_out) = (h.upload(&halves), h.poisoned(count));
+    let before = uniform(3, count, 10.0);
+    let device_out = if end == MatrixEnd::Add { h.upload(&before) } else { h.poisoned(count) };
+    let device_x = h.upload(&halves);
     let params = gemm_matrix::Params {
         cols8: cols as u32 / 8,
         part_rows: out as u32,
@@ -100,7 +103,7 @@ fn check(h: &mut Harness, case: &Case) {
     let grid = gemm_matrix::grid(tile, rows as u32, out as u32);
     h.run(sizes(rows, 1, 1), &[(gemm_matrix::spec(format, tile, end), &buffers[..], params, grid)]);
     let splits: Vec<f32> = match end {
-        MatrixEnd::Sums => h.download(&device_out, count),
+        MatrixEnd::Sums | MatrixEnd::Add => h.download(&device_out, count),
         MatrixEnd::SwiGlu => h.download::<half::f16>(&device_out, count).iter().map(|v| v.to_f32()).collect(),
     };
     // Weights are rounded to f16 on their way to the matrix units, as the kernel does.
@@ -116,6 +119,7 @@ fn check(h: &mut Harness, case: &Case) {
         let (r, c) = (i / columns, i % columns);
         match end {
             MatrixEnd::Sums => product(r, c),
+            MatrixEnd::Add => product(r, c) + f64::from(before[*i]),
             MatrixEnd::SwiGlu => {
                 let gate = product(r, c);
                 gate / (1.0 + (-gate).exp()) * product(r, columns + c)
@@ -126,7 +130,7 @@ fn check(h: &mut Harness, case: &Case) {
     let sum = |i: &usize| splits.chunks(padded * columns).map(|s| s[*i]).sum::<f32>();
     let computed: Vec<_> = spread.iter().map(sum).collect();
     let tolerance = match end {
-        MatrixEnd::Sums => Tolerance::MATRIX,
+        MatrixEnd::Sums | MatrixEnd::Add => Tolerance::MATRIX,
         MatrixEnd::SwiGlu => Tolerance::F16,
     };
     tolerance.check(&name, &computed, &reference);

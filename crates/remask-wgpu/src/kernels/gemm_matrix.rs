@@ -57,6 +57,8 @@ pub fn takes(format: WeightFormat) -> bool {
 pub enum MatrixEnd {
     /// Sums of each split, in float32.
     Sums,
+    /// Sums that are added to what is there, in float32; one split.
+    Add,
     /// `silu(gate) * up` in f16, of weights in [`Order::Paired`](crate::order::Order::Paired) and in one
     /// split.
     SwiGlu,
@@ -100,6 +102,7 @@ impl MatrixTile {
             (33..=64, false) => ([64, 128, 128, 1, 8], 2),
             (_, false) => ([64, 128, 128, 1, 4], 2),
             (33..=256, true) => ([64, 128, 64, 1, 4], 3),
+            (257..=512, true) => ([128, 128, 64, 1, 4], 2),
             (_, true) => ([128, 256, 64, 1, 8], 1),
         };
         // Rows of a part come in whole tiles.
@@ -149,7 +152,7 @@ pub fn spec(format: WeightFormat, tile: MatrixTile, end: MatrixEnd) -> KernelSpe
     let threads = warps_m * warps_n * 32;
     let mut defines = weight_defines(format);
     let per_vector = steps_in_vector(format);
-    let on = [("SCALED", per_vector > 1), ("SWIGLU", end == MatrixEnd::SwiGlu)];
+    let on = [("SCALED", per_vector > 1), ("RESIDUAL", end == MatrixEnd::Add), ("SWIGLU", end == MatrixEnd::SwiGlu)];
     defines.extend(flags(on));
     let numbers = [
         ("TILE_M", m),

@@ -137,7 +137,7 @@ pub fn all_specs() -> Vec<KernelSpec> {
         {
             let tile = MatrixTile::choose(format, linear::Shape { rows, cols: 4096, out });
             for tile in tile.into_iter().flat_map(|tile| [tile, tile.smallest()]) {
-                specs.push(gemm_matrix::spec(format, tile, MatrixEnd::Sums));
+                specs.extend([MatrixEnd::Sums, MatrixEnd::Add].map(|end| gemm_matrix::spec(format, tile, end)));
                 if tile.fuses_swiglu() {
                     specs.push(gemm_matrix::spec(format, tile, MatrixEnd::SwiGlu));
                 }
