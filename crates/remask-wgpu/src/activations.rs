@@ -47,8 +47,6 @@ pub struct Activations {
     pub candidates: wgpu::Buffer,
     /// Candidates on their way to the host.
     pub candidates_host: wgpu::Buffer,
-    /// What prefetches write to, if they do: one for each of a pass.
-    pub sinks: Vec<wgpu::Buffer>,
     /// Logits `[selected, embedding rows]`, made when first asked for.
     pub logits: wgpu::Buffer,
     /// Logits on their way to the host.
@@ -111,13 +109,6 @@ impl Activations {
         }
         let [normed, qkv, attended, normed_mlp, gate_up, activated, gathered, partials, chunk] =
             std::array::from_fn(|i| shared[plan.assigned[i]].clone());
-        let mut sinks = Vec::new();
-        if half {
-            // As many as small kernels beside which memory idles, with the head's.
-            for _ in 0..a.layers * 5 + 1 {
-                sinks.push(gpu.storage("sink", 16).await?);
-            }
-        }
         let records = |bytes: usize| rows * bytes as u64;
         let candidate_bytes = records(size_of::<CandidateRecord>());
         Ok(Self {
@@ -138,7 +129,6 @@ impl Activations {
             partials,
             candidates: gpu.storage("candidates", candidate_bytes).await?,
             candidates_host: gpu.buffer("candidates, host", candidate_bytes, U::MAP_READ | U::COPY_DST).await?,
-            sinks,
             logits: gpu.storage("logits", 16).await?,
             logits_host: gpu.buffer("logits, host", 16, U::MAP_READ | U::COPY_DST).await?,
         })

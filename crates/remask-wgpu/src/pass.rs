@@ -7,10 +7,9 @@ use crate::activations::Activations;
 use crate::kernels::gemm::{End, Fused};
 use crate::kernels::gemm_matrix::{MatrixEnd, MatrixTile};
 use crate::kernels::linear::{Arithmetic, Portable, Shape, Strategy};
-use crate::kernels::prefetch::Prefetch;
 use crate::kernels::{
-    attention, attention_matrix, attention_row, embed, gemm, gemm_matrix, head_select, prefetch, rms_norm, rotary,
-    select_reduce, select_strips, swiglu,
+    attention, attention_matrix, attention_row, embed, gemm, gemm_matrix, head_select, rms_norm, rotary, select_reduce,
+    select_strips, swiglu,
 };
 use crate::order::Order;
 use crate::recording::{Recorder, Recording};
@@ -148,9 +147,7 @@ impl PassPlan<'_> {
             let buffers = [&act.rows, self.rotary, &act.qkv, keys, values];
             let grid = rotary::grid(variant, sizes.rows, heads + 2 * kv_heads);
             r.dispatch(rotary::spec(variant), &buffers, &params, grid).await?;
-            let read = self.prefetch(&mut r, &layer.attention_out, out, None).await?;
             self.attention(&mut r, keys, values, out.is_half()).await?;
-            self.prefetch(&mut r, &layer.attention_out, out, read).await?;
             pending = self.residual(&mut r, &layer.attention_out, &act.attended, out).await?;
 
             let down = self.strategy(&r, &layer.down, sizes.rows);
@@ -179,7 +176,6 @@ impl PassPlan<'_> {
             }
             (strategy, pending) => {
                 self.norm(r, gain, between, pending, strategy.is_half()).await?;
-                self.prefetch(r, matrix, strategy, None).await?;
                 self.linear(r, matrix, between, out, strategy, Over::Rows).await
             }
         }
@@ -213,9 +209,7 @@ impl PassPlan<'_> {
         }
         let normed = Normed { matrix, gain: &layer.mlp_norm, between: &act.normed_mlp };
         let splits = self.normed(r, normed, &act.gate_up, pending).await?;
-        self.swiglu(r, splits, matrix.order, half).await?;
-        let down = self.strategy(r, &layer.down, self.sizes.rows);
-        self.prefetch(r, &layer.down, down, None).await.map(|_| ())
+        self.swiglu(r, splits, matrix.order, half).await
     }
 
     /// SwiGLU of what lies in `act.gate_up`, into `act.activated`, in f16 where `half`.
@@ -386,7 +380,6 @@ impl PassPlan<'_> {
         let spec = self.norm_spec(r, pending, variant);
         let params = self.norm_params(pending, self.architecture.logit_scale);
         r.dispatch(spec, &buffers, &params, rms_norm::grid(selected)).await?;
-        self.prefetch(r, head, strategy, None).await?;
 
         let strips = match (answer, strategy) {
             (Answer::Logits, _) => {
@@ -488,30 +481,6 @@ impl PassPlan<'_> {
             r.dispatch(kernel.spec(matrix.format, fused), &buffers, &params, grid).await?;
         }
         Ok(())
-    }
-
-    /// Has the beginning of a matrix read beside the small kernel that was just recorded, or what follows on what
-    /// was `read` before, where a pass of so few rows waits for memory. Returns what it read.
-    async fn prefetch(
-        &self,
-        r: &mut Recorder<'_>,
-        matrix: &DeviceMatrix,
-        strategy: Strategy,
-        read: Option<Prefetch>,
-    ) -> Result<Option<Prefetch>, BackendError> {
-        let Strategy::Matrix(tile) = strategy else { return Ok(None) };
-        let reads = match read {
-            None => Prefetch::of(matrix.format, matrix.rows, matrix.cols, tile),
-            Some(read) => read.next(),
-        };
-        let sink = self.activations.sinks.get(r.prefetches);
-        let (Some(reads), [part], Some(sink)) = (reads, &matrix.parts[..], sink) else { return Ok(None) };
-        if self.sizes.rows > prefetch::MOST_ROWS {
-            return Ok(None);
-        }
-        r.prefetches += 1;
-        r.dispatch(reads.spec(), &[&part.buffer, sink], &reads.params, reads.grid).await?;
-        Ok(Some(reads))
     }
 
     fn rows(&self, over: Over) -> u32 {

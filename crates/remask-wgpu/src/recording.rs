@@ -36,8 +36,6 @@ pub struct Recorder<'a> {
     pub uniforms: &'a mut Uniforms,
     /// Bind groups made so far.
     pub groups: &'a mut BindGroups,
-    /// Prefetches recorded so far.
-    pub prefetches: usize,
     ahead: bool,
     recording: Recording,
 }
@@ -45,7 +43,7 @@ pub struct Recorder<'a> {
 impl<'a> Recorder<'a> {
     /// An empty recording.
     pub fn new(gpu: &'a mut Gpu, uniforms: &'a mut Uniforms, groups: &'a mut BindGroups) -> Self {
-        Self { gpu, uniforms, groups, prefetches: 0, ahead: false, recording: Recording::default() }
+        Self { gpu, uniforms, groups, ahead: false, recording: Recording::default() }
     }
 
     /// A recorder that only asks for the kernels: buffers may be stand-ins, and the recording stays empty.

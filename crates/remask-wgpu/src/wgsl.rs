@@ -27,7 +27,6 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("linear_params", include_str!("../../../shaders/linear_params.wgsl")),
     ("packed_halves", include_str!("../../../shaders/packed_halves.wgsl")),
     ("pass", include_str!("../../../shaders/pass.wgsl")),
-    ("prefetch", include_str!("../../../shaders/prefetch.wgsl")),
     ("random", include_str!("../../../shaders/random.wgsl")),
     ("reorder", include_str!("../../../shaders/reorder.wgsl")),
     ("rms_norm", include_str!("../../../shaders/rms_norm.wgsl")),

@@ -6,8 +6,8 @@
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use remask_wgpu::kernels::select_reduce::CandidateRecord;
 use remask_wgpu::kernels::{
-    RowRecord, SelectRecord, all_specs, attention, embed, fragment_probe, gemm, gemm_matrix, head_select, prefetch,
-    reorder, rms_norm, rotary, select_reduce, select_strips, swiglu,
+    RowRecord, SelectRecord, all_specs, attention, embed, fragment_probe, gemm, gemm_matrix, head_select, reorder,
+    rms_norm, rotary, select_reduce, select_strips, swiglu,
 };
 use remask_wgpu::uniforms::{PassSizes, SLOT};
 use remask_wgpu::wgsl::{Dialect, Extension, KernelSpec, SHADERS};
@@ -113,7 +113,6 @@ fn records_have_the_size_that_shaders_expect() {
         ("gemm_matrix", size_of::<gemm_matrix::Params>()),
         ("gemv", size_of::<gemm::Params>()),
         ("head_select", size_of::<head_select::Params>()),
-        ("prefetch", size_of::<prefetch::Params>()),
         ("reorder", size_of::<reorder::Params>()),
         ("rms_norm", size_of::<rms_norm::Params>()),
         ("rotary", size_of::<rotary::Params>()),

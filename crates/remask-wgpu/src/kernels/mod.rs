@@ -13,7 +13,6 @@ pub mod gemm_matrix;
 pub mod gemv;
 pub mod head_select;
 pub mod linear;
-pub mod prefetch;
 pub mod reorder;
 pub mod rms_norm;
 pub mod rotary;
@@ -101,7 +100,6 @@ pub const SPLITS: [u32; 4] = [1, 2, 4, 8];
 #[must_use]
 pub fn all_specs() -> Vec<KernelSpec> {
     let mut specs = vec![fragment_probe::spec(), select_reduce::spec(), select_strips::spec()];
-    specs.extend(prefetch::specs());
     for half in [false, true] {
         for splits in SPLITS {
             let variants = [false, true].map(|interleaved| swiglu::Variant { splits, half, interleaved });
