@@ -17,7 +17,7 @@ use crate::activations::Activations;
 use crate::gpu::Gpu;
 use crate::kernels::linear::Arithmetic;
 use crate::kernels::select_reduce::{CandidateRecord, NOT_FINITE};
-use crate::kernels::{RowRecord, SelectRecord, attention, head_select, rotary};
+use crate::kernels::{RowRecord, SelectRecord, attention, gemm_matrix, head_select, rotary};
 use crate::pass::{Answer, PassPlan, attention_tile_rows};
 use crate::recording::{BindGroups, Recorder, Recording};
 use crate::stores::Stores;
@@ -321,7 +321,7 @@ impl WgpuBackend {
                 // Matrix units write whole tiles of rows.
                 let rows = match self.arithmetic {
                     Arithmetic::Full => sizes.selected,
-                    Arithmetic::Half => sizes.selected.next_multiple_of(128),
+                    Arithmetic::Half => sizes.selected.next_multiple_of(128) + gemm_matrix::MOST_ROWS,
                 };
                 if self.activations.reserve_logits(&self.gpu, rows as u64 * row as u64).await? {
                     self.forget_recordings();

@@ -202,6 +202,7 @@ impl PassPlan<'_> {
             && tile.fuses_swiglu()
             && matrix.order == Order::Paired
             && half
+            && r.gpu.usable(&gemm_matrix::spec(matrix.format, tile, MatrixEnd::SwiGlu))
         {
             self.norm(r, &layer.mlp_norm, &act.normed_mlp, pending, true).await?;
             let product = MatrixProduct { matrix, x: &act.normed_mlp, out: &act.activated, over: Over::Rows };
@@ -299,7 +300,9 @@ impl PassPlan<'_> {
     ) -> Result<Option<Splits>, BackendError> {
         let act = self.activations;
         match strategy {
-            Strategy::Matrix(tile) if tile.splits == 1 => {
+            Strategy::Matrix(tile)
+                if tile.splits == 1 && r.gpu.usable(&gemm_matrix::spec(matrix.format, tile, MatrixEnd::Add)) =>
+            {
                 let product = MatrixProduct { matrix, x, out: &act.hidden, over: Over::Rows };
                 self.matrix(r, tile, product, MatrixEnd::Add).await.map(|_| None)
             }

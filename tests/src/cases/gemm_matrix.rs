@@ -29,6 +29,8 @@ const CASES: &[(usize, usize, usize)] = &[
     (5, 4096, 24576),
     (128, 4096, 12288),
     (257, 4096, 4096),
+    (600, 256, 4096),
+    (1024, 256, 24576),
 ];
 
 /// Asks the device about its fragments.

@@ -67,6 +67,9 @@ pub enum MatrixEnd {
 /// Multiprocessors of an H100. Nothing tells how many another device has: of its size it is a good number.
 const MULTIPROCESSORS: u32 = 132;
 
+/// Rows of the largest tile of f16 weights; buffers have room for as many rows more than a pass has.
+pub const MOST_ROWS: u32 = 96;
+
 /// Splits times rows are never more than this where one split has fewer: buffers have room for them.
 pub const SPLIT_ROWS: u32 = 512;
 
@@ -110,19 +113,25 @@ impl MatrixTile {
         let mut tile = Self { m, n, k, warps_m, warps_n, splits: 1 };
         let workgroups = (out / n) * rows.div_ceil(m);
         let most = (SPLIT_ROWS / tile.padded(rows)).clamp(1, 8);
-        let possible = [1, 2, 4, 8].into_iter().filter(|s| *s <= most && (cols / s).is_multiple_of(128));
+        let mut possible = [1, 2, 4, 8].into_iter().filter(|s| *s <= most && (cols / s).is_multiple_of(128));
         let at_a_time = MULTIPROCESSORS * resident;
         let turns = |splits: u32| f64::from((workgroups * splits).div_ceil(at_a_time)) / f64::from(splits);
         tile.splits = match m {
             // What is read counts: enough workgroups to ask for it all the time.
             16 | 32 => {
                 let enough = possible.clone().find(|s| workgroups * s * 2 > at_a_time);
-                enough.or_else(|| possible.last())
+                enough.or_else(|| possible.next_back())
             }
             // What is computed counts: no multiprocessor idles while others have a turn left.
             _ => possible.min_by(|a, b| turns(*a).total_cmp(&turns(*b))),
         }
         .unwrap_or(1);
+        // More rows at a time load less, where they leave no more multiprocessors idle at the end.
+        let more = Self { m: MOST_ROWS, k: 64, ..tile };
+        let idle = |t: Self| (out / n * rows.div_ceil(t.m)).div_ceil(at_a_time) * t.m;
+        if rows > MOST_ROWS && !quants && tile.splits == 1 && idle(more) <= idle(tile) {
+            return Some(more);
+        }
         Some(tile)
     }
 

@@ -133,7 +133,8 @@ pub fn all_specs() -> Vec<KernelSpec> {
                 specs.extend(FUSED.map(|fused| gemm::spec(format, tile, fused)));
             }
         }
-        for (rows, out) in [1, 17, 33, 65, 257].into_iter().flat_map(|rows| [(rows, 384), (rows, 4096), (rows, 24_576)])
+        for (rows, out) in
+            [1, 17, 33, 65, 257, 1024].into_iter().flat_map(|rows| [(rows, 384), (rows, 4096), (rows, 24_576)])
         {
             let tile = MatrixTile::choose(format, linear::Shape { rows, cols: 4096, out });
             for tile in tile.into_iter().flat_map(|tile| [tile, tile.smallest()]) {
