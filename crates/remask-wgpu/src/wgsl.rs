@@ -8,16 +8,20 @@
 
 use std::fmt::Write as _;
 
-/// Every shader file, by name.
+/// Every shader file, by name. No browser has matrix units.
 pub const SHADERS: &[(&str, &str)] = &[
     ("attention", include_str!("../../../shaders/attention.wgsl")),
+    #[cfg(not(target_arch = "wasm32"))]
     ("attention_matrix", include_str!("../../../shaders/attention_matrix.wgsl")),
     ("attention_params", include_str!("../../../shaders/attention_params.wgsl")),
     ("attention_row", include_str!("../../../shaders/attention_row.wgsl")),
     ("embed", include_str!("../../../shaders/embed.wgsl")),
+    #[cfg(not(target_arch = "wasm32"))]
     ("fragment_probe", include_str!("../../../shaders/fragment_probe.wgsl")),
+    #[cfg(not(target_arch = "wasm32"))]
     ("fragments", include_str!("../../../shaders/fragments.wgsl")),
     ("gemm", include_str!("../../../shaders/gemm.wgsl")),
+    #[cfg(not(target_arch = "wasm32"))]
     ("gemm_matrix", include_str!("../../../shaders/gemm_matrix.wgsl")),
     ("gemm_tile", include_str!("../../../shaders/gemm_tile.wgsl")),
     ("gemv", include_str!("../../../shaders/gemv.wgsl")),
@@ -25,9 +29,11 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("halves", include_str!("../../../shaders/halves.wgsl")),
     ("head_select", include_str!("../../../shaders/head_select.wgsl")),
     ("linear_params", include_str!("../../../shaders/linear_params.wgsl")),
+    #[cfg(not(target_arch = "wasm32"))]
     ("packed_halves", include_str!("../../../shaders/packed_halves.wgsl")),
     ("pass", include_str!("../../../shaders/pass.wgsl")),
     ("random", include_str!("../../../shaders/random.wgsl")),
+    #[cfg(not(target_arch = "wasm32"))]
     ("reorder", include_str!("../../../shaders/reorder.wgsl")),
     ("rms_norm", include_str!("../../../shaders/rms_norm.wgsl")),
     ("rotary", include_str!("../../../shaders/rotary.wgsl")),

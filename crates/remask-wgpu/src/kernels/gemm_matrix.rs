@@ -82,7 +82,9 @@ impl MatrixTile {
             [s.m, s.n, s.k] == [16; 3] && s.input.eq_ignore_ascii_case("f16") && s.output.eq_ignore_ascii_case("f32")
         });
         let limits = &profile.limits;
-        shape
+        // No browser has them, and none need download what they need.
+        !cfg!(target_arch = "wasm32")
+            && shape
             && profile.shader_f16
             && profile.subgroups == Some((32, 32))
             && limits.workgroup_bytes >= 48 * 1024
