@@ -52,8 +52,8 @@ var<workgroup> tile_kv: array<vec4<f16>, KV_TILES * TILE_KEYS * PITCH>;
 #else
 // Of each subgroup's rows the score that shares are relative to, and the sum of shares.
 var<workgroup> found: array<vec2<f32>, WARPS * 16u>;
-// A matrix of each subgroup's output, two elements at a time.
-var<workgroup> parts: array<vec2<f32>, WARPS * 128u>;
+// A matrix of each subgroup's output, two elements at a time, and the one before it, which is still being read.
+var<workgroup> parts: array<vec2<f32>, 2u * WARPS * 128u>;
 #endif
 
 // Of an invocation's eight elements of a matrix the first four are of its lower row, the others of the upper
@@ -318,14 +318,14 @@ fn main(
     }
     let factor = exp2(best - top) / total;
 #for d in 0..DIM_FRAGS
-    workgroupBarrier();
-    share(scaled(acc_$d, factor), warp * 128u + lane);
+    let part_$d = $du % 2u * (WARPS * 128u);
+    share(scaled(acc_$d, factor), part_$d + warp * 128u + lane);
     workgroupBarrier();
     // The subgroups of the same rows divide the matrix's pairs of elements.
     for (var i = warp / WARPS_ROWS * 32u + lane; i < 128u; i += WARPS_KEYS * 32u) {
         var pair = vec2<f32>(0.0);
         for (var other = warp % WARPS_ROWS; other < WARPS; other += WARPS_ROWS) {
-            pair += parts[other * 128u + i];
+            pair += parts[part_$d + other * 128u + i];
         }
         let row = warp_row + i % 32u / 4u + i / 64u * 8u;
         if row < tile.count {

@@ -52,9 +52,9 @@ pub fn run(h: &mut Harness) {
                 check(h, &Case { tile: tile.smallest(), ..case });
                 check(h, &Case { tile: MatrixTile { splits: 1, ..tile }, end: MatrixEnd::Add, ..case });
             }
-            let whole = MatrixTile { splits: 1, ..tile };
-            if whole.fuses_swiglu() {
-                check(h, &Case { tile: whole, end: MatrixEnd::SwiGlu, ..case });
+            let paired = MatrixTile::choose_paired(format, shape).filter(|paired| paired.fuses_swiglu());
+            if let Some(tile) = paired {
+                check(h, &Case { tile, end: MatrixEnd::SwiGlu, ..case });
             }
         }
     }

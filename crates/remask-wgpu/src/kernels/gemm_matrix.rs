@@ -137,6 +137,15 @@ impl MatrixTile {
         Some(tile)
     }
 
+    /// The same for weights in [`Order::Paired`](crate::order::Order::Paired): one split where rows are not few, so
+    /// that SwiGLU is the product's end and nothing has to be written between.
+    #[must_use]
+    pub fn choose_paired(format: WeightFormat, shape: Shape) -> Option<Self> {
+        let tile = Self::choose(format, shape)?;
+        let pairs = if tile.n == 128 { 4 } else { tile.warps_n };
+        Some(if tile.m > 32 { Self { warps_n: pairs, splits: 1, ..tile } } else { tile })
+    }
+
     /// The tile that needs least of a device, with the same splits.
     #[must_use]
     pub fn smallest(self) -> Self {

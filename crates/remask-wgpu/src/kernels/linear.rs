@@ -110,9 +110,12 @@ impl Strategy {
         tuned: Option<Portable>,
         usable: impl Fn(&KernelSpec) -> bool,
     ) -> Self {
-        if order != Order::Rows
-            && let Some(tile) = MatrixTile::choose(format, shape)
-        {
+        let tile = match order {
+            Order::Rows => None,
+            Order::Fragments => MatrixTile::choose(format, shape),
+            Order::Paired => MatrixTile::choose_paired(format, shape),
+        };
+        if let Some(tile) = tile {
             let mut choices = [tile, tile.smallest()].into_iter().map(Self::Matrix);
             return choices.find(|c| c.specs(format).iter().all(&usable)).unwrap_or(Self::Matrix(tile));
         }
@@ -304,7 +307,9 @@ mod tests {
             (&matrix, Fragments, F16, [32, 4096, 4096], "matrix 32x64 in 8"),
             (&matrix, Paired, F16, [32, 4096, 24576], "matrix 32x64 in 1"),
             (&matrix, Fragments, Q8, [64, 12288, 4096], "matrix 64x128 in 8"),
-            (&matrix, Paired, F16, [128, 4096, 24576], "matrix 64x128 in 2"),
+            (&matrix, Paired, F16, [64, 4096, 24576], "matrix 64x128 in 1"),
+            (&matrix, Paired, F16, [128, 4096, 24576], "matrix 64x128 in 1"),
+            (&matrix, Fragments, F16, [128, 4096, 24576], "matrix 64x128 in 2"),
             (&matrix, Fragments, F16, [256, 4096, 12288], "matrix 64x128 in 2"),
             (&matrix, Fragments, F16, [128, 4096, 4096], "matrix 64x128 in 4"),
             (&matrix, Fragments, F16, [512, 4096, 12288], "matrix 64x128 in 1"),

@@ -136,8 +136,9 @@ pub fn all_specs() -> Vec<KernelSpec> {
         for (rows, out) in
             [1, 17, 33, 65, 257, 1024].into_iter().flat_map(|rows| [(rows, 384), (rows, 4096), (rows, 24_576)])
         {
-            let tile = MatrixTile::choose(format, linear::Shape { rows, cols: 4096, out });
-            for tile in tile.into_iter().flat_map(|tile| [tile, tile.smallest()]) {
+            let shape = linear::Shape { rows, cols: 4096, out };
+            let tiles = [MatrixTile::choose(format, shape), MatrixTile::choose_paired(format, shape)];
+            for tile in tiles.into_iter().flatten().flat_map(|tile| [tile, tile.smallest()]) {
                 specs.extend([MatrixEnd::Sums, MatrixEnd::Add].map(|end| gemm_matrix::spec(format, tile, end)));
                 if tile.fuses_swiglu() {
                     specs.push(gemm_matrix::spec(format, tile, MatrixEnd::SwiGlu));
