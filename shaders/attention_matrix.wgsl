@@ -37,8 +37,8 @@ const UNITS: u32 = HEAD_DIM / 8u;
 const PITCH: u32 = HEAD_DIM / 4u + 2u;
 // Slots that all invocations load at a time.
 const SLOTS: u32 = THREADS / UNITS;
-// Where values begin: with KV_TILES 1 in the place of the keys, with 2 behind them.
-const VALUES: u32 = (KV_TILES - 1u) * TILE_KEYS * PITCH;
+// Where values begin, behind the keys.
+const VALUES: u32 = TILE_KEYS * PITCH;
 const LOG2_E: f32 = 1.44269504;
 // The score of a key that a row does not see, and what a row's largest score begins with: far above the one, so
 // that such keys have no share, and far below every other.
@@ -47,7 +47,7 @@ const LOWEST: f32 = -1e29;
 // exp2(SLACK) times a few is far from the largest f16.
 const SLACK: f32 = 11.5;
 
-var<workgroup> tile_kv: array<vec4<f16>, KV_TILES * TILE_KEYS * PITCH>;
+var<workgroup> tile_kv: array<vec4<f16>, 2u * TILE_KEYS * PITCH>;
 #if WARPS_KEYS == 1
 #else
 // Of each subgroup's rows the score that shares are relative to, and the sum of shares.
@@ -216,9 +216,6 @@ fn main(
     var acc_$d: coop_mat16x16<f32, C>;
 #endfor
     for (var base = tile.key_start; base < tile.key_end; base += TILE_KEYS) {
-#if KV_TILES == 1
-        workgroupBarrier();
-#endif
 #for e in 0..KV_EACH
         tile_kv[put + $eu * SLOTS * PITCH] = four_halves(k_$e.xy);
         tile_kv[put + $eu * SLOTS * PITCH + 1u] = four_halves(k_$e.zw);
@@ -268,9 +265,6 @@ fn main(
         sum += summed(score_$k);
         let share_$k = halved(score_$k);
 #endfor
-#if KV_TILES == 1
-        workgroupBarrier();
-#endif
 #for e in 0..KV_EACH
         tile_kv[VALUES + put + $eu * SLOTS * PITCH] = four_halves(v_$e.xy);
         tile_kv[VALUES + put + $eu * SLOTS * PITCH + 1u] = four_halves(v_$e.zw);

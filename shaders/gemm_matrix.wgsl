@@ -10,10 +10,10 @@
 // nothing. part_rows is a multiple of TILE_N and each split of the inner dimension one of TILE_K.
 // Workgroup (m tile, n tile, split).
 //
-// A workgroup of WARPS_M x WARPS_N subgroups of 32 computes TILE_M x TILE_N, TILE_K columns a stage. Weights go
-// from memory into the registers that multiply them, and are loaded anew as soon as they are used; only x
-// passes through workgroup memory, which therefore is small: few workgroups of a large one fit a
-// multiprocessor, and none waits for the weights of the others. Rows of x are padded by 16 bytes, so that
+// A workgroup of WARPS subgroups of 32 computes TILE_M x TILE_N, TILE_K columns a stage; each subgroup has all the
+// rows and weights of its own. These go from memory into the registers that multiply them, and are loaded anew as
+// soon as they are used. Only x passes through workgroup memory, of which a multiprocessor has so little that
+// tiles of weights beside it would leave room for one workgroup. Rows of x are padded by 16 bytes, so that
 // the eight rows that a matrix load reads at a time lie in different banks. Workgroups that share weights follow
 // each other, so that the weights are read from memory once.
 
@@ -44,7 +44,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
 #endif
 
-const THREADS: u32 = WARPS_M * WARPS_N * 32u;
+const THREADS: u32 = WARPS * 32u;
 // A row of x in workgroup memory.
 const PITCH: u32 = TILE_K / 4u + 2u;
 // Elements of x in a row of a stage; an invocation takes one, and again every X_ROWS rows.
@@ -121,15 +121,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let n0 = group.y * TILE_N;
     let warp = thread / 32u;
     let lane = thread % 32u;
-    let warp_m = warp % WARPS_M * (FRAGS_M * 16u);
-    let warp_n = warp / WARPS_M * (FRAGS_N * 16u);
+    let warp_n = warp * (FRAGS_N * 16u);
     let stages = params.split_cols8 / X_UNITS;
 
     let x_put = thread / X_UNITS * PITCH + thread % X_UNITS * 2u;
     let x_step = X_ROWS * params.cols8;
     var x_at = (m0 + thread / X_UNITS) * params.cols8 + group.z * params.split_cols8 + thread % X_UNITS;
-    let x_from = warp_m * PITCH;
-    // Elements of weights, and words of scales, for 16 rows.
+    // Elements of weights of 16 rows.
     let w_rows = params.cols8 / 2u / PER_VECTOR * 32u;
     let n16 = (params.first_row + n0 + warp_n) / 16u;
     let split_stage = group.z * stages;
@@ -181,7 +179,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endfor
 #for v in 0..VECTORS
 #for p in 0..PER_VECTOR
-        let from_$v_$p = x_from + ($vu * PER_VECTOR + $pu) * 4u;
+        let from_$v_$p = ($vu * PER_VECTOR + $pu) * 4u;
 #for j in 0..FRAGS_N
 #if WEIGHT == f16
         let a_$v_$p_$j = weights_fragment(w_$j_$v);
@@ -209,17 +207,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
     // The product was taken as weights * x^T, so its columns are rows of out.
     let out_stride = params.out_stride;
-    let out_row = group.z * params.split_stride + (m0 + warp_m) * out_stride + params.first;
+    let out_row = group.z * params.split_stride + m0 * out_stride + params.first;
 #for i in 0..FRAGS_M
 #if SWIGLU
     let to_$i = out_row + $iu * 16u * out_stride + (n0 + warp_n) / 2u;
     let gated_$i = gated(acc_$i_0, acc_$i_1);
     coopStore(gated_$i, &out[to_$i], out_stride);
-#if FRAGS_N == 4
-    let beside_$i = to_$i + 16u;
-    let gated_beside_$i = gated(acc_$i_2, acc_$i_3);
-    coopStore(gated_beside_$i, &out[beside_$i], out_stride);
-#endif
 #else
 #for j in 0..FRAGS_N
     let to_$i_$j = out_row + $iu * 16u * out_stride + n0 + warp_n + $ju * 16u;

@@ -19,8 +19,6 @@ struct Tile {
     warps_keys: u32,
     /// Keys in workgroup memory at a time.
     keys: u32,
-    /// Whether values lie beside the keys there, rather than in their place.
-    apart: bool,
     /// Whether the next keys and the next values are both on their way at any time, rather than in turns.
     ahead: bool,
 }
@@ -34,7 +32,7 @@ impl Tile {
             65..=256 => (2, 2, 64),
             _ => (4, 1, 32),
         };
-        Self { warps_rows, warps_keys, keys, apart: true, ahead: rows <= 64 }
+        Self { warps_rows, warps_keys, keys, ahead: rows <= 64 }
     }
 }
 
@@ -49,13 +47,12 @@ pub fn tile(rows: u32) -> (u32, u32) {
 /// where `half`.
 #[must_use]
 pub fn spec(head_dim: u32, rows: u32, half: bool) -> KernelSpec {
-    let Tile { warps_rows, warps_keys, keys, apart, ahead } = Tile::choose(rows);
+    let Tile { warps_rows, warps_keys, keys, ahead } = Tile::choose(rows);
     let numbers = [
         ("HEAD_DIM", head_dim),
         ("WARPS_ROWS", warps_rows),
         ("WARPS_KEYS", warps_keys),
         ("TILE_KEYS", keys),
-        ("KV_TILES", if apart { 2 } else { 1 }),
         ("KEY_FRAGS", keys / 16 / warps_keys),
         ("DIM_FRAGS", head_dim / 16),
         // Elements of eight keys or values that an invocation loads at a time.

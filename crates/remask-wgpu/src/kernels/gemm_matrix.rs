@@ -38,10 +38,8 @@ pub struct MatrixTile {
     pub n: u32,
     /// Columns of a stage.
     pub k: u32,
-    /// Subgroups along rows of x.
-    pub warps_m: u32,
-    /// Subgroups along rows of the weights.
-    pub warps_n: u32,
+    /// Subgroups, which divide the rows of the weights.
+    pub warps: u32,
     /// Splits of the inner dimension.
     pub splits: u32,
 }
@@ -101,18 +99,18 @@ impl MatrixTile {
             return None;
         }
         // The last number is that of workgroups that one multiprocessor runs at a time.
-        let ([m, n, k, warps_m, warps_n], resident) = match (rows, quants) {
-            (0..=16, _) => ([16, 64, 128, 1, 4], 6),
-            (17..=32, _) => ([32, 64, 128, 1, 4], 5),
-            (33..=64, false) => ([64, 128, 128, 1, 8], 2),
-            (_, false) => ([64, 128, 128, 1, 4], 2),
-            (33..=256, true) => ([64, 128, 64, 1, 4], 3),
-            (257..=512, true) => ([128, 128, 64, 1, 4], 2),
-            (_, true) => ([128, 256, 64, 1, 8], 1),
+        let ([m, n, k, warps], resident) = match (rows, quants) {
+            (0..=16, _) => ([16, 64, 128, 4], 6),
+            (17..=32, _) => ([32, 64, 128, 4], 5),
+            (33..=64, false) => ([64, 128, 128, 8], 2),
+            (_, false) => ([64, 128, 128, 4], 2),
+            (33..=256, true) => ([64, 128, 64, 4], 3),
+            (257..=512, true) => ([128, 128, 64, 4], 2),
+            (_, true) => ([128, 256, 64, 8], 1),
         };
         // Rows of a part come in whole tiles.
-        let (n, warps_n) = if out.is_multiple_of(n) { (n, warps_n) } else { (128, 4) };
-        let mut tile = Self { m, n, k, warps_m, warps_n, splits: 1 };
+        let (n, warps) = if out.is_multiple_of(n) { (n, warps) } else { (128, 4) };
+        let mut tile = Self { m, n, k, warps, splits: 1 };
         let workgroups = (out / n) * rows.div_ceil(m);
         let most = (SPLIT_ROWS / tile.padded(rows)).clamp(1, 8);
         let mut possible = [1, 2, 4, 8].into_iter().filter(|s| *s <= most && (cols / s).is_multiple_of(128));
@@ -142,20 +140,19 @@ impl MatrixTile {
     #[must_use]
     pub fn choose_paired(format: WeightFormat, shape: Shape) -> Option<Self> {
         let tile = Self::choose(format, shape)?;
-        let pairs = if tile.n == 128 { 4 } else { tile.warps_n };
-        Some(if tile.m > 32 { Self { warps_n: pairs, splits: 1, ..tile } } else { tile })
+        Some(if tile.m > 32 { Self { warps: tile.n / 32, splits: 1, ..tile } } else { tile })
     }
 
     /// The tile that needs least of a device, with the same splits.
     #[must_use]
     pub fn smallest(self) -> Self {
-        Self { m: 16, n: 64, k: 128, warps_m: 1, warps_n: 4, ..self }
+        Self { m: 16, n: 64, k: 128, warps: 4, ..self }
     }
 
     /// Whether the product's end can be SwiGLU: a subgroup has both factors.
     #[must_use]
     pub fn fuses_swiglu(self) -> bool {
-        self.splits == 1 && matches!(self.n / 16 / self.warps_n, 2 | 4)
+        self.splits == 1 && self.n / 16 / self.warps == 2
     }
 
     /// Rows rounded up to whole tiles.
@@ -168,8 +165,7 @@ impl MatrixTile {
 /// The kernel for weights of `format`.
 #[must_use]
 pub fn spec(format: WeightFormat, tile: MatrixTile, end: MatrixEnd) -> KernelSpec {
-    let MatrixTile { m, n, k, warps_m, warps_n, .. } = tile;
-    let threads = warps_m * warps_n * 32;
+    let MatrixTile { m, n, k, warps, .. } = tile;
     let mut defines = weight_defines(format);
     let per_vector = steps_in_vector(format);
     let on = [("SCALED", per_vector > 1), ("RESIDUAL", end == MatrixEnd::Add), ("SWIGLU", end == MatrixEnd::SwiGlu)];
@@ -178,11 +174,10 @@ pub fn spec(format: WeightFormat, tile: MatrixTile, end: MatrixEnd) -> KernelSpe
         ("TILE_M", m),
         ("TILE_N", n),
         ("TILE_K", k),
-        ("WARPS_M", warps_m),
-        ("WARPS_N", warps_n),
-        ("FRAGS_M", m / 16 / warps_m),
-        ("FRAGS_N", n / 16 / warps_n),
-        ("X_EACH", m * k / 8 / threads),
+        ("WARPS", warps),
+        ("FRAGS_M", m / 16),
+        ("FRAGS_N", n / 16 / warps),
+        ("X_EACH", m * k / 8 / (warps * 32)),
         ("PER_VECTOR", per_vector),
         ("VECTORS", k / 16 / per_vector),
     ];
