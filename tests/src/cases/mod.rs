@@ -6,6 +6,7 @@ pub mod gemm;
 pub mod gemm_matrix;
 pub mod gemv;
 pub mod head_select;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod reorder;
 pub mod rms_norm;
 pub mod rotary;
@@ -26,6 +27,8 @@ pub const TABLES: &[Table] = &[
     ("gemm", gemm::run),
     ("gemv", gemv::run),
     ("head_select", head_select::run),
+    // No browser has matrix units.
+    #[cfg(not(target_arch = "wasm32"))]
     ("reorder", reorder::run),
     ("rms_norm", rms_norm::run),
     ("rotary", rotary::run),
