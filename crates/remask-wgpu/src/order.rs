@@ -95,10 +95,10 @@ impl DeviceMatrix {
             && self.parts.iter().all(|p| p.rows.is_multiple_of(128))
     }
 
-    /// Puts the weights in another order.
+    /// Puts the weights in another order, all or none.
     ///
     /// # Errors
-    /// [`BackendError::OutOfMemory`] where there is no room for one more part, which is needed for a moment.
+    /// [`BackendError::OutOfMemory`] where there is no room for the matrix once more, which is needed for a moment.
     pub async fn reorder(&mut self, gpu: &mut Gpu, order: Order) -> Result<(), BackendError> {
         if self.order == order {
             return Ok(());
@@ -108,13 +108,18 @@ impl DeviceMatrix {
             if from == to {
                 continue;
             }
+            let mut results = Vec::with_capacity(self.parts.len());
+            for part in &self.parts {
+                results.push(gpu.storage("weights", part.buffer.size()).await?);
+            }
             let mut uniforms = Uniforms::new(gpu, self.parts.len() as u32).await?;
-            for part in &mut self.parts {
-                let result = gpu.storage("weights", part.buffer.size()).await?;
-                let of = if to == Order::Rows { from } else { to };
+            let fragments = if to == Order::Rows { from } else { to };
+            let spec = reorder::spec(self.format, fragments, to == Order::Rows);
+            for (part, result) in self.parts.iter().zip(&results) {
                 let (params, grid) = reorder::plan(self.format, part.rows, self.cols);
-                let spec = reorder::spec(self.format, of, to == Order::Rows);
-                run(gpu, &mut uniforms, spec, &[&part.buffer, &result], params, grid).await?;
+                run(gpu, &mut uniforms, spec.clone(), &[&part.buffer, result], params, grid).await?;
+            }
+            for (part, result) in self.parts.iter_mut().zip(results) {
                 part.buffer = result;
             }
             self.order = to;
@@ -125,15 +130,43 @@ impl DeviceMatrix {
 
 impl DeviceWeights {
     /// Puts the matrices that matrix units will compute in their order, where the device has such units and
-    /// the model suits them. A head that is the embedding becomes one of its own. Returns the arithmetic that
-    /// these weights are for.
+    /// the model suits them. A head that is the embedding becomes one of its own. Where memory has no room for
+    /// that, weights stay in rows, with a note. Returns the arithmetic that these weights are for.
     ///
     /// # Errors
-    /// As [`DeviceMatrix::reorder`].
+    /// Those of the device.
     pub async fn suit(&mut self, gpu: &mut Gpu, a: &Architecture) -> Result<Arithmetic, BackendError> {
         if self.arithmetic(gpu, a) != Arithmetic::Half || !fragments_are_as_expected(gpu).await? {
             return Ok(Arithmetic::Full);
         }
+        match self.order_layers(gpu).await {
+            Ok(()) => (),
+            Err(BackendError::OutOfMemory { bytes, .. }) => {
+                self.unsuit(gpu).await?;
+                let note = format!(
+                    "matrix units are not used: there is no room for {bytes} bytes to put weights in their order"
+                );
+                tracing::warn!("{note}");
+                self.note = Some(note);
+                return Ok(Arithmetic::Full);
+            }
+            Err(e) => return Err(e),
+        }
+        if self.head().has_fragments() {
+            let mut head = self.head().share();
+            match head.reorder(gpu, Order::Fragments).await {
+                Ok(()) => self.head = Some(head),
+                Err(BackendError::OutOfMemory { .. }) => {
+                    tracing::warn!("no room to put the head in order: it stays in rows")
+                }
+                Err(e) => return Err(e),
+            }
+            gpu.wait()?;
+        }
+        Ok(Arithmetic::Half)
+    }
+
+    async fn order_layers(&mut self, gpu: &mut Gpu) -> Result<(), BackendError> {
         for layer in &mut self.layers {
             for matrix in [&mut layer.qkv, &mut layer.attention_out, &mut layer.down] {
                 matrix.reorder(gpu, Order::Fragments).await?;
@@ -145,16 +178,7 @@ impl DeviceWeights {
             // What was replaced is freed.
             gpu.wait()?;
         }
-        if self.head().has_fragments() {
-            let mut head = match self.head.take() {
-                Some(head) => head,
-                None => self.embedding.share(),
-            };
-            head.reorder(gpu, Order::Fragments).await?;
-            self.head = Some(head);
-            gpu.wait()?;
-        }
-        Ok(Arithmetic::Half)
+        Ok(())
     }
 
     /// Puts every matrix back in rows, for kernels that are not for matrix units.
@@ -179,5 +203,56 @@ impl DeviceWeights {
         formats.dedup();
         let whole = |l: &DeviceLayer| [&l.qkv, &l.attention_out, &l.gate_up, &l.down].iter().all(|m| m.has_fragments());
         if self.layers.iter().all(whole) { Arithmetic::choose(&gpu.profile, a, &formats) } else { Arithmetic::Full }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use remask_core::checkpoint::WeightFormat;
+    use remask_core::families::parse_config;
+
+    use super::*;
+    use crate::gpu::LimitChoice;
+    use crate::profile::MatrixShape;
+
+    fn bytes(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
+        use wgpu::BufferUsages as U;
+        let host = pollster::block_on(gpu.buffer("host", buffer.size(), U::MAP_READ | U::COPY_DST)).unwrap();
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(buffer, 0, &host, 0, buffer.size());
+        gpu.queue.submit([encoder.finish()]);
+        pollster::block_on(gpu.map(&host, buffer.size())).unwrap()
+    }
+
+    #[test]
+    fn weights_that_find_no_room_stay_in_rows() {
+        let config = r#"{"architectures": ["LLaDAModelLM"], "d_model": 1024, "n_layers": 1, "n_heads": 16,
+            "mlp_hidden_size": 2048, "vocab_size": 256, "max_sequence_length": 128, "rope_theta": 10000.0,
+            "rms_norm_eps": 1e-5, "weight_tying": true, "mask_token_id": 255, "eos_token_id": 254}"#;
+        let a = parse_config("config.json", config).unwrap().1;
+        let mut gpu = pollster::block_on(Gpu::open(None, LimitChoice::Adapter)).unwrap();
+        let mut weights = pollster::block_on(DeviceWeights::random(&gpu, &a, WeightFormat::Q8)).unwrap();
+        let before = bytes(&gpu, &weights.layers[0].qkv.parts[0].buffer);
+
+        // The device claims what it needs, and has no room for gate and up once more, which come last.
+        let shape = MatrixShape { m: 16, n: 16, k: 16, input: "F16".into(), output: "F32".into() };
+        gpu.profile.matrix_shapes = vec![shape];
+        (gpu.profile.shader_f16, gpu.profile.subgroups, gpu.fragments) = (true, Some((32, 32)), Some(true));
+        (gpu.profile.limits.workgroup_bytes, gpu.profile.limits.invocations) = (48 << 10, 512);
+        gpu.profile.limits.binding = weights.layers[0].gate_up.parts[0].buffer.size() - 1;
+        assert_eq!(pollster::block_on(weights.suit(&mut gpu, &a)).unwrap(), Arithmetic::Full);
+        let layer = &weights.layers[0];
+        for matrix in [&layer.qkv, &layer.attention_out, &layer.gate_up, &layer.down] {
+            assert_eq!(matrix.order, Order::Rows);
+        }
+        assert!(weights.note.as_ref().is_some_and(|n| n.contains("no room")), "{:?}", weights.note);
+        assert_eq!(bytes(&gpu, &layer.qkv.parts[0].buffer), before);
+
+        // With room there is another order, for the embedding's copy too.
+        gpu.profile.limits.binding *= 2;
+        assert_eq!(pollster::block_on(weights.suit(&mut gpu, &a)).unwrap(), Arithmetic::Half);
+        assert_eq!(weights.layers[0].gate_up.order, Order::Paired);
+        assert_eq!((weights.head().order, weights.embedding.order), (Order::Fragments, Order::Rows));
+        assert_ne!(bytes(&gpu, &weights.layers[0].qkv.parts[0].buffer), before);
     }
 }
