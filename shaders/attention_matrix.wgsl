@@ -18,6 +18,7 @@
 #include "pass"
 #include "halves"
 #include "packed_halves"
+#include "fragments"
 
 @group(0) @binding(0) var<storage, read> tiles: array<Tile>;
 @group(0) @binding(1) var<storage, read> rows: array<Row>;
@@ -61,17 +62,12 @@ var<workgroup> parts: array<vec2<f32>, 2u * WARPS * 128u>;
 
 // Scaled queries; `low` and `high` are where the two rows' begin in qkv.
 fn queries(low: u32, high: u32) -> coop_mat16x16<f16, A> {
-    var matrix: coop_mat16x16<f16, A>;
-    var matrix_elements: array<f16, 8>;
-    let two_0 = vec2<f16>(qkv[low] * params.scale);
-    let two_1 = vec2<f16>(qkv[low + 4u] * params.scale);
-    let two_2 = vec2<f16>(qkv[high] * params.scale);
-    let two_3 = vec2<f16>(qkv[high + 4u] * params.scale);
-#for i in 0..4
-    matrix_elements[2u * $iu] = two_$i.x;
-    matrix_elements[2u * $iu + 1u] = two_$i.y;
-#endfor
-    return matrix;
+    return factor_of(
+        vec2<f16>(qkv[low] * params.scale),
+        vec2<f16>(qkv[low + 4u] * params.scale),
+        vec2<f16>(qkv[high] * params.scale),
+        vec2<f16>(qkv[high + 4u] * params.scale),
+    );
 }
 
 // Scores of the keys from `key` on, less those of keys that are not the rows' own.
@@ -116,16 +112,12 @@ fn summed(shares: coop_mat16x16<f32, C>) -> vec2<f32> {
 
 // Shares as they multiply values.
 fn halved(shares: coop_mat16x16<f32, C>) -> coop_mat16x16<f16, A> {
-    var factor: coop_mat16x16<f32, C> = shares;
-    var factor_elements: array<f32, 8>;
-    var matrix: coop_mat16x16<f16, A>;
-    var matrix_elements: array<f16, 8>;
+    var matrix: coop_mat16x16<f32, C> = shares;
+    var matrix_elements: array<f32, 8>;
 #for i in 0..4
-    let two_$i = vec2<f16>(vec2<f32>(factor_elements[2u * $iu], factor_elements[2u * $iu + 1u]));
-    matrix_elements[2u * $iu] = two_$i.x;
-    matrix_elements[2u * $iu + 1u] = two_$i.y;
+    let two_$i = vec2<f16>(vec2<f32>(matrix_elements[2u * $iu], matrix_elements[2u * $iu + 1u]));
 #endfor
-    return matrix;
+    return factor_of(two_0, two_1, two_2, two_3);
 }
 
 // Each row times its factor.

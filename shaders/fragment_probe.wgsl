@@ -10,8 +10,6 @@ struct Params {
     padding3: u32,
 }
 
-#include "packed_halves"
-#include "fragments"
 #include "pass"
 
 @group(0) @binding(0) var<storage, read_write> found: array<f32>;

@@ -8,12 +8,11 @@
 // mma.m16n8k16", PTX ISA, the second and the third swapped.) Devices are asked before it is relied on
 // (`fragment_probe.wgsl`).
 
-// A matrix of weights of eight halves.
-fn weights_fragment(held: vec4<u32>) -> coop_mat16x16<f16, A> {
+// A matrix of factors, of what this invocation holds of it.
+fn factor_of(two_0: vec2<f16>, two_1: vec2<f16>, two_2: vec2<f16>, two_3: vec2<f16>) -> coop_mat16x16<f16, A> {
     var matrix: coop_mat16x16<f16, A>;
     var matrix_elements: array<f16, 8>;
 #for i in 0..4
-    let two_$i = two_halves(held[$iu]);
     matrix_elements[2u * $iu] = two_$i.x;
     matrix_elements[2u * $iu + 1u] = two_$i.y;
 #endfor

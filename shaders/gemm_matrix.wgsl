@@ -55,40 +55,33 @@ const W_STAGE: u32 = VECTORS * 32u;
 
 var<workgroup> tile_x: array<vec4<f16>, TILE_M * PITCH>;
 
+#if WEIGHT == f16
+fn f16_fragment(held: vec4<u32>) -> coop_mat16x16<f16, A> {
+    return factor_of(two_halves(held.x), two_halves(held.y), two_halves(held.z), two_halves(held.w));
+}
+#endif
 #if WEIGHT == q8
 // Eight int8 + 128, in two words, with the scales of the invocation's two rows. A byte b in the low bits of
 // f16 1024 is 1024 + b.
 fn int8_fragment(low: u32, high: u32, scales: u32) -> coop_mat16x16<f16, A> {
-    var matrix: coop_mat16x16<f16, A>;
-    var matrix_elements: array<f16, 8>;
     let scale = two_halves(scales);
     let two_0 = (two_halves((low & 0x00FF00FFu) | 0x64006400u) - 1152.0h) * scale.x;
     let two_1 = (two_halves(((low >> 8u) & 0x00FF00FFu) | 0x64006400u) - 1152.0h) * scale.x;
     let two_2 = (two_halves((high & 0x00FF00FFu) | 0x64006400u) - 1152.0h) * scale.y;
     let two_3 = (two_halves(((high >> 8u) & 0x00FF00FFu) | 0x64006400u) - 1152.0h) * scale.y;
-#for i in 0..4
-    matrix_elements[2u * $iu] = two_$i.x;
-    matrix_elements[2u * $iu + 1u] = two_$i.y;
-#endfor
-    return matrix;
+    return factor_of(two_0, two_1, two_2, two_3);
 }
 #endif
 #if WEIGHT == q4
 // Eight int4 + 8 in a word, with the scales of the invocation's two rows. A nibble q in the low bits of f16
 // 1024 is 1024 + q.
 fn int4_fragment(word: u32, scales: u32) -> coop_mat16x16<f16, A> {
-    var matrix: coop_mat16x16<f16, A>;
-    var matrix_elements: array<f16, 8>;
     let scale = two_halves(scales);
     let two_0 = (two_halves((word & 0x000F000Fu) | 0x64006400u) - 1032.0h) * scale.x;
     let two_1 = (two_halves(((word >> 4u) & 0x000F000Fu) | 0x64006400u) - 1032.0h) * scale.x;
     let two_2 = (two_halves(((word >> 8u) & 0x000F000Fu) | 0x64006400u) - 1032.0h) * scale.y;
     let two_3 = (two_halves(((word >> 12u) & 0x000F000Fu) | 0x64006400u) - 1032.0h) * scale.y;
-#for i in 0..4
-    matrix_elements[2u * $iu] = two_$i.x;
-    matrix_elements[2u * $iu + 1u] = two_$i.y;
-#endfor
-    return matrix;
+    return factor_of(two_0, two_1, two_2, two_3);
 }
 #endif
 #if SWIGLU
@@ -182,7 +175,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let from_$v_$p = ($vu * PER_VECTOR + $pu) * 4u;
 #for j in 0..FRAGS_N
 #if WEIGHT == f16
-        let a_$v_$p_$j = weights_fragment(w_$j_$v);
+        let a_$v_$p_$j = f16_fragment(w_$j_$v);
 #endif
 #if WEIGHT == q8
         let a_$v_$p_$j = int8_fragment(w_$j_$v[2u * $pu], w_$j_$v[2u * $pu + 1u], scales_$j[$vu]);

@@ -25,35 +25,31 @@ struct Params {
 #if WIDTH == 4
 alias Vector = vec4<f32>;
 alias Turn = mat2x4<f32>;
+#else
+alias Vector = f32;
+alias Turn = vec2<f32>;
+#endif
+
 #if HALF_KV
+#if WIDTH == 4
 alias Stored = vec4<f16>;
 
 fn stored(v: Vector) -> Stored {
     return Stored(Vector(saturated(v.xy), saturated(v.zw)));
 }
 #else
-alias Stored = Vector;
-
-fn stored(v: Vector) -> Stored {
-    return v;
-}
-#endif
-#else
-alias Vector = f32;
-alias Turn = vec2<f32>;
-#if HALF_KV
 alias Stored = f16;
 
 fn stored(v: Vector) -> Stored {
     return Stored(saturated(vec2<f32>(v)).x);
 }
+#endif
 #else
 alias Stored = Vector;
 
 fn stored(v: Vector) -> Stored {
     return v;
 }
-#endif
 #endif
 
 @group(0) @binding(0) var<storage, read> rows: array<Row>;

@@ -234,13 +234,7 @@ impl Harness {
         buffer: &wgpu::Buffer,
         count: usize,
     ) -> Vec<T> {
-        use wgpu::BufferUsages as U;
-        let bytes = (count * size_of::<T>()) as u64;
-        let staging = must("staging", block_on(self.gpu.buffer("staging", bytes, U::MAP_READ | U::COPY_DST)));
-        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, bytes.next_multiple_of(4));
-        self.gpu.queue.submit([encoder.finish()]);
-        let bytes = must("read", block_on(self.gpu.map(&staging, bytes)));
+        let bytes = must("read", block_on(self.gpu.read(buffer, (count * size_of::<T>()) as u64)));
         bytemuck::pod_collect_to_vec(&bytes)
     }
 }

@@ -2,7 +2,7 @@
 //! answer the same.
 
 use remask_core::checkpoint::WeightFormat;
-use remask_core::{Backend, Candidate, Keys, Model, Pass, Row, Select, StoreId, TokenSet};
+use remask_core::{Backend, BackendError, Candidate, Keys, Model, Pass, Row, Select, StoreId, TokenSet};
 use remask_testkit::model::{WIDE, claim_matrix_units, made_up};
 use remask_wgpu::kernels::FUSED;
 use remask_wgpu::kernels::gemm_matrix::MatrixTile;
@@ -128,28 +128,28 @@ fn passes_on_matrix_units_agree_with_float32() {
     println!("{ran} adapters with matrix units");
 }
 
-/// Rows over the whole of a store, eight of them selected.
-fn spread(backend: &mut WgpuBackend, length: u32) -> (StoreId, Vec<Row>, Vec<Select>) {
+/// What a backend answers to rows over the whole of a store, eight of them selected.
+fn of_spread<T>(
+    backend: &mut WgpuBackend,
+    length: u32,
+    ask: impl FnOnce(&mut WgpuBackend, &Pass<'_>) -> Result<T, BackendError>,
+) -> T {
     let store = backend.create_store(length).unwrap();
     let keys = Keys { start: 0, end: length };
-    let rows = (0..length).map(|position| Row { store, position, token: position * 31 % 200, keys }).collect();
-    (store, rows, (0..8).map(|i| Select::plain(i * (length as usize - 1) / 7)).collect())
+    let rows: Vec<_> = (0..length).map(|position| Row { store, position, token: position * 31 % 200, keys }).collect();
+    let select: Vec<_> = (0..8).map(|i| Select::plain(i * (length as usize - 1) / 7)).collect();
+    let suppressed = TokenSet::new(backend.head_rows());
+    let answer = ask(backend, &Pass { rows: &rows, select: &select, suppressed: &suppressed });
+    backend.release_store(store);
+    answer.unwrap()
 }
 
 fn logits_of(backend: &mut WgpuBackend, length: u32) -> Vec<f32> {
-    let (store, rows, select) = spread(backend, length);
-    let suppressed = TokenSet::new(backend.head_rows());
-    let found = pollster::block_on(backend.logits(&Pass { rows: &rows, select: &select, suppressed: &suppressed }));
-    backend.release_store(store);
-    found.unwrap()
+    of_spread(backend, length, |backend, pass| pollster::block_on(backend.logits(pass)))
 }
 
 fn candidates_of(backend: &mut WgpuBackend, length: u32) -> Vec<Candidate> {
-    let (store, rows, select) = spread(backend, length);
-    let suppressed = TokenSet::new(backend.head_rows());
-    let found = pollster::block_on(backend.forward(&Pass { rows: &rows, select: &select, suppressed: &suppressed }));
-    backend.release_store(store);
-    found.unwrap()
+    of_spread(backend, length, |backend, pass| pollster::block_on(backend.forward(pass)))
 }
 
 #[test]

@@ -5,7 +5,7 @@ use remask_core::{Architecture, BackendError};
 
 use crate::gpu::Gpu;
 use crate::kernels::attention::TileRecord;
-use crate::kernels::gemm_matrix::{MOST_ROWS, SPLIT_ROWS};
+use crate::kernels::gemm_matrix::SPLIT_ROWS;
 use crate::kernels::head_select::SELECTION_BYTES;
 use crate::kernels::linear::Arithmetic;
 use crate::kernels::select_reduce::CandidateRecord;
@@ -84,7 +84,7 @@ impl Activations {
         let half = arithmetic == Arithmetic::Half;
         // Matrix units compute whole tiles of rows, in splits where there are few.
         let capacity = if half { capacity.next_multiple_of(128) } else { capacity };
-        let rows = u64::from(if half { capacity + MOST_ROWS } else { capacity });
+        let rows = u64::from(arithmetic.room(capacity));
         let split_rows = if half { rows.max(u64::from(SPLIT_ROWS)) } else { rows };
         let floats = |columns: usize, alive| Lifetime { bytes: rows * columns as u64 * 4, alive };
         let splits = |columns: usize, alive| Lifetime { bytes: split_rows * columns as u64 * 4, alive };

@@ -17,7 +17,7 @@ use crate::activations::Activations;
 use crate::gpu::Gpu;
 use crate::kernels::linear::Arithmetic;
 use crate::kernels::select_reduce::{CandidateRecord, NOT_FINITE};
-use crate::kernels::{RowRecord, SelectRecord, attention, gemm_matrix, head_select, rotary};
+use crate::kernels::{RowRecord, SelectRecord, attention, head_select, rotary};
 use crate::pass::{Answer, PassPlan, attention_tile_rows};
 use crate::recording::{BindGroups, Recorder, Recording};
 use crate::stores::Stores;
@@ -279,7 +279,6 @@ impl WgpuBackend {
 
     /// Goes over from f16 arithmetic to float32 for good. Stores keep their contents.
     async fn widen(&mut self) -> Result<(), BackendError> {
-        use wgpu::BufferUsages as U;
         tracing::warn!("going on in float32: a kernel of the matrix units that nothing else stands in for is missing");
         self.arithmetic = Arithmetic::Full;
         self.forget_recordings();
@@ -287,13 +286,7 @@ impl WgpuBackend {
         let (a, rows) = (&self.architecture, self.activations.capacity());
         self.activations = Activations::new(&self.gpu, a, self.arithmetic, strips(self.weights.head()), rows).await?;
         for buffer in self.arena.iter_mut().flatten() {
-            let bytes = buffer.size();
-            let staging = self.gpu.buffer("keys and values, host", bytes, U::MAP_READ | U::COPY_DST).await?;
-            let mut encoder =
-                self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("widen") });
-            encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, bytes);
-            self.gpu.queue.submit([encoder.finish()]);
-            let halves: Vec<half::f16> = bytemuck::pod_collect_to_vec(&self.gpu.map(&staging, bytes).await?);
+            let halves: Vec<half::f16> = bytemuck::pod_collect_to_vec(&self.gpu.read(buffer, buffer.size()).await?);
             let wide = halves.to_f32_vec();
             *buffer = self.gpu.storage("keys or values", size_of_val(&wide[..]) as u64).await?;
             self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&wide));
@@ -318,12 +311,8 @@ impl WgpuBackend {
             Answer::Logits => {
                 let row = self.architecture.embedding_rows * 4;
                 let bytes = sizes.selected as usize * row;
-                // Matrix units write whole tiles of rows.
-                let rows = match self.arithmetic {
-                    Arithmetic::Full => sizes.selected,
-                    Arithmetic::Half => sizes.selected.next_multiple_of(128) + gemm_matrix::MOST_ROWS,
-                };
-                if self.activations.reserve_logits(&self.gpu, rows as u64 * row as u64).await? {
+                let rows = self.arithmetic.room(sizes.selected);
+                if self.activations.reserve_logits(&self.gpu, u64::from(rows) * row as u64).await? {
                     self.forget_recordings();
                 }
                 bytes

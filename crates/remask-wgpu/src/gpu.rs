@@ -362,6 +362,19 @@ impl Gpu {
         compilation.await
     }
 
+    /// The first `bytes` of a storage buffer, after everything submitted so far.
+    ///
+    /// # Errors
+    /// As [`Gpu::buffer`] and [`Gpu::map`].
+    pub async fn read(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>, BackendError> {
+        use wgpu::BufferUsages as U;
+        let staging = self.buffer("staging", bytes, U::MAP_READ | U::COPY_DST).await?;
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read") });
+        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, bytes.next_multiple_of(4));
+        self.queue.submit([encoder.finish()]);
+        self.map(&staging, bytes).await
+    }
+
     /// Copies the first `bytes` of a buffer to the host, after everything submitted so far.
     /// `staging` is a MAP_READ buffer of at least that size.
     ///

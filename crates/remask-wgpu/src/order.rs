@@ -55,7 +55,6 @@ pub async fn fragments_are_as_expected(gpu: &mut Gpu) -> Result<bool, BackendErr
     if let Some(known) = gpu.fragments {
         return Ok(known);
     }
-    use wgpu::BufferUsages as U;
     let bytes = fragment_probe::FOUND as u64 * 4;
     let found = gpu.storage("fragments", bytes).await?;
     let mut uniforms = Uniforms::new(gpu, 1).await?;
@@ -65,11 +64,7 @@ pub async fn fragments_are_as_expected(gpu: &mut Gpu) -> Result<bool, BackendErr
         Err(BackendError::Kernel { .. }) => false,
         Err(e) => return Err(e),
         Ok(()) => {
-            let host = gpu.buffer("fragments, host", bytes, U::MAP_READ | U::COPY_DST).await?;
-            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            encoder.copy_buffer_to_buffer(&found, 0, &host, 0, bytes);
-            gpu.queue.submit([encoder.finish()]);
-            let words: Vec<f32> = bytemuck::pod_collect_to_vec(&gpu.map(&host, bytes).await?);
+            let words: Vec<f32> = bytemuck::pod_collect_to_vec(&gpu.read(&found, bytes).await?);
             let expected = words == fragment_probe::expected();
             if !expected {
                 let lanes = || words.chunks(8).enumerate().filter(|(i, _)| i % 32 < 6).map(|(_, held)| held);
@@ -90,9 +85,7 @@ impl DeviceMatrix {
     /// Whether the matrix can lie in the order of fragments: f16, q8 or q4, in whole tiles.
     #[must_use]
     pub fn has_fragments(&self) -> bool {
-        gemm_matrix::takes(self.format)
-            && self.cols.is_multiple_of(128)
-            && self.parts.iter().all(|p| p.rows.is_multiple_of(128))
+        self.parts.iter().all(|p| gemm_matrix::fits(self.format, self.cols, p.rows))
     }
 
     /// Puts the weights in another order, all or none.
@@ -216,12 +209,7 @@ mod tests {
     use crate::profile::MatrixShape;
 
     fn bytes(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
-        use wgpu::BufferUsages as U;
-        let host = pollster::block_on(gpu.buffer("host", buffer.size(), U::MAP_READ | U::COPY_DST)).unwrap();
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.copy_buffer_to_buffer(buffer, 0, &host, 0, buffer.size());
-        gpu.queue.submit([encoder.finish()]);
-        pollster::block_on(gpu.map(&host, buffer.size())).unwrap()
+        pollster::block_on(gpu.read(buffer, buffer.size())).unwrap()
     }
 
     #[test]

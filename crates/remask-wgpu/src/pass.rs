@@ -86,23 +86,11 @@ struct Normed<'b> {
     between: &'b wgpu::Buffer,
 }
 
-/// A linear layer on matrix units.
-#[derive(Clone, Copy)]
-struct MatrixProduct<'b> {
-    matrix: &'b DeviceMatrix,
-    /// f16.
-    x: &'b wgpu::Buffer,
-    out: &'b wgpu::Buffer,
-    over: Over,
-}
-
-/// A linear layer by a portable kernel.
+/// A linear layer: f16 in on matrix units, f32 otherwise.
 #[derive(Clone, Copy)]
 pub(crate) struct Product<'b> {
     pub(crate) matrix: &'b DeviceMatrix,
     pub(crate) x: &'b wgpu::Buffer,
-    /// Weight of the norm that x goes through first.
-    pub(crate) gain: Option<&'b wgpu::Buffer>,
     pub(crate) out: &'b wgpu::Buffer,
     pub(crate) over: Over,
 }
@@ -170,8 +158,8 @@ impl PassPlan<'_> {
         let Normed { matrix, gain, between } = layer;
         match (self.strategy(r, matrix, self.sizes.rows), pending) {
             (Strategy::Portable(kernel), None) => {
-                let product = Product { matrix, x: &self.activations.hidden, gain: Some(gain), out, over: Over::Rows };
-                self.portable(r, kernel, product, End::Write).await?;
+                let product = Product { matrix, x: &self.activations.hidden, out, over: Over::Rows };
+                self.portable(r, kernel, product, Some(gain), End::Write).await?;
                 Ok(Splits::WHOLE)
             }
             (strategy, pending) => {
@@ -190,27 +178,29 @@ impl PassPlan<'_> {
         half: bool,
     ) -> Result<(), BackendError> {
         let (act, matrix) = (self.activations, &layer.gate_up);
-        if let (Strategy::Portable(kernel), None) = (self.strategy(r, matrix, self.sizes.rows), pending) {
+        let product = |x| Product { matrix, x, out: &act.activated, over: Over::Rows };
+        match self.strategy(r, matrix, self.sizes.rows) {
             // A matrix in parts has a gate and its other half in different ones.
-            if kernel.fuses_swiglu(&r.gpu.profile) && matrix.parts.len() == 1 && !half {
-                let gain = Some(&layer.mlp_norm);
-                let product = Product { matrix, x: &act.hidden, gain, out: &act.activated, over: Over::Rows };
-                return self.portable(r, kernel, product, End::SwiGlu).await;
+            Strategy::Portable(kernel)
+                if pending.is_none() && kernel.fuses_swiglu(&r.gpu.profile) && matrix.parts.len() == 1 && !half =>
+            {
+                self.portable(r, kernel, product(&act.hidden), Some(&layer.mlp_norm), End::SwiGlu).await
+            }
+            Strategy::Matrix(tile)
+                if tile.fuses_swiglu()
+                    && matrix.order == Order::Paired
+                    && half
+                    && r.gpu.usable(&gemm_matrix::spec(matrix.format, tile, MatrixEnd::SwiGlu)) =>
+            {
+                self.norm(r, &layer.mlp_norm, &act.normed_mlp, pending, true).await?;
+                self.matrix(r, tile, product(&act.normed_mlp), MatrixEnd::SwiGlu).await.map(|_| ())
+            }
+            _ => {
+                let normed = Normed { matrix, gain: &layer.mlp_norm, between: &act.normed_mlp };
+                let splits = self.normed(r, normed, &act.gate_up, pending).await?;
+                self.swiglu(r, splits, matrix.order, half).await
             }
         }
-        if let Strategy::Matrix(tile) = self.strategy(r, matrix, self.sizes.rows)
-            && tile.fuses_swiglu()
-            && matrix.order == Order::Paired
-            && half
-            && r.gpu.usable(&gemm_matrix::spec(matrix.format, tile, MatrixEnd::SwiGlu))
-        {
-            self.norm(r, &layer.mlp_norm, &act.normed_mlp, pending, true).await?;
-            let product = MatrixProduct { matrix, x: &act.normed_mlp, out: &act.activated, over: Over::Rows };
-            return self.matrix(r, tile, product, MatrixEnd::SwiGlu).await.map(|_| ());
-        }
-        let normed = Normed { matrix, gain: &layer.mlp_norm, between: &act.normed_mlp };
-        let splits = self.normed(r, normed, &act.gate_up, pending).await?;
-        self.swiglu(r, splits, matrix.order, half).await
     }
 
     /// SwiGLU of what lies in `act.gate_up`, into `act.activated`, in f16 where `half`.
@@ -299,18 +289,15 @@ impl PassPlan<'_> {
         strategy: Strategy,
     ) -> Result<Option<Splits>, BackendError> {
         let act = self.activations;
+        let product = Product { matrix, x, out: &act.hidden, over: Over::Rows };
         match strategy {
             Strategy::Matrix(tile)
                 if tile.splits == 1 && r.gpu.usable(&gemm_matrix::spec(matrix.format, tile, MatrixEnd::Add)) =>
             {
-                let product = MatrixProduct { matrix, x, out: &act.hidden, over: Over::Rows };
                 self.matrix(r, tile, product, MatrixEnd::Add).await.map(|_| None)
             }
             Strategy::Matrix(_) => self.linear(r, matrix, x, &act.addend, strategy, Over::Rows).await.map(Some),
-            Strategy::Portable(kernel) => {
-                let product = Product { matrix, x, gain: None, out: &act.hidden, over: Over::Rows };
-                self.portable(r, kernel, product, End::Add).await.map(|()| None)
-            }
+            Strategy::Portable(kernel) => self.portable(r, kernel, product, None, End::Add).await.map(|()| None),
         }
     }
 
@@ -324,14 +311,13 @@ impl PassPlan<'_> {
         strategy: Strategy,
         over: Over,
     ) -> Result<Splits, BackendError> {
+        let product = Product { matrix, x, out, over };
         match strategy {
             Strategy::Portable(kernel) => {
-                self.portable(r, kernel, Product { matrix, x, gain: None, out, over }, End::Write).await?;
+                self.portable(r, kernel, product, None, End::Write).await?;
                 Ok(Splits::WHOLE)
             }
-            Strategy::Matrix(tile) => {
-                self.matrix(r, tile, MatrixProduct { matrix, x, out, over }, MatrixEnd::Sums).await
-            }
+            Strategy::Matrix(tile) => self.matrix(r, tile, product, MatrixEnd::Sums).await,
         }
     }
 
@@ -340,10 +326,10 @@ impl PassPlan<'_> {
         &self,
         r: &mut Recorder<'_>,
         tile: MatrixTile,
-        product: MatrixProduct<'_>,
+        product: Product<'_>,
         end: MatrixEnd,
     ) -> Result<Splits, BackendError> {
-        let MatrixProduct { matrix, x, out, over } = product;
+        let Product { matrix, x, out, over } = product;
         let rows = self.rows(over);
         let columns = match end {
             MatrixEnd::Sums | MatrixEnd::Add => matrix.rows,
@@ -459,15 +445,16 @@ impl PassPlan<'_> {
         Ok(strips)
     }
 
-    /// A linear layer by a kernel that every device can run.
+    /// A linear layer by a kernel that every device can run, over what a norm makes of x where it has a `gain`.
     pub(crate) async fn portable(
         &self,
         r: &mut Recorder<'_>,
         kernel: Portable,
         product: Product<'_>,
+        gain: Option<&wgpu::Buffer>,
         end: End,
     ) -> Result<(), BackendError> {
-        let Product { matrix, x, gain, out, over } = product;
+        let Product { matrix, x, out, over } = product;
         let fused = Fused { norm: gain.is_some(), end };
         for part in &matrix.parts {
             let params = gemm::Params {

@@ -158,6 +158,7 @@ mod tests {
         assert_eq!(controls, [DONT_UNROLL; 2]);
         assert!(compile("fn main() { nothing }").is_err_and(|e| e.contains("nothing")));
     }
+
     #[test]
     fn elements_are_those_of_their_matrix() {
         let source = "enable f16;

@@ -51,11 +51,7 @@ fn stores_keep_their_contents_in_float32() {
     pollster::block_on(backend.widen()).unwrap();
 
     assert_eq!(backend.arena[1][1].size(), values.size() * 2);
-    let staging = backend.gpu.buffer("staging", 2048, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
-    let staging = pollster::block_on(staging).unwrap();
-    let mut encoder = backend.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    encoder.copy_buffer_to_buffer(&backend.arena[1][1], 0, &staging, 0, 2048);
-    backend.gpu.queue.submit([encoder.finish()]);
-    let wide: Vec<f32> = bytemuck::pod_collect_to_vec(&pollster::block_on(backend.gpu.map(&staging, 2048)).unwrap());
+    let wide = pollster::block_on(backend.gpu.read(&backend.arena[1][1], 2048)).unwrap();
+    let wide: Vec<f32> = bytemuck::pod_collect_to_vec(&wide);
     assert_eq!(wide, stored.iter().map(|h| h.to_f32()).collect::<Vec<_>>());
 }

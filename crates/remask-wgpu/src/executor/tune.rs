@@ -106,7 +106,7 @@ impl WgpuBackend {
                 Layer::GateUp => (&act.hidden, Some(&block.mlp_norm), &act.gate_up, End::Write),
                 Layer::Down => (&act.activated, None, &act.hidden, End::Add),
             };
-            plan.portable(&mut recorder, kernel, Product { matrix, x, gain, out, over: Over::Rows }, end).await?;
+            plan.portable(&mut recorder, kernel, Product { matrix, x, out, over: Over::Rows }, gain, end).await?;
             if matches!(layer, Layer::GateUp) && !fuses {
                 plan.swiglu(&mut recorder, Splits::WHOLE, matrix.order, false).await?;
             }

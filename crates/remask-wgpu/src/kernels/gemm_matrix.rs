@@ -3,7 +3,7 @@
 use remask_core::checkpoint::WeightFormat;
 
 use super::linear::Shape;
-use super::{flags, weight_defines};
+use super::{SPLITS, flags, weight_defines};
 use crate::profile::AdapterProfile;
 use crate::wgsl::{Define, Extension, KernelSpec};
 
@@ -44,10 +44,12 @@ pub struct MatrixTile {
     pub splits: u32,
 }
 
-/// Whether matrix units take weights of `format`: those of f32 and bf16 ask for more than f16 holds.
+/// Whether matrix units take `out` rows of `cols` weights of `format`: those of f32 and bf16 ask for more than f16
+/// holds, and others come in whole tiles.
 #[must_use]
-pub fn takes(format: WeightFormat) -> bool {
-    matches!(format, WeightFormat::F16 | WeightFormat::Q8 | WeightFormat::Q4)
+pub fn fits(format: WeightFormat, cols: u32, out: u32) -> bool {
+    let takes = matches!(format, WeightFormat::F16 | WeightFormat::Q8 | WeightFormat::Q4);
+    takes && cols.is_multiple_of(128) && out.is_multiple_of(128)
 }
 
 /// What becomes of a product.
@@ -65,7 +67,7 @@ pub enum MatrixEnd {
 /// Multiprocessors of an H100. Nothing tells how many another device has: of its size it is a good number.
 const MULTIPROCESSORS: u32 = 132;
 
-/// Rows of the largest tile of f16 weights; buffers have room for as many rows more than a pass has.
+/// Rows of the largest tile of f16 weights.
 pub const MOST_ROWS: u32 = 96;
 
 /// Splits times rows are never more than this where one split has fewer: buffers have room for them.
@@ -95,7 +97,7 @@ impl MatrixTile {
     pub fn choose(format: WeightFormat, shape: Shape) -> Option<Self> {
         let Shape { rows, cols, out } = shape;
         let quants = format != WeightFormat::F16;
-        if !takes(format) || !out.is_multiple_of(128) || !cols.is_multiple_of(128) {
+        if !fits(format, cols, out) {
             return None;
         }
         // The last number is that of workgroups that one multiprocessor runs at a time.
@@ -112,8 +114,8 @@ impl MatrixTile {
         let (n, warps) = if out.is_multiple_of(n) { (n, warps) } else { (128, 4) };
         let mut tile = Self { m, n, k, warps, splits: 1 };
         let workgroups = (out / n) * rows.div_ceil(m);
-        let most = (SPLIT_ROWS / tile.padded(rows)).clamp(1, 8);
-        let mut possible = [1, 2, 4, 8].into_iter().filter(|s| *s <= most && (cols / s).is_multiple_of(128));
+        let most = (SPLIT_ROWS / tile.padded(rows)).max(1);
+        let mut possible = SPLITS.into_iter().filter(|s| *s <= most && (cols / s).is_multiple_of(128));
         let at_a_time = MULTIPROCESSORS * resident;
         let turns = |splits: u32| f64::from((workgroups * splits).div_ceil(at_a_time)) / f64::from(splits);
         tile.splits = match m {
@@ -186,7 +188,7 @@ pub fn spec(format: WeightFormat, tile: MatrixTile, end: MatrixEnd) -> KernelSpe
 }
 
 /// Steps of 16 columns whose weights an invocation loads at a time.
-fn steps_in_vector(format: WeightFormat) -> u32 {
+pub(super) fn steps_in_vector(format: WeightFormat) -> u32 {
     match format {
         WeightFormat::Q8 => 2,
         WeightFormat::Q4 => 4,

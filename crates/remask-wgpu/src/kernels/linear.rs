@@ -58,16 +58,22 @@ impl Arithmetic {
             (a.mlp.hidden, a.hidden),
         ];
         let fits = |format: &WeightFormat| {
-            layers.iter().all(|(cols, out)| {
-                let shape = Shape { rows: 1, cols: *cols as u32, out: *out as u32 };
-                MatrixTile::choose(*format, shape).is_some()
-            })
+            layers.iter().all(|(cols, out)| gemm_matrix::fits(*format, *cols as u32, *out as u32))
         };
         let half = MatrixTile::supported(profile)
             && attention_matrix::fits(at.head_dim as u32)
             && a.hidden >= MATRIX_HIDDEN
             && formats.iter().all(fits);
         if half { Self::Half } else { Self::Full }
+    }
+
+    /// Rows that buffers need for a pass of `rows` rows: matrix units compute whole tiles.
+    #[must_use]
+    pub fn room(self, rows: u32) -> u32 {
+        match self {
+            Self::Full => rows,
+            Self::Half => rows.next_multiple_of(128) + gemm_matrix::MOST_ROWS,
+        }
     }
 
     /// Whether matrix units would take over if bf16 matrices were kept as f16, which for almost every

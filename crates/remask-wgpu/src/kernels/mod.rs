@@ -145,7 +145,7 @@ pub fn all_specs() -> Vec<KernelSpec> {
                 }
             }
         }
-        if gemm_matrix::takes(format) {
+        if gemm_matrix::fits(format, 128, 128) {
             for order in [Order::Fragments, Order::Paired] {
                 specs.extend([false, true].map(|to_rows| reorder::spec(format, order, to_rows)));
             }

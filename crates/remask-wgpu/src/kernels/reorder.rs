@@ -2,6 +2,7 @@
 
 use remask_core::checkpoint::WeightFormat;
 
+use super::gemm_matrix::steps_in_vector;
 use super::{flags, weight_defines};
 use crate::order::Order;
 use crate::wgsl::{Define, KernelSpec};
@@ -20,22 +21,14 @@ pub struct Params {
     pub padding: u32,
 }
 
-/// Bits of a weight without its scale.
-fn bits(format: WeightFormat) -> u32 {
-    match format {
-        WeightFormat::Q4 => 4,
-        WeightFormat::Q8 => 8,
-        _ => 16,
-    }
-}
-
 /// The kernel for f16, q8 or q4 weights between rows and `order`, in the direction that `to_rows` says.
 #[must_use]
 pub fn spec(format: WeightFormat, order: Order, to_rows: bool) -> KernelSpec {
     let mut defines = weight_defines(format);
-    let scaled = bits(format) < 16;
-    defines.extend(flags([("SCALED", scaled), ("PAIRED", order == Order::Paired), ("TO_ROWS", to_rows)]));
-    defines.push(("EACH", Define::Number(32 / bits(format))));
+    let steps = steps_in_vector(format);
+    defines.extend(flags([("SCALED", steps > 1), ("PAIRED", order == Order::Paired), ("TO_ROWS", to_rows)]));
+    // Weights in a word: four words have an invocation's eight of every step.
+    defines.push(("EACH", Define::Number(2 * steps)));
     KernelSpec::portable("reorder", defines)
 }
 
