@@ -1,11 +1,25 @@
-// Linear layer on matrix units: out[split] = x * weights^T over the split's share of the inner
-// dimension; whoever reads out sums the splits. f16 in, f32 accumulation; int8 and int4 weights become
-// f16 in registers.
+// Linear layer on matrix units: x * weights^T, f16 in, f32 accumulation; int8 and int4 weights become f16 in
+// registers. SPLITS workgroups may share the inner dimension of a tile: their sums lie one behind the other for whoever
+// reads them, or with MEET each writes its sums down, and the last one to arrive adds them up, in the order of the
+// splits, and ends the product.
 //
-// weights, binding 0: `part_rows` x 8 `cols8` in the order of fragments (`reorder.wgsl`)
-// x   [rows, cols] f16, binding 1
-// out [splits, split_stride / out_stride rows, out_stride] f32, binding 2, with RESIDUAL added to; with SWIGLU f16
-//     and half as many columns: weights come as 16 rows of the gate, 16 rows of the other factor and so on.
+// weights: `part_rows` x 8 `cols8` in the order of fragments (`reorder.wgsl`)
+// x [rows, cols] f16
+// out, and what else there is by the product's END:
+//     sums      out [SPLITS, extra / out_stride rows, out_stride] f32
+//     add       out [rows, out_stride] f32 is added to
+//     swiglu    out [rows, out_stride] f16, half as many columns as weights, which come as 16 rows of the gate, 16 rows
+//               of the other factor and so on
+//     residual  as add, and the next layer is told of it: gain [out_stride] f32 is the weight of its norm, normed
+//               [rows, out_stride] f16 and squares are what it reads as x and squares, a part for every tile of columns
+//     rotary    out [rows, out_stride] f32 gets rotated queries, keys and values [slots, extra heads of HEAD_DIM] f16
+//               the row's keys, rotated, and values; rows [pass rows], table [positions, HEAD_DIM / 2] (cos, sin).
+//               TILE_N is HEAD_DIM: a subgroup has 16 rows of weights of a head's first half and the same of its second
+// squares [rows, NORMED] f32, where NORMED is not 0: x is the residual stream, times the weight of the norm and SHRINK,
+//     and here are partial sums of the squares of its rows. A norm divides a row by one number, so products
+//     can be divided by it as well.
+// sums, counters, with MEET: room for the sums of all splits, and for every tile how many of its splits have
+//     arrived, which between dispatches is none.
 // x and out have room for whole tiles of rows; what lies past the pass's rows is computed and means
 // nothing. part_rows is a multiple of TILE_N and each split of the inner dimension one of TILE_K.
 // Workgroup (m tile, n tile, split).
@@ -22,26 +36,43 @@ struct Params {
     part_rows: u32,
     first: u32,        // output column of the part's first row
     out_stride: u32,
-    split_cols8: u32,  // inner dimension of a split / 8
-    split_stride: u32, // elements of a split's output
+    eps: f32,          // of the norm
+    extra: u32,        // elements of a split's output, or key/value heads
     over_selected: u32,
     first_row: u32,    // row of the part that workgroup 0 begins with
 }
 
 #include "packed_halves"
 #include "fragments"
-#if SWIGLU
 #include "saturated"
-#endif
 #include "pass"
 
-@group(0) @binding(0) var<storage, read> weights: array<vec4<u32>>;
+@group(0) @binding(next) var<storage, read> weights: array<vec4<u32>>;
 // Eight f16 an element.
-@group(0) @binding(1) var<storage, read> x: array<vec4<u32>>;
-#if SWIGLU
-@group(0) @binding(2) var<storage, read_write> out: array<f16>;
+@group(0) @binding(next) var<storage, read> x: array<vec4<u32>>;
+#if END == swiglu
+@group(0) @binding(next) var<storage, read_write> out: array<f16>;
 #else
-@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+@group(0) @binding(next) var<storage, read_write> out: array<f32>;
+#endif
+#if END == residual
+@group(0) @binding(next) var<storage, read> gain: array<f32>;
+@group(0) @binding(next) var<storage, read_write> normed: array<f16>;
+@group(0) @binding(next) var<storage, read_write> squares: array<f32>;
+#endif
+#if END == rotary
+@group(0) @binding(next) var<storage, read> rows: array<Row>;
+@group(0) @binding(next) var<storage, read> table: array<vec2<f32>>;
+@group(0) @binding(next) var<storage, read_write> keys: array<f16>;
+@group(0) @binding(next) var<storage, read_write> values: array<f16>;
+#endif
+#if NORMED == 0
+#else
+@group(0) @binding(next) var<storage, read> squares: array<f32>;
+#endif
+#if MEET
+@group(0) @binding(next) var<storage, read_write> sums: array<vec4<f32>>;
+@group(0) @binding(next) var<storage, read_write> counters: array<atomic<u32>>;
 #endif
 
 const THREADS: u32 = WARPS * 32u;
@@ -52,6 +83,12 @@ const X_UNITS: u32 = TILE_K / 8u;
 const X_ROWS: u32 = THREADS / X_UNITS;
 // Elements of weights of a stage, for 16 rows and all invocations of a subgroup.
 const W_STAGE: u32 = VECTORS * 32u;
+
+// Keeps residual streams that were not normalised within f16: what is beyond is cut off, and 1/16 of what counts
+// beside a row's mean is far from the least f16.
+const SHRINK: f32 = 0.0625;
+// Elements that a subgroup puts down for a split.
+const SUMS: u32 = FRAGS_M * FRAGS_N * 64u;
 
 var<workgroup> tile_x: array<vec4<f16>, TILE_M * PITCH>;
 
@@ -84,7 +121,51 @@ fn int4_fragment(word: u32, scales: u32) -> coop_mat16x16<f16, A> {
     return factor_of(two_0, two_1, two_2, two_3);
 }
 #endif
-#if SWIGLU
+#if MEET
+
+// A whole vector: what lies behind it in workgroup memory would otherwise not be aligned as matrix loads need it, which
+// then read something else.
+var<workgroup> arrived: vec4<u32>;
+
+// Where a subgroup's sums of a split lie, an invocation's four elements together.
+fn put_down(own: coop_mat16x16<f32, C>, to: u32) {
+    var matrix: coop_mat16x16<f32, C> = own;
+    var matrix_elements: array<f32, 8>;
+    sums[to] = vec4<f32>(matrix_elements[0], matrix_elements[1], matrix_elements[2], matrix_elements[3]);
+    sums[to + 32u] = vec4<f32>(matrix_elements[4], matrix_elements[5], matrix_elements[6], matrix_elements[7]);
+}
+
+fn taken_up(at: u32) -> coop_mat16x16<f32, C> {
+    var matrix: coop_mat16x16<f32, C>;
+    var matrix_elements: array<f32, 8>;
+    let low = sums[at];
+    let high = sums[at + 32u];
+#for e in 0..4
+    matrix_elements[$e] = low[$e];
+    matrix_elements[4 + $e] = high[$e];
+#endfor
+    return matrix;
+}
+#endif
+
+// Of an invocation's eight elements of a product the first four are of its lower column of out, the others of the upper
+// one, eight columns on; both of rows 0, 1, 8 and 9 from its first one (`fragments.wgsl`, transposed).
+#if NORMED == 0
+#else
+
+// What each row of the tile is multiplied with.
+var<workgroup> row_factors: array<f32, TILE_M>;
+
+fn by_rows(held: coop_mat16x16<f32, C>, row: u32) -> coop_mat16x16<f32, C> {
+    var matrix: coop_mat16x16<f32, C> = held;
+    var matrix_elements: array<f32, 8>;
+#for e in 0..8
+    matrix_elements[$e] *= row_factors[row + $eu % 2u + $eu % 4u / 2u * 8u];
+#endfor
+    return matrix;
+}
+#endif
+#if END == swiglu
 
 // silu(gate) * up, element by element.
 fn gated(gate: coop_mat16x16<f32, C>, up: coop_mat16x16<f32, C>) -> coop_mat16x16<f16, C> {
@@ -104,9 +185,100 @@ fn gated(gate: coop_mat16x16<f32, C>, up: coop_mat16x16<f32, C>) -> coop_mat16x1
     return matrix;
 }
 #endif
+#if END == residual
+
+// Sums of squares of each subgroup's columns.
+var<workgroup> shares: array<f32, WARPS * TILE_M>;
+
+// Sums times the gain of their two columns.
+fn weighed(held: coop_mat16x16<f32, C>, gains: vec2<f32>) -> coop_mat16x16<f16, C> {
+    var factor: coop_mat16x16<f32, C> = held;
+    var factor_elements: array<f32, 8>;
+    var matrix: coop_mat16x16<f16, C>;
+    var matrix_elements: array<f16, 8>;
+#for i in 0..4
+    let two_$i = vec2<f32>(factor_elements[2u * $iu], factor_elements[2u * $iu + 1u]) * (gains[$iu / 2u] * SHRINK);
+    let half_$i = vec2<f16>(saturated(two_$i));
+    matrix_elements[2u * $iu] = half_$i.x;
+    matrix_elements[2u * $iu + 1u] = half_$i.y;
+#endfor
+    return matrix;
+}
+
+// Of each of the invocation's four rows the sum of the squares of its columns.
+fn squared(held: coop_mat16x16<f32, C>) -> vec4<f32> {
+    var matrix: coop_mat16x16<f32, C> = held;
+    var matrix_elements: array<f32, 8>;
+    let low = vec4<f32>(matrix_elements[0], matrix_elements[1], matrix_elements[2], matrix_elements[3]);
+    let high = vec4<f32>(matrix_elements[4], matrix_elements[5], matrix_elements[6], matrix_elements[7]);
+    return low * low + high * high;
+}
+#endif
+#if END == rotary
+
+const HALF_HEAD: u32 = HEAD_DIM / 2u;
+
+// Puts both halves of a head where they belong, for the rows from `row` on and elements `dim` and `dim` + 8 of a half.
+fn put_turned(first: coop_mat16x16<f32, C>, second: coop_mat16x16<f32, C>, row: u32, head: u32, dim: u32) {
+    var low: coop_mat16x16<f32, C> = first;
+    var low_elements: array<f32, 8>;
+    var high: coop_mat16x16<f32, C> = second;
+    var high_elements: array<f32, 8>;
+    let heads = params.out_stride / HEAD_DIM - 2u * params.extra;
+    let is_value = head >= heads + params.extra;
+#for k in 0..4
+    let row_$k = row + $ku % 2u + $ku / 2u * 8u;
+    let safe_$k = min(row_$k, pass_info.rows - 1u);
+    let slot_$k = rows[safe_$k].slot;
+    let turn_$k = rows[safe_$k].position * HALF_HEAD + dim;
+    let turn_$k_0 = select(table[turn_$k], vec2<f32>(1.0, 0.0), is_value);
+    let turn_$k_1 = select(table[turn_$k + 8u], vec2<f32>(1.0, 0.0), is_value);
+#endfor
+#for k in 0..4
+    if row_$k < pass_info.rows {
+#for h in 0..2
+        let v_$h = low_elements[$hu * 4u + $ku];
+        let w_$h = high_elements[$hu * 4u + $ku];
+        let two_$h = vec2<f32>(
+            v_$h * turn_$k_$h.x - w_$h * turn_$k_$h.y,
+            w_$h * turn_$k_$h.x + v_$h * turn_$k_$h.y,
+        );
+#endfor
+        if head < heads {
+            let to = row_$k * params.out_stride + head * HEAD_DIM + dim;
+#for h in 0..2
+            out[to + $hu * 8u] = two_$h.x;
+            out[to + $hu * 8u + HALF_HEAD] = two_$h.y;
+#endfor
+        } else {
+#for h in 0..2
+            let half_$h = vec2<f16>(saturated(two_$h));
+#endfor
+            if is_value {
+                let to = (slot_$k * params.extra + head - heads - params.extra) * HEAD_DIM + dim;
+#for h in 0..2
+                values[to + $hu * 8u] = half_$h.x;
+                values[to + $hu * 8u + HALF_HEAD] = half_$h.y;
+#endfor
+            } else {
+                let to = (slot_$k * params.extra + head - heads) * HEAD_DIM + dim;
+#for h in 0..2
+                keys[to + $hu * 8u] = half_$h.x;
+                keys[to + $hu * 8u + HALF_HEAD] = half_$h.y;
+#endfor
+            }
+        }
+    }
+#endfor
+}
+#endif
 
 @compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
     let m0 = group.x * TILE_M;
     if m0 >= select(pass_info.rows, pass_info.selected, params.over_selected == 1u) {
         return;
@@ -115,26 +287,35 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let warp = thread / 32u;
     let lane = thread % 32u;
     let warp_n = warp * (FRAGS_N * 16u);
-    let stages = params.split_cols8 / X_UNITS;
+    // Tiles of 16 rows of weights.
+    let n16 = (params.first_row + n0) / 16u;
+#for j in 0..FRAGS_N
+#if END == rotary
+    let n16_$j = n16 + $ju * WARPS + warp;
+#else
+    let n16_$j = n16 + warp * FRAGS_N + $ju;
+#endif
+#endfor
+    let split_cols8 = params.cols8 / SPLITS;
+    let stages = split_cols8 / X_UNITS;
 
     let x_put = thread / X_UNITS * PITCH + thread % X_UNITS * 2u;
     let x_step = X_ROWS * params.cols8;
-    var x_at = (m0 + thread / X_UNITS) * params.cols8 + group.z * params.split_cols8 + thread % X_UNITS;
+    var x_at = (m0 + thread / X_UNITS) * params.cols8 + group.z * split_cols8 + thread % X_UNITS;
     // Elements of weights of 16 rows.
     let w_rows = params.cols8 / 2u / PER_VECTOR * 32u;
-    let n16 = (params.first_row + n0 + warp_n) / 16u;
     let split_stage = group.z * stages;
 #if SCALED
     // An element has an invocation's scales for 128 columns.
     let scales = params.part_rows / 16u * w_rows;
 #endif
 #for j in 0..FRAGS_N
-    var w_at_$j = (n16 + $ju) * w_rows + split_stage * W_STAGE + lane;
+    var w_at_$j = n16_$j * w_rows + split_stage * W_STAGE + lane;
 #for v in 0..VECTORS
     var w_$j_$v = weights[w_at_$j + $vu * 32u];
 #endfor
 #if SCALED
-    let s_from_$j = scales + (n16 + $ju) * (params.cols8 / 2u) + lane / 4u;
+    let s_from_$j = scales + n16_$j * (params.cols8 / 2u) + lane / 4u;
     var s_$j = weights[s_from_$j + split_stage * TILE_K / 128u * 8u];
 #endif
 #endfor
@@ -199,22 +380,136 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 
     // The product was taken as weights * x^T, so its columns are rows of out.
-    let out_stride = params.out_stride;
-    let out_row = group.z * params.split_stride + m0 * out_stride + params.first;
+#if MEET
+    let tile = group.y * groups.x + group.x;
+    let down = (tile * SPLITS * WARPS + warp) * SUMS + lane;
 #for i in 0..FRAGS_M
-#if SWIGLU
-    let to_$i = out_row + $iu * 16u * out_stride + (n0 + warp_n) / 2u;
+#for j in 0..FRAGS_N
+    put_down(acc_$i_$j, down + group.z * WARPS * SUMS + ($iu * FRAGS_N + $ju) * 64u);
+#endfor
+#endfor
+    storageBarrier();
+    if thread == 0u {
+        arrived.x = atomicAdd(&counters[tile], 1u);
+    }
+    if workgroupUniformLoad(&arrived).x != SPLITS - 1u {
+        return;
+    }
+    if thread == 0u {
+        atomicStore(&counters[tile], 0u);
+    }
+    storageBarrier();
+#for i in 0..FRAGS_M
+#for j in 0..FRAGS_N
+    acc_$i_$j = taken_up(down + ($iu * FRAGS_N + $ju) * 64u);
+#endfor
+#endfor
+#for s in 1..SPLITS
+#for i in 0..FRAGS_M
+#for j in 0..FRAGS_N
+    acc_$i_$j = acc_$i_$j + taken_up(down + $su * WARPS * SUMS + ($iu * FRAGS_N + $ju) * 64u);
+#endfor
+#endfor
+#endfor
+#endif
+#if NORMED == 0
+#else
+    // Eight invocations add up a row, each every eighth part.
+#for r in 0..FACTORS_EACH
+    let row_$r = ($ru * WARPS + warp) * 4u + lane / 8u;
+    let from_$r = (m0 + row_$r) * NORMED + lane % 8u;
+#for p in 0..PARTS_EACH
+    let part_$r_$p = select(0.0, squares[from_$r + $pu * 8u], lane % 8u + $pu * 8u < NORMED);
+#endfor
+#endfor
+#for r in 0..FACTORS_EACH
+    var sum_$r = part_$r_0;
+#for p in 1..PARTS_EACH
+    sum_$r += part_$r_$p;
+#endfor
+    sum_$r += subgroupShuffleXor(sum_$r, 1u);
+    sum_$r += subgroupShuffleXor(sum_$r, 2u);
+    sum_$r += subgroupShuffleXor(sum_$r, 4u);
+    if lane % 8u == 0u {
+        row_factors[row_$r] = 1.0 / (SHRINK * sqrt(sum_$r / f32(params.cols8 * 8u) + params.eps));
+    }
+#endfor
+    workgroupBarrier();
+#for i in 0..FRAGS_M
+#for j in 0..FRAGS_N
+    acc_$i_$j = by_rows(acc_$i_$j, $iu * 16u + lane % 4u * 2u);
+#endfor
+#endfor
+#endif
+    let out_stride = params.out_stride;
+#if END == swiglu
+    let out_row = m0 * out_stride + (params.first + n0 + warp_n) / 2u;
+#for i in 0..FRAGS_M
+    let to_$i = out_row + $iu * 16u * out_stride;
     let gated_$i = gated(acc_$i_0, acc_$i_1);
     coopStore(gated_$i, &out[to_$i], out_stride);
-#else
-#for j in 0..FRAGS_N
-    let to_$i_$j = out_row + $iu * 16u * out_stride + n0 + warp_n + $ju * 16u;
-#if RESIDUAL
-    let before_$i_$j = coopLoad<coop_mat16x16<f32, C>>(&out[to_$i_$j], out_stride);
-    acc_$i_$j = acc_$i_$j + before_$i_$j;
+#endfor
 #endif
+#if END == sums
+    let out_row = group.z * params.extra + m0 * out_stride + params.first + n0 + warp_n;
+#for i in 0..FRAGS_M
+#for j in 0..FRAGS_N
+    let to_$i_$j = out_row + $iu * 16u * out_stride + $ju * 16u;
     coopStore(acc_$i_$j, &out[to_$i_$j], out_stride);
 #endfor
-#endif
 #endfor
+#endif
+#if END == add
+    let out_row = m0 * out_stride + params.first + n0 + warp_n;
+#for i in 0..FRAGS_M
+#for j in 0..FRAGS_N
+    let to_$i_$j = out_row + $iu * 16u * out_stride + $ju * 16u;
+    let before_$i_$j = coopLoad<coop_mat16x16<f32, C>>(&out[to_$i_$j], out_stride);
+    acc_$i_$j = acc_$i_$j + before_$i_$j;
+    coopStore(acc_$i_$j, &out[to_$i_$j], out_stride);
+#endfor
+#endfor
+#endif
+#if END == rotary
+    let head = (params.first + n0) / HEAD_DIM;
+#for i in 0..FRAGS_M
+    put_turned(acc_$i_0, acc_$i_1, m0 + $iu * 16u + lane % 4u * 2u, head, warp * 16u + lane / 4u);
+#endfor
+#endif
+#if END == residual
+    let column = params.first + n0 + warp_n;
+#for j in 0..FRAGS_N
+    let gain_$j = vec2<f32>(gain[column + $ju * 16u + lane / 4u], gain[column + $ju * 16u + lane / 4u + 8u]);
+#endfor
+#for i in 0..FRAGS_M
+    var squares_$i = vec4<f32>(0.0);
+#for j in 0..FRAGS_N
+    let to_$i_$j = (m0 + $iu * 16u) * out_stride + column + $ju * 16u;
+    let before_$i_$j = coopLoad<coop_mat16x16<f32, C>>(&out[to_$i_$j], out_stride);
+    acc_$i_$j = acc_$i_$j + before_$i_$j;
+    coopStore(acc_$i_$j, &out[to_$i_$j], out_stride);
+    let normed_$i_$j = weighed(acc_$i_$j, gain_$j);
+    coopStore(normed_$i_$j, &normed[to_$i_$j], out_stride);
+    squares_$i += squared(acc_$i_$j);
+#endfor
+    squares_$i += subgroupShuffleXor(squares_$i, 4u);
+    squares_$i += subgroupShuffleXor(squares_$i, 8u);
+    squares_$i += subgroupShuffleXor(squares_$i, 16u);
+    if lane < 4u {
+        let share_$i = warp * TILE_M + $iu * 16u + lane * 2u;
+        shares[share_$i] = squares_$i.x;
+        shares[share_$i + 1u] = squares_$i.y;
+        shares[share_$i + 8u] = squares_$i.z;
+        shares[share_$i + 9u] = squares_$i.w;
+    }
+#endfor
+    workgroupBarrier();
+    if thread < TILE_M {
+        var sum = shares[thread];
+#for w in 1..WARPS
+        sum += shares[$wu * TILE_M + thread];
+#endfor
+        squares[(m0 + thread) * (out_stride / TILE_N) + (params.first + n0) / TILE_N] = sum;
+    }
+#endif
 }

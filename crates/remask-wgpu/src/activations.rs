@@ -4,8 +4,9 @@
 use remask_core::{Architecture, BackendError};
 
 use crate::gpu::Gpu;
+use crate::kernels::SPLITS;
 use crate::kernels::attention::TileRecord;
-use crate::kernels::gemm_matrix::SPLIT_ROWS;
+use crate::kernels::gemm_matrix::{MatrixTile, SPLIT_ROWS};
 use crate::kernels::head_select::SELECTION_BYTES;
 use crate::kernels::linear::Arithmetic;
 use crate::kernels::select_reduce::CandidateRecord;
@@ -37,6 +38,8 @@ pub struct Activations {
     pub activated: wgpu::Buffer,
     /// Normalised selected rows `[selected, hidden]`.
     pub gathered: wgpu::Buffer,
+    /// What passes of few rows need beside.
+    pub few: Few,
     /// What matrix units compute to be added to the residual stream: `[splits, rows, hidden]`.
     pub addend: wgpu::Buffer,
     /// A chunk of the head's logits `[selected, ids]`, where matrix units compute it.
@@ -51,6 +54,37 @@ pub struct Activations {
     pub logits: wgpu::Buffer,
     /// Logits on their way to the host.
     pub logits_host: wgpu::Buffer,
+}
+
+/// What dispatches hand on to each other in passes of few rows on matrix units.
+pub struct Few {
+    /// Input of attention or of the MLP `[rows, hidden]`, f16, not divided by the rows' norms yet.
+    pub normed: wgpu::Buffer,
+    /// Partial sums of squares of each of these rows.
+    pub squares: wgpu::Buffer,
+    /// Sums of the splits of a product.
+    pub sums: wgpu::Buffer,
+    /// Splits of each tile that have arrived: zeros between dispatches.
+    pub arrived: wgpu::Buffer,
+}
+
+impl Few {
+    /// For products of at most `widest` columns.
+    async fn new(gpu: &Gpu, hidden: u64, widest: u64) -> Result<Self, BackendError> {
+        let (rows, splits) = (u64::from(MatrixTile::FEW), u64::from(SPLITS[SPLITS.len() - 1]));
+        // Tiles hold all rows, and 64 columns at least.
+        let arrived = gpu.storage("arrived", widest / 64 * 4).await?;
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("arrived") });
+        encoder.clear_buffer(&arrived, 0, None);
+        gpu.queue.submit([encoder.finish()]);
+        Ok(Self {
+            normed: gpu.storage("normed", rows * hidden * 2).await?,
+            // Parts are read eight at a time.
+            squares: gpu.storage("squares", rows * (hidden / 64) * 4 + 32).await?,
+            sums: gpu.storage("sums of splits", splits * rows * widest * 4).await?,
+            arrived,
+        })
+    }
 }
 
 /// Operations of a layer in the order that recordings run them, for lifetimes.
@@ -89,6 +123,7 @@ impl Activations {
         let floats = |columns: usize, alive| Lifetime { bytes: rows * columns as u64 * 4, alive };
         let splits = |columns: usize, alive| Lifetime { bytes: split_rows * columns as u64 * 4, alive };
         let (d, at) = (a.hidden, &a.attention);
+        let widest = d.max(2 * a.mlp.hidden).max((at.heads + 2 * at.kv_heads) * at.head_dim);
         let partials = Lifetime { bytes: rows * u64::from(strips) * SELECTION_BYTES, alive: step::HEAD..=step::REDUCE };
         let plan = BufferPlan::new(&[
             floats(d, step::NORM..=step::QKV),
@@ -124,6 +159,7 @@ impl Activations {
             gate_up,
             activated,
             gathered,
+            few: if half { Few::new(gpu, d as u64, widest as u64).await? } else { Few::new(gpu, 64, 64).await? },
             addend: gpu.storage("addend", if half { split_rows * d as u64 * 4 } else { 16 }).await?,
             chunk,
             partials,

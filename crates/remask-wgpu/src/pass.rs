@@ -1,5 +1,7 @@
 //! Which dispatches make a pass.
 
+mod few;
+
 use remask_core::architecture::RotaryPairing;
 use remask_core::{Architecture, BackendError};
 
@@ -122,6 +124,11 @@ impl PassPlan<'_> {
             let buffers = [&part.buffer, &act.rows, &act.hidden];
             r.dispatch(embed::spec(w.embedding.format), &buffers, &params, embed::grid(sizes.rows)).await?;
         }
+        if let Some(tiles) = self.few(&r) {
+            self.few_layers(&mut r, tiles).await?;
+            self.head(&mut r, None, answer).await?;
+            return Ok(r.finish());
+        }
         let interleaved = a.rotary.pairing == RotaryPairing::Interleaved;
         // What lies in act.addend and is still to be added to the residual stream.
         let mut pending = None;
@@ -190,7 +197,7 @@ impl PassPlan<'_> {
                 if tile.fuses_swiglu()
                     && matrix.order == Order::Paired
                     && half
-                    && r.gpu.usable(&gemm_matrix::spec(matrix.format, tile, MatrixEnd::SwiGlu)) =>
+                    && r.gpu.usable(&gemm_matrix::spec(matrix.format, tile, MatrixEnd::SwiGlu, 0)) =>
             {
                 self.norm(r, &layer.mlp_norm, &act.normed_mlp, pending, true).await?;
                 self.matrix(r, tile, product(&act.normed_mlp), MatrixEnd::SwiGlu).await.map(|_| ())
@@ -292,7 +299,7 @@ impl PassPlan<'_> {
         let product = Product { matrix, x, out: &act.hidden, over: Over::Rows };
         match strategy {
             Strategy::Matrix(tile)
-                if tile.splits == 1 && r.gpu.usable(&gemm_matrix::spec(matrix.format, tile, MatrixEnd::Add)) =>
+                if tile.splits == 1 && r.gpu.usable(&gemm_matrix::spec(matrix.format, tile, MatrixEnd::Add, 0)) =>
             {
                 self.matrix(r, tile, product, MatrixEnd::Add).await.map(|_| None)
             }
@@ -331,10 +338,7 @@ impl PassPlan<'_> {
     ) -> Result<Splits, BackendError> {
         let Product { matrix, x, out, over } = product;
         let rows = self.rows(over);
-        let columns = match end {
-            MatrixEnd::Sums | MatrixEnd::Add => matrix.rows,
-            MatrixEnd::SwiGlu => matrix.rows / 2,
-        };
+        let columns = end.columns(matrix.rows);
         let splits = Splits { count: tile.splits, stride: tile.padded(rows) * columns };
         for part in &matrix.parts {
             let params = gemm_matrix::Params {
@@ -342,13 +346,13 @@ impl PassPlan<'_> {
                 part_rows: part.rows,
                 first: part.first,
                 out_stride: columns,
-                split_cols8: matrix.cols / 8 / tile.splits,
-                split_stride: splits.stride,
+                eps: 0.0,
+                extra: splits.stride,
                 over_selected: u32::from(over == Over::Selected),
                 first_row: 0,
             };
             let grid = gemm_matrix::grid(tile, rows, part.rows);
-            r.dispatch(gemm_matrix::spec(matrix.format, tile, end), &[&part.buffer, x, out], &params, grid).await?;
+            r.dispatch(gemm_matrix::spec(matrix.format, tile, end, 0), &[&part.buffer, x, out], &params, grid).await?;
         }
         Ok(splits)
     }
@@ -421,14 +425,14 @@ impl PassPlan<'_> {
                     part_rows: part.rows,
                     first: 0,
                     out_stride: most,
-                    split_cols8: head.cols / 8,
-                    split_stride: 0,
+                    eps: 0.0,
+                    extra: 0,
                     over_selected: 1,
                     first_row,
                 };
                 let buffers = [&part.buffer, &act.gathered, &act.chunk];
                 let grid = gemm_matrix::grid(tile, selected, ids);
-                r.dispatch(gemm_matrix::spec(head.format, tile, MatrixEnd::Sums), &buffers, &params, grid).await?;
+                r.dispatch(gemm_matrix::spec(head.format, tile, MatrixEnd::Sums, 0), &buffers, &params, grid).await?;
                 let params = select_strips::Params {
                     stride: most,
                     count: ids,

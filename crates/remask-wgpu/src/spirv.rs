@@ -6,10 +6,11 @@
 //! a large product, and half of a small one). WGSL has no way to say so, SPIR-V has. Nor can WGSL name the
 //! elements of a cooperative matrix that an invocation holds, which SPIR-V can: weights go straight into the
 //! registers that multiply them, and sums are worked on where they are. So these kernels go the same way that
-//! wgpu takes, WGSL through naga, and are handed over with their loops marked, and with variables named
-//! `x_elements` made another name of the matrix `x` of the same function.
+//! wgpu takes, WGSL through naga, and are handed over with their loops marked, with variables named
+//! `x_elements` made another name of the matrix `x` of the same function, and with barriers that show what
+//! a workgroup has stored to others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
@@ -27,6 +28,30 @@ const OP_FUNCTION: u32 = 54;
 const OP_VARIABLE: u32 = 59;
 /// A pointer into a variable: type, id, variable, indices.
 const OP_ACCESS_CHAIN: u32 = 65;
+/// A constant: type, id, value.
+const OP_CONSTANT: u32 = 43;
+/// A load: type, id, pointer.
+const OP_LOAD: u32 = 61;
+/// A store: pointer, value.
+const OP_STORE: u32 = 62;
+/// A load of a matrix: type, id, pointer, layout, stride.
+const OP_MATRIX_LOAD: u32 = 4457;
+/// A store of a matrix: pointer, value, layout, stride.
+const OP_MATRIX_STORE: u32 = 4458;
+/// Something about an id: id, decoration.
+const OP_DECORATE: u32 = 71;
+/// That a buffer is only read.
+const NON_WRITABLE: u32 = 24;
+/// Storage classes of workgroup memory and of buffers.
+const SHARED: [u32; 2] = [4, 12];
+/// A barrier: scopes of execution and of memory, semantics, all three ids of constants.
+const OP_CONTROL_BARRIER: u32 = 224;
+/// What was written becomes available, and what others wrote visible.
+const AVAILABLE_AND_VISIBLE: u32 = 0x2000 | 0x4000;
+/// That others access the same memory.
+const NON_PRIVATE: u32 = 0x20;
+/// Word of the header that bounds all ids.
+const BOUND: usize = 3;
 /// Words before the first instruction.
 const HEADER: usize = 5;
 /// What the name of an array ends with that stands for a matrix's elements.
@@ -73,6 +98,7 @@ pub fn compile(source: &str) -> Result<Module, String> {
     let main = spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: entry.name.clone() };
     let mut words = spv::write_vec(&module, &info, &options, Some(&main)).map_err(|e| e.to_string())?;
     mark_loops(&mut words);
+    order_memory(&mut words);
     join_elements(&mut words);
     Ok(Module { words, workgroup_size: entry.workgroup_size })
 }
@@ -94,6 +120,57 @@ fn mark_loops(words: &mut [u32]) {
             && let Some(control) = words.get_mut(at + 3)
         {
             *control |= DONT_UNROLL;
+        }
+    }
+}
+
+/// Has barriers order what invocations read and write of each other, which Vulkan's memory model, other than that of
+/// naga's other shaders, does not take for granted: accesses say that they are not private, barriers that they make
+/// what was written available and visible.
+fn order_memory(words: &mut Vec<u32>) {
+    let (mut shared, mut constants, mut barriers) = (HashSet::new(), HashMap::new(), HashSet::new());
+    let mut only_read = HashSet::new();
+    for (at, op) in instructions(words) {
+        let length = (words[at] >> 16) as usize;
+        let Some([_, operands @ ..]) = words.get(at..at + length) else { return };
+        match (op, operands) {
+            (OP_DECORATE, [id, NON_WRITABLE]) => drop(only_read.insert(*id)),
+            (OP_VARIABLE, [_, id, class, ..]) if SHARED.contains(class) && !only_read.contains(id) => {
+                shared.insert(*id);
+            }
+            (OP_ACCESS_CHAIN, [_, id, base, ..]) if shared.contains(base) => drop(shared.insert(*id)),
+            (OP_CONSTANT, [r#type, id, value]) => drop(constants.insert(*id, (*r#type, *value))),
+            (OP_CONTROL_BARRIER, [_, _, semantics]) => drop(barriers.insert(*semantics)),
+            _ => {}
+        }
+    }
+    let mut renamed = HashMap::new();
+    let old = std::mem::take(words);
+    words.extend(&old[..HEADER]);
+    for (at, op) in instructions(&old) {
+        let instruction = &old[at..at + (old[at] >> 16) as usize];
+        let from = words.len();
+        words.extend(instruction);
+        let pointer = match (op, instruction) {
+            (OP_LOAD, [_, _, _, pointer]) | (OP_MATRIX_LOAD, [_, _, _, pointer, _, _]) => pointer,
+            (OP_STORE, [_, pointer, _]) | (OP_MATRIX_STORE, [_, pointer, _, _, _]) => pointer,
+            (OP_CONSTANT, [_, _, id, _]) if barriers.contains(id) => {
+                let Some((r#type, value)) = constants.get(id) else { continue };
+                let new = words[BOUND];
+                words[BOUND] += 1;
+                renamed.insert(*id, new);
+                words.extend([instruction[0], *r#type, new, *value | AVAILABLE_AND_VISIBLE]);
+                continue;
+            }
+            (OP_CONTROL_BARRIER, [_, _, _, semantics]) => {
+                words[from + 3] = renamed.get(semantics).copied().unwrap_or(*semantics);
+                continue;
+            }
+            _ => continue,
+        };
+        if shared.contains(pointer) {
+            words[from] += 1 << 16;
+            words.push(NON_PRIVATE);
         }
     }
 }
@@ -157,6 +234,37 @@ mod tests {
         let controls: Vec<_> = loops.map(|(at, _)| module.words[at + 3]).collect();
         assert_eq!(controls, [DONT_UNROLL; 2]);
         assert!(compile("fn main() { nothing }").is_err_and(|e| e.contains("nothing")));
+    }
+
+    #[test]
+    fn memory_is_ordered() {
+        let source = "@group(0) @binding(0) var<storage, read_write> out: array<u32>;
+            @group(0) @binding(1) var<storage, read> only_read: array<u32>;
+            var<workgroup> held: array<u32, 32>;
+            @compute @workgroup_size(32)
+            fn main(@builtin(local_invocation_index) lane: u32) {
+                var own = only_read[lane];
+                held[lane] = own + 72u;
+                workgroupBarrier();
+                out[lane] = held[31u - lane];
+                storageBarrier();
+                own = out[32u - lane];
+                out[lane + 32u] = own;
+            }";
+        let words = compile(source).unwrap().words;
+        let found = instructions(&words);
+        let of = |wanted: u32| found.iter().filter(move |(_, op)| *op == wanted).map(|(at, _)| *at);
+        let constant = |id: u32| of(OP_CONSTANT).find(|at| words[at + 2] == id).map(|at| words[at + 3]);
+        let semantics: Vec<_> = of(OP_CONTROL_BARRIER).map(|at| constant(words[at + 3]).unwrap()).collect();
+        assert_eq!(semantics, [0x6108, 0x6048]);
+        let ids: HashSet<_> = of(OP_CONSTANT).map(|at| words[at + 2]).collect();
+        assert!(ids.len() == of(OP_CONSTANT).count() && ids.iter().all(|id| *id < words[BOUND]));
+        // What is the invocation's own, only read or an argument stays as it was.
+        let marked = |op, length: u32| of(op).filter(|at| words[*at] >> 16 == length + 1).collect::<Vec<_>>();
+        let (loads, stores) = (marked(OP_LOAD, 4), marked(OP_STORE, 3));
+        assert_eq!((loads.len(), stores.len()), (2, 3));
+        assert!(loads.iter().all(|at| words[at + 4] == NON_PRIVATE) && of(OP_LOAD).count() > 4);
+        assert!(stores.iter().all(|at| words[at + 3] == NON_PRIVATE));
     }
 
     #[test]

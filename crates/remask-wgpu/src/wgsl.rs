@@ -3,8 +3,9 @@
 //! The language is a few directives on lines of their own: `#include "name"` (once a module),
 //! `#if NAME`, `#if NAME == word`, `#else` and `#endif`, and `#for i in 0..N` to `#endfor`, which repeats
 //! its lines with `$i` replaced: matrices of the matrix units must be variables of their own, since no
-//! driver can be trusted to unroll an array of them. Numbers become WGSL constants at the top of the
-//! module, so kernels stay readable WGSL.
+//! driver can be trusted to unroll an array of them. `@binding(next)` counts up from 0, where which bindings
+//! there are depends on conditions. Numbers become WGSL constants at the top of the module, so kernels stay
+//! readable WGSL.
 
 use std::fmt::Write as _;
 
@@ -44,6 +45,9 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("swiglu", include_str!("../../../shaders/swiglu.wgsl")),
     ("weights", include_str!("../../../shaders/weights.wgsl")),
 ];
+
+/// A binding that is numbered as it comes.
+const NEXT_BINDING: &str = "@binding(next)";
 
 /// Who compiles the text. They differ in the `enable` lines they want.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -146,7 +150,9 @@ impl KernelSpec {
         }
         let mut included = Vec::new();
         self.append(self.shader, &mut included, &mut out)?;
-        Ok(out)
+        let mut parts = out.split(NEXT_BINDING);
+        let first = parts.next().unwrap_or_default().to_owned();
+        Ok(parts.enumerate().fold(first, |text, (i, part)| text + &format!("@binding({i})") + part))
     }
 
     fn append(&self, file: &str, included: &mut Vec<String>, out: &mut String) -> Result<(), RenderError> {

@@ -1,8 +1,11 @@
 //! Linear layers on matrix units.
 
+use half::f16;
+use remask_core::architecture::{Rotary, RotaryPairing};
 use remask_core::checkpoint::WeightFormat;
 use remask_wgpu::kernels::gemm_matrix::{self, MatrixEnd, MatrixTile};
 use remask_wgpu::kernels::linear::Shape;
+use remask_wgpu::kernels::{RowRecord, rotary};
 use remask_wgpu::order::{Order, fragments_are_as_expected};
 use remask_wgpu::weights::DeviceMatrix;
 
@@ -11,27 +14,44 @@ use crate::data::{checkpoint_of, rounded, stored, uniform};
 use crate::harness::{Harness, sizes};
 use crate::tolerance::Tolerance;
 
-/// (rows, inner dimension, columns): every tile at its edges, with one split and several, and the shapes
-/// of LLaDA-8B's layers.
-const CASES: &[(usize, usize, usize)] = &[
-    (1, 128, 128),
-    (16, 256, 256),
-    (17, 1024, 128),
-    (32, 128, 384),
-    (33, 512, 256),
-    (64, 2048, 128),
-    (65, 384, 256),
-    (130, 1024, 384),
-    (300, 256, 512),
-    (300, 256, 384),
-    (32, 4096, 4096),
-    (64, 12288, 4096),
-    (5, 4096, 24576),
-    (128, 4096, 12288),
-    (257, 4096, 4096),
-    (600, 256, 4096),
-    (1024, 256, 24576),
+/// [rows, inner dimension, columns], with every end: every tile at its edges, with one split and several.
+const CASES: &[[usize; 3]] = &[
+    [1, 128, 128],
+    [16, 256, 256],
+    [17, 1024, 128],
+    [32, 128, 384],
+    [33, 512, 256],
+    [64, 2048, 128],
+    [65, 384, 256],
+    [130, 1024, 384],
+    [300, 256, 512],
+    [300, 256, 384],
 ];
+
+const ROTARY: MatrixEnd = MatrixEnd::Rotary { head_dim: 128 };
+
+/// Layers of LLaDA-8B, some with a smaller inner dimension.
+const LAYERS: &[([usize; 3], MatrixEnd)] = &[
+    ([32, 4096, 4096], MatrixEnd::Sums),
+    ([32, 4096, 4096], MatrixEnd::Residual),
+    ([64, 12288, 4096], MatrixEnd::Sums),
+    ([9, 12288, 4096], MatrixEnd::Residual),
+    ([5, 4096, 24576], MatrixEnd::SwiGlu),
+    ([20, 4096, 12288], ROTARY),
+    ([3, 4096, 12288], ROTARY),
+    ([128, 4096, 12288], MatrixEnd::Sums),
+    ([257, 4096, 4096], MatrixEnd::Sums),
+    ([600, 256, 4096], MatrixEnd::Add),
+    ([1024, 256, 24576], MatrixEnd::SwiGlu),
+];
+
+/// Partial sums of squares of a row, an odd number of them.
+const SQUARES: usize = 27;
+const EPS: f32 = 1e-5;
+/// Of the shader: what the residual stream is multiplied with to be kept in f16.
+const SHRINK: f64 = 1.0 / 16.0;
+/// Elements that a large result is checked at.
+const SAMPLE: usize = 4096;
 
 /// Asks the device about its fragments.
 pub fn probe(h: &mut Harness) {
@@ -39,101 +59,260 @@ pub fn probe(h: &mut Harness) {
     assert!(answer, "matrices lie in registers otherwise than kernels take them to (see the log)");
 }
 
-/// Runs every case in every format that matrix units take, with the tile that is chosen and the smallest, and
-/// SwiGLU at its end where the tile can.
+/// Runs every case in every format that matrix units take.
 pub fn run(h: &mut Harness) {
-    for &(rows, cols, out) in CASES {
-        for format in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4] {
-            let shape = Shape { rows: rows as u32, cols: cols as u32, out: out as u32 };
-            let tile = MatrixTile::choose(format, shape).unwrap_or_else(|| panic!("{shape:?} {format}: no tile"));
-            let case = Case { shape: [rows, cols, out], format, tile, end: MatrixEnd::Sums, scale: 1.0 };
-            check(h, &case);
-            if out < 4096 {
-                check(h, &Case { tile: tile.smallest(), ..case });
-                check(h, &Case { tile: MatrixTile { splits: 1, ..tile }, end: MatrixEnd::Add, ..case });
-            }
-            let paired = MatrixTile::choose_paired(format, shape).filter(|paired| paired.fuses_swiglu());
-            if let Some(tile) = paired {
-                check(h, &Case { tile, end: MatrixEnd::SwiGlu, ..case });
+    for format in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4] {
+        for &shape in CASES {
+            let turned = [64, 128].map(|head_dim| MatrixEnd::Rotary { head_dim });
+            let ends = [MatrixEnd::Sums, MatrixEnd::Add, MatrixEnd::SwiGlu, MatrixEnd::Residual];
+            for end in ends.into_iter().chain(turned) {
+                for normed in [false, true] {
+                    let case = Case { shape, format, end, normed, scale: 1.0 };
+                    case.tiles().into_iter().for_each(|tile| check(h, &case, tile));
+                }
             }
         }
+        for &(shape, end) in LAYERS {
+            let case = Case { shape, format, end, normed: end == ROTARY, scale: 1.0 };
+            case.tiles().into_iter().take(1).for_each(|tile| check(h, &case, tile));
+        }
     }
-    let shape = Shape { rows: 20, cols: 256, out: 128 };
-    let tile = MatrixTile::choose(WeightFormat::F16, shape).unwrap_or_else(|| panic!("no tile"));
-    let case = Case { shape: [20, 256, 128], format: WeightFormat::F16, tile, end: MatrixEnd::Sums, scale: 1e3 };
-    check(h, &case);
+    let case =
+        Case { shape: [20, 256, 128], format: WeightFormat::F16, end: MatrixEnd::Sums, normed: false, scale: 1e3 };
+    case.tiles().into_iter().for_each(|tile| check(h, &case, tile));
+    saturation(h);
+}
+
+/// A residual stream beyond f16 is kept as it is, and what f16 cannot hold of it cut off for the next layer.
+fn saturation(h: &mut Harness) {
+    let end = MatrixEnd::Residual;
+    let case = Case { shape: [5, 128, 128], format: WeightFormat::F16, end, normed: false, scale: 6e4 };
+    case.tiles().into_iter().for_each(|tile| check(h, &case, tile));
 }
 
 #[derive(Clone, Copy)]
 struct Case {
+    /// Rows, inner dimension, columns.
     shape: [usize; 3],
     format: WeightFormat,
-    tile: MatrixTile,
     end: MatrixEnd,
+    /// x is not normalised yet.
+    normed: bool,
+    /// Of x.
     scale: f32,
 }
 
-fn check(h: &mut Harness, case: &Case) {
-    let Case { shape: [rows, cols, out], format, tile, end, scale } = *case;
-    let name = format!("gemm_matrix {rows}x{cols}x{out} {format} {tile:?} {end:?}");
+impl Case {
+    fn order(&self) -> Order {
+        if self.end == MatrixEnd::SwiGlu { Order::Paired } else { Order::Fragments }
+    }
+
+    /// The tiles that compute it.
+    fn tiles(&self) -> Vec<MatrixTile> {
+        let [rows, cols, out] = self.shape.map(|n| n as u32);
+        let shape = Shape { rows, cols, out };
+        let few = MatrixTile::choose_few(self.format, shape, self.end);
+        let usual = MatrixTile::choose(self.format, shape).into_iter().flat_map(|tile| [tile, tile.smallest()]);
+        match self.end {
+            MatrixEnd::Sums if !self.normed => usual.collect(),
+            MatrixEnd::Add if !self.normed => usual.take(1).map(|tile| MatrixTile { splits: 1, ..tile }).collect(),
+            MatrixEnd::Residual if self.normed => Vec::new(),
+            MatrixEnd::SwiGlu => {
+                let paired = MatrixTile::choose_paired(self.format, shape).filter(|t| t.fuses_swiglu() && !self.normed);
+                few.into_iter().chain(paired).collect()
+            }
+            MatrixEnd::Sums | MatrixEnd::Add => Vec::new(),
+            MatrixEnd::Residual | MatrixEnd::Rotary { .. } => few.into_iter().collect(),
+        }
+    }
+}
+
+/// What went into a product, as the kernel has it.
+struct Inputs {
+    x: Vec<f32>,
+    weights: Vec<f64>,
+    cols: usize,
+    /// What each row of the product is multiplied with.
+    factors: Vec<f64>,
+}
+
+impl Inputs {
+    fn product(&self, row: usize, column: usize) -> f64 {
+        let (x, w) = (&self.x[row * self.cols..], &self.weights[column * self.cols..][..self.cols]);
+        x.iter().zip(w).map(|(a, b)| f64::from(*a) * b).sum::<f64>() * self.factors[row]
+    }
+}
+
+/// Elements spread over `count`, all of them where they are few.
+fn spread(count: usize) -> impl Iterator<Item = usize> + Clone {
+    let step = (count / SAMPLE).max(1);
+    (0..count).step_by(if step > 1 { step | 1 } else { 1 })
+}
+
+fn check(h: &mut Harness, case: &Case, tile: MatrixTile) {
+    let Case { shape: [rows, cols, out], format, end, normed, scale } = *case;
+    let name = format!("gemm_matrix {rows}x{cols}x{out} {format} {tile:?} {end:?}, normed {normed}");
     let padded = tile.padded(rows as u32) as usize;
     let (x, w) = (rounded(&uniform(1, padded * cols, scale)), uniform(2, out * cols, 0.5));
     let checkpoint = checkpoint_of(&w, out, cols);
     let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [out, cols], Some(format));
     let mut matrix = block_on(matrix).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let (order, columns) = match end {
-        MatrixEnd::Sums | MatrixEnd::Add => (Order::Fragments, out),
-        MatrixEnd::SwiGlu => (Order::Paired, out / 2),
-    };
-    block_on(matrix.reorder(&mut h.gpu, order)).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let halves: Vec<_> = x.iter().map(|v| half::f16::from_f32(*v)).collect();
-    let count = padded * columns * tile.splits as usize;
-    let before = uniform(3, count, 10.0);
-    let device_out = if end == MatrixEnd::Add { h.upload(&before) } else { h.poisoned(count) };
+    block_on(matrix.reorder(&mut h.gpu, case.order())).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let halves: Vec<_> = x.iter().map(|v| f16::from_f32(*v)).collect();
     let device_x = h.upload(&halves);
-    let params = gemm_matrix::Params {
-        cols8: cols as u32 / 8,
-        part_rows: out as u32,
-        first: 0,
-        out_stride: columns as u32,
-        split_cols8: cols as u32 / 8 / tile.splits,
-        split_stride: (padded * columns) as u32,
-        over_selected: 0,
-        first_row: 0,
+    let squares: Vec<_> = uniform(4, padded * SQUARES, 1.0).iter().map(|v| v.abs()).collect();
+    let factor = |row: &[f32]| {
+        let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / cols as f64;
+        if normed { 1.0 / (SHRINK * (mean + f64::from(EPS)).sqrt()) } else { 1.0 }
     };
-    let buffers = [&matrix.parts[0].buffer, &device_x, &device_out];
-    let grid = gemm_matrix::grid(tile, rows as u32, out as u32);
-    h.run(sizes(rows, 1, 1), &[(gemm_matrix::spec(format, tile, end), &buffers[..], params, grid)]);
-    let splits: Vec<f32> = match end {
-        MatrixEnd::Sums | MatrixEnd::Add => h.download(&device_out, count),
-        MatrixEnd::SwiGlu => h.download::<half::f16>(&device_out, count).iter().map(|v| v.to_f32()).collect(),
+    let inputs = Inputs {
+        x,
+        // Weights are rounded to f16 on their way to the matrix units, as the kernel does.
+        weights: stored(&w, out, cols, format).iter().map(|v| f16::from_f64(*v).to_f64()).collect(),
+        cols,
+        factors: squares.chunks(SQUARES).map(factor).collect(),
     };
-    // Weights are rounded to f16 on their way to the matrix units, as the kernel does.
-    let w: Vec<_> = stored(&w, out, cols, format).iter().map(|v| half::f16::from_f64(*v).to_f64()).collect();
-    // Large products are checked at elements spread over all of them.
-    let step = (rows * columns / 4096).max(1);
-    let spread: Vec<_> = (0..rows * columns).step_by(if step > 1 { step | 1 } else { 1 }).collect();
-    let product = |r: usize, c: usize| {
-        let row = x[r * cols..][..cols].iter().zip(&w[c * cols..][..cols]);
-        row.map(|(a, b)| f64::from(*a) * b).sum::<f64>()
-    };
-    let element = |i: &usize| {
-        let (r, c) = (i / columns, i % columns);
-        match end {
-            MatrixEnd::Sums => product(r, c),
-            MatrixEnd::Add => product(r, c) + f64::from(before[*i]),
-            MatrixEnd::SwiGlu => {
-                let gate = product(r, c);
-                gate / (1.0 + (-gate).exp()) * product(r, columns + c)
-            }
+    let (device_squares, columns) = (h.upload(&squares), end.columns(out as u32) as usize);
+    let counters = (out / tile.n as usize) * padded / tile.m as usize;
+    let split_sums = h.poisoned(padded * out * tile.splits as usize);
+    let arrived = h.upload(&vec![0u32; counters]);
+    let mut launch = |h: &mut Harness, kv_heads: usize, tensors: &[&wgpu::Buffer]| {
+        let params = gemm_matrix::Params {
+            cols8: cols as u32 / 8,
+            part_rows: out as u32,
+            first: 0,
+            out_stride: columns as u32,
+            eps: EPS,
+            extra: if end == MatrixEnd::Sums { padded * columns } else { kv_heads } as u32,
+            over_selected: 0,
+            first_row: 0,
+        };
+        let mut buffers = vec![&matrix.parts[0].buffer, &device_x];
+        buffers.extend(tensors);
+        buffers.extend(normed.then_some(&device_squares));
+        if tile.splits_meet(end) {
+            buffers.extend([&split_sums, &arrived]);
         }
+        let spec = gemm_matrix::spec(format, tile, end, if normed { SQUARES as u32 } else { 0 });
+        h.run(sizes(rows, 1, 1), &[(spec, &buffers[..], params, gemm_matrix::grid(tile, rows as u32, out as u32))]);
+        assert_eq!(h.download::<u32>(&arrived, counters), vec![0; counters], "{name}: counters are as they were");
     };
-    let reference: Vec<_> = spread.iter().map(element).collect();
-    let sum = |i: &usize| splits.chunks(padded * columns).map(|s| s[*i]).sum::<f32>();
-    let computed: Vec<_> = spread.iter().map(sum).collect();
-    let tolerance = match end {
-        MatrixEnd::Sums | MatrixEnd::Add => Tolerance::MATRIX,
-        MatrixEnd::SwiGlu => Tolerance::F16,
+    let all = spread(rows * columns);
+    let of = |i: usize| (i / columns, i % columns);
+    match end {
+        MatrixEnd::Sums | MatrixEnd::Add => {
+            let count = padded * columns * tile.splits as usize;
+            let before = if end == MatrixEnd::Add { uniform(3, count, 10.0) } else { vec![0.0; count] };
+            let device = if end == MatrixEnd::Add { h.upload(&before) } else { h.poisoned(count) };
+            launch(h, 0, &[&device]);
+            let splits: Vec<f32> = h.download(&device, count);
+            let element = |i| inputs.product(of(i).0, of(i).1) + f64::from(before[i]);
+            let reference: Vec<_> = all.clone().map(element).collect();
+            let sum = |i: usize| splits.chunks(padded * columns).map(|s| s[i]).sum::<f32>();
+            Tolerance::MATRIX.check(&name, &all.map(sum).collect::<Vec<_>>(), &reference);
+        }
+        MatrixEnd::SwiGlu => {
+            let device = h.poisoned(padded * columns);
+            launch(h, 0, &[&device]);
+            let found = h.download_halves(&device, rows * columns);
+            let element = |i| {
+                let ((row, column), columns) = (of(i), columns);
+                let gate = inputs.product(row, column);
+                gate / (1.0 + (-gate).exp()) * inputs.product(row, columns + column)
+            };
+            let reference: Vec<_> = all.clone().map(element).collect();
+            Tolerance::F16.check_saturated(&name, &all.map(|i| found[i]).collect::<Vec<_>>(), &reference);
+        }
+        MatrixEnd::Residual => residual(h, &name, &inputs, [rows, out], tile, &mut launch),
+        MatrixEnd::Rotary { head_dim } => rotated(h, &name, &inputs, [rows, out], head_dim as usize, &mut launch),
+    }
+}
+
+/// Runs the kernel for so many key/value heads over the buffers that its end names.
+type Launch<'a> = dyn FnMut(&mut Harness, usize, &[&wgpu::Buffer]) + 'a;
+
+fn residual(
+    h: &mut Harness,
+    name: &str,
+    inputs: &Inputs,
+    [rows, out]: [usize; 2],
+    tile: MatrixTile,
+    launch: &mut Launch<'_>,
+) {
+    let padded = tile.padded(rows as u32) as usize;
+    let (before, gain) = (uniform(3, padded * out, 10.0), uniform(5, out, 2.0));
+    let parts = out / tile.n as usize;
+    let (device, normed, squares) = (h.upload(&before), h.poisoned(padded * out), h.poisoned(padded * parts));
+    let device_gain = h.upload(&gain);
+    launch(h, 0, &[&device, &device_gain, &normed, &squares]);
+    let found: Vec<f32> = h.download(&device, rows * out);
+    let all = spread(rows * out);
+    let reference: Vec<_> = all.clone().map(|i| inputs.product(i / out, i % out) + f64::from(before[i])).collect();
+    Tolerance::MATRIX.check(name, &all.clone().map(|i| found[i]).collect::<Vec<_>>(), &reference);
+    // The rest is checked against what is kept in float32, all of it.
+    let halves = h.download_halves(&normed, rows * out);
+    let weighed = |(i, v): (usize, &f32)| f64::from(*v) * f64::from(gain[i % out]) * SHRINK;
+    let reference: Vec<_> = found.iter().enumerate().map(weighed).collect();
+    Tolerance::F16.check_saturated(&format!("{name}: weighed"), &halves, &reference);
+    let sums: Vec<f32> = h.download(&squares, rows * parts);
+    let part = |columns: &[f32]| columns.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+    let reference: Vec<_> = found.chunks(tile.n as usize).map(part).collect();
+    Tolerance::F32.check(&format!("{name}: squares"), &sums, &reference);
+}
+
+fn rotated(
+    h: &mut Harness,
+    name: &str,
+    inputs: &Inputs,
+    [rows, out]: [usize; 2],
+    head_dim: usize,
+    launch: &mut Launch<'_>,
+) {
+    // Positions far apart, slots in another order than rows and some of them nobody's.
+    let record = |row: usize| RowRecord {
+        position: (row * 37 % 4001) as u32,
+        slot: (2 * (rows - 1 - row)) as u32,
+        ..RowRecord::default()
     };
-    tolerance.check(&name, &computed, &reference);
+    let records: Vec<_> = (0..rows).map(record).collect();
+    let total = out / head_dim;
+    let kv_heads = (total / 4).max(usize::from(total > 2));
+    let heads = total - 2 * kv_heads;
+    let settings = Rotary { theta: 500_000.0, dims: head_dim, pairing: RotaryPairing::Halves };
+    let table = h.upload(&rotary::table(&settings, 4001));
+    let (device_rows, device) = (h.upload(&records), h.poisoned((rows + 128) * out));
+    let width = (kv_heads * head_dim).max(2);
+    let before = vec![f16::from_f32(7.0); 2 * rows * width];
+    let (keys, values) = (h.upload(&before), h.upload(&before));
+    launch(h, kv_heads, &[&device, &device_rows, &table, &keys, &values]);
+
+    let turned = |row: usize, column: usize| {
+        let (head, dim) = (column / head_dim * head_dim, column % head_dim);
+        let pair = dim % (head_dim / 2);
+        let angle = f64::from(records[row].position) * settings.theta.powf(-2.0 * pair as f64 / head_dim as f64);
+        let (sin, cos) = angle.sin_cos();
+        let (v, w) = (inputs.product(row, head + pair), inputs.product(row, head + pair + head_dim / 2));
+        if dim < head_dim / 2 { v * cos - w * sin } else { w * cos + v * sin }
+    };
+    let queries = heads * head_dim;
+    let found: Vec<f32> = h.download(&device, rows * out);
+    let all = spread(rows * queries);
+    let reference: Vec<_> = all.clone().map(|i| turned(i / queries, i % queries)).collect();
+    let computed: Vec<_> = all.map(|i| found[i / queries * out + i % queries]).collect();
+    Tolerance::MATRIX.check(&format!("{name}: queries"), &computed, &reference);
+    if kv_heads == 0 {
+        return;
+    }
+    let stored = |buffer| h.download_halves(buffer, 2 * rows * width);
+    let (keys, values) = (stored(&keys), stored(&values));
+    let all = spread(rows * width);
+    let place = |i: usize| (records[i / width].slot as usize) * width + i % width;
+    let reference: Vec<_> = all.clone().map(|i| turned(i / width, queries + i % width)).collect();
+    let computed: Vec<_> = all.clone().map(|i| keys[place(i)]).collect();
+    Tolerance::F16.check(&format!("{name}: keys"), &computed, &reference);
+    let reference: Vec<_> = all.clone().map(|i| inputs.product(i / width, queries + width + i % width)).collect();
+    let computed: Vec<_> = all.map(|i| values[place(i)]).collect();
+    Tolerance::F16.check(&format!("{name}: values"), &computed, &reference);
+    let untouched = |kept: &[f32]| kept.chunks(width).skip(1).step_by(2).flatten().all(|v| *v == 7.0);
+    assert!(untouched(&keys) && untouched(&values), "{name}: slots of no row changed");
 }

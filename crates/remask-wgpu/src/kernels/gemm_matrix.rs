@@ -19,10 +19,10 @@ pub struct Params {
     pub first: u32,
     /// Columns of the output.
     pub out_stride: u32,
-    /// Inner dimension of a split / 8.
-    pub split_cols8: u32,
-    /// Elements of a split's output.
-    pub split_stride: u32,
+    /// Added to the mean square where x is to be normalised.
+    pub eps: f32,
+    /// Elements of a split's output for [`MatrixEnd::Sums`], key/value heads for [`MatrixEnd::Rotary`].
+    pub extra: u32,
     /// 1 where the rows of x are the selected ones.
     pub over_selected: u32,
     /// Row of the part that the first workgroup begins with.
@@ -59,9 +59,33 @@ pub enum MatrixEnd {
     Sums,
     /// Sums that are added to what is there, in float32; one split.
     Add,
-    /// `silu(gate) * up` in f16, of weights in [`Order::Paired`](crate::order::Order::Paired) and in one
-    /// split.
+    /// `silu(gate) * up` in f16, of weights in [`Order::Paired`](crate::order::Order::Paired).
     SwiGlu,
+    /// As `Add`, and of what is there then the next layer's input is made, but for what a whole row has to be known for.
+    Residual,
+    /// Queries in float32 and keys are rotated, keys and values stored in f16.
+    Rotary {
+        /// Elements of a head, all of which turn: pairs of its first and its second half.
+        head_dim: u32,
+    },
+}
+
+impl MatrixEnd {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Sums => "sums",
+            Self::Add => "add",
+            Self::SwiGlu => "swiglu",
+            Self::Residual => "residual",
+            Self::Rotary { .. } => "rotary",
+        }
+    }
+
+    /// Columns that `rows` rows of weights make.
+    #[must_use]
+    pub fn columns(self, rows: u32) -> u32 {
+        if self == Self::SwiGlu { rows / 2 } else { rows }
+    }
 }
 
 /// Multiprocessors of an H100. Nothing tells how many another device has: of its size it is a good number.
@@ -74,6 +98,13 @@ pub const MOST_ROWS: u32 = 96;
 pub const SPLIT_ROWS: u32 = 512;
 
 impl MatrixTile {
+    /// Buffers that a product needs at most.
+    pub const STORAGE_BUFFERS: u32 = 10;
+
+    /// Rows of a pass whose products end with what the next layer begins with, in as few dispatches as there can be.
+    /// With more rows the few workgroups that end products cost more than dispatches of their own.
+    pub const FEW: u32 = 32;
+
     /// Whether the device's matrix units are those that these kernels are written for: f16 factors,
     /// float32 sums, 16 x 16 x 16, subgroups of 32 (NVIDIA since Turing).
     #[must_use]
@@ -89,6 +120,7 @@ impl MatrixTile {
             && profile.subgroups == Some((32, 32))
             && limits.workgroup_bytes >= 48 * 1024
             && limits.invocations >= 512
+            && limits.storage_buffers >= Self::STORAGE_BUFFERS
     }
 
     /// The tile for a product, where this kernel can compute it. Found by trying on an H100: a tile of few
@@ -145,6 +177,29 @@ impl MatrixTile {
         Some(if tile.m > 32 { Self { warps: tile.n / 32, splits: 1, ..tile } } else { tile })
     }
 
+    /// The tile for a product of few rows (at most [`MatrixTile::FEW`]) with an end that the splits meet for. Found on an
+    /// H100: as many workgroups as memory has to be asked by, and splits that are not much longer than 2048 columns.
+    #[must_use]
+    pub fn choose_few(format: WeightFormat, shape: Shape, end: MatrixEnd) -> Option<Self> {
+        let Shape { rows, cols, out } = shape;
+        let n = match end {
+            MatrixEnd::SwiGlu => 128,
+            MatrixEnd::Rotary { head_dim } => head_dim,
+            _ => 64,
+        };
+        if rows > Self::FEW || !fits(format, cols, out) || !out.is_multiple_of(n) {
+            return None;
+        }
+        let warps = if n == 64 && end == MatrixEnd::Residual { 4 } else { n / 32 };
+        let workgroups = out / n;
+        let enough = if format == WeightFormat::F16 { 190 } else { 380 };
+        let fits = |s: u32| (cols / s).is_multiple_of(128);
+        let suits = |s: u32| workgroups * s >= enough && (cols / s <= 2048 || workgroups >= MULTIPROCESSORS);
+        let possible = SPLITS.into_iter().filter(|s| fits(*s));
+        let splits = possible.clone().find(|s| suits(*s)).or_else(|| possible.last()).unwrap_or(1);
+        Some(Self { m: if rows <= 16 { 16 } else { 32 }, n, k: 128, warps, splits })
+    }
+
     /// The tile that needs least of a device, with the same splits.
     #[must_use]
     pub fn smallest(self) -> Self {
@@ -157,6 +212,12 @@ impl MatrixTile {
         self.splits == 1 && self.n / 16 / self.warps == 2
     }
 
+    /// Whether the last of a tile's splits to arrive adds up the others' sums.
+    #[must_use]
+    pub fn splits_meet(self, end: MatrixEnd) -> bool {
+        self.splits > 1 && end != MatrixEnd::Sums
+    }
+
     /// Rows rounded up to whole tiles.
     #[must_use]
     pub fn padded(self, rows: u32) -> u32 {
@@ -164,27 +225,41 @@ impl MatrixTile {
     }
 }
 
-/// The kernel for weights of `format`.
+/// The kernel for weights of `format`. Where x has not been normalised, `squares` is the number of partial sums of
+/// squares that there are of each row; else 0. Buffers: weights, x and out, then those of the end, then the squares, then
+/// the sums of splits and their counters where splits meet.
 #[must_use]
-pub fn spec(format: WeightFormat, tile: MatrixTile, end: MatrixEnd) -> KernelSpec {
-    let MatrixTile { m, n, k, warps, .. } = tile;
+pub fn spec(format: WeightFormat, tile: MatrixTile, end: MatrixEnd, squares: u32) -> KernelSpec {
+    let MatrixTile { m, n, k, warps, splits } = tile;
     let mut defines = weight_defines(format);
     let per_vector = steps_in_vector(format);
-    let on = [("SCALED", per_vector > 1), ("RESIDUAL", end == MatrixEnd::Add), ("SWIGLU", end == MatrixEnd::SwiGlu)];
-    defines.extend(flags(on));
+    defines.push(("END", Define::Word(end.word())));
+    defines.extend(flags([("SCALED", per_vector > 1), ("MEET", tile.splits_meet(end))]));
     let numbers = [
         ("TILE_M", m),
         ("TILE_N", n),
         ("TILE_K", k),
         ("WARPS", warps),
+        ("SPLITS", splits),
         ("FRAGS_M", m / 16),
         ("FRAGS_N", n / 16 / warps),
         ("X_EACH", m * k / 8 / (warps * 32)),
         ("PER_VECTOR", per_vector),
         ("VECTORS", k / 16 / per_vector),
+        ("NORMED", squares),
+        // Rows whose squares an invocation helps to add up, and parts of each that it takes.
+        ("FACTORS_EACH", m / (warps * 4)),
+        ("PARTS_EACH", squares.div_ceil(8)),
     ];
     defines.extend(numbers.map(|(name, value)| (name, Define::Number(value))));
-    KernelSpec { shader: "gemm_matrix", defines, extensions: vec![Extension::F16, Extension::Matrix] }
+    if let MatrixEnd::Rotary { head_dim } = end {
+        defines.push(("HEAD_DIM", Define::Number(head_dim)));
+    }
+    KernelSpec {
+        shader: "gemm_matrix",
+        defines,
+        extensions: vec![Extension::F16, Extension::Subgroups, Extension::Matrix],
+    }
 }
 
 /// Steps of 16 columns whose weights an invocation loads at a time.

@@ -134,7 +134,7 @@ impl Strategy {
     /// Every kernel that a layer or a head may be computed with.
     fn specs(self, format: WeightFormat) -> Vec<KernelSpec> {
         match self {
-            Self::Matrix(tile) => vec![gemm_matrix::spec(format, tile, MatrixEnd::Sums)],
+            Self::Matrix(tile) => vec![gemm_matrix::spec(format, tile, MatrixEnd::Sums, 0)],
             Self::Portable(portable) => {
                 let head = head_select::spec(format, portable.for_head());
                 FUSED.map(|fused| portable.spec(format, fused)).into_iter().chain([head]).collect()
@@ -245,7 +245,7 @@ mod tests {
             limits: ProfileLimits {
                 buffer: 1 << 30,
                 binding: 1 << 30,
-                storage_buffers: 8,
+                storage_buffers: if matrix { 10 } else { 8 },
                 workgroup_bytes: if matrix { 48 << 10 } else { 16 << 10 },
                 invocations: 1024,
                 workgroups: 65535,
@@ -283,7 +283,7 @@ mod tests {
         };
         let without = |refused: &[MatrixTile]| {
             let refused: Vec<_> =
-                refused.iter().map(|t| gemm_matrix::spec(WeightFormat::F16, *t, MatrixEnd::Sums)).collect();
+                refused.iter().map(|t| gemm_matrix::spec(WeightFormat::F16, *t, MatrixEnd::Sums, 0)).collect();
             let usable = |spec: &KernelSpec| !refused.contains(spec);
             Strategy::choose_usable(&matrix, Order::Fragments, WeightFormat::F16, shape(64), None, usable)
         };

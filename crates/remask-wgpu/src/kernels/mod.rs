@@ -139,10 +139,18 @@ pub fn all_specs() -> Vec<KernelSpec> {
             let shape = linear::Shape { rows, cols: 4096, out };
             let tiles = [MatrixTile::choose(format, shape), MatrixTile::choose_paired(format, shape)];
             for tile in tiles.into_iter().flatten().flat_map(|tile| [tile, tile.smallest()]) {
-                specs.extend([MatrixEnd::Sums, MatrixEnd::Add].map(|end| gemm_matrix::spec(format, tile, end)));
+                specs.extend([MatrixEnd::Sums, MatrixEnd::Add].map(|end| gemm_matrix::spec(format, tile, end, 0)));
                 if tile.fuses_swiglu() {
-                    specs.push(gemm_matrix::spec(format, tile, MatrixEnd::SwiGlu));
+                    specs.push(gemm_matrix::spec(format, tile, MatrixEnd::SwiGlu, 0));
                 }
+            }
+        }
+        let rotary = [64, 128].map(|head_dim| MatrixEnd::Rotary { head_dim });
+        for end in [MatrixEnd::SwiGlu, MatrixEnd::Residual].into_iter().chain(rotary) {
+            for (rows, cols) in [(1, 128), (17, 4096)] {
+                let tile = MatrixTile::choose_few(format, linear::Shape { rows, cols, out: 4096 }, end);
+                let squares = if end == MatrixEnd::Residual { [0, 0] } else { [0, 64] };
+                specs.extend(tile.into_iter().flat_map(|t| squares.map(|s| gemm_matrix::spec(format, t, end, s))));
             }
         }
         if gemm_matrix::fits(format, 128, 128) {
