@@ -195,8 +195,8 @@ impl MatrixTile {
         let enough = if format == WeightFormat::F16 { 190 } else { 380 };
         let fits = |s: u32| (cols / s).is_multiple_of(128);
         let suits = |s: u32| workgroups * s >= enough && (cols / s <= 2048 || workgroups >= MULTIPROCESSORS);
-        let possible = SPLITS.into_iter().filter(|s| fits(*s));
-        let splits = possible.clone().find(|s| suits(*s)).or_else(|| possible.last()).unwrap_or(1);
+        let mut possible = SPLITS.into_iter().filter(|s| fits(*s));
+        let splits = possible.clone().find(|s| suits(*s)).or_else(|| possible.next_back()).unwrap_or(1);
         Some(Self { m: if rows <= 16 { 16 } else { 32 }, n, k: 128, warps, splits })
     }
 
