@@ -31,6 +31,8 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("head_select", include_str!("../../../shaders/head_select.wgsl")),
     ("linear_params", include_str!("../../../shaders/linear_params.wgsl")),
     #[cfg(not(target_arch = "wasm32"))]
+    ("matrix_ends", include_str!("../../../shaders/matrix_ends.wgsl")),
+    #[cfg(not(target_arch = "wasm32"))]
     ("packed_halves", include_str!("../../../shaders/packed_halves.wgsl")),
     ("pass", include_str!("../../../shaders/pass.wgsl")),
     ("random", include_str!("../../../shaders/random.wgsl")),

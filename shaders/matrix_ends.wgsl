@@ -1,0 +1,154 @@
+// What becomes of the sums that invocations hold in registers: the ends of `gemm_matrix`, whose buffers these
+// functions read and write.
+
+#if MEET
+
+// A whole vector: what lies behind it in workgroup memory would otherwise not be aligned as matrix loads need it, which
+// then read something else.
+var<workgroup> arrived: vec4<u32>;
+
+// Where a subgroup's sums of a split lie, an invocation's four elements together.
+fn put_down(own: coop_mat16x16<f32, C>, to: u32) {
+    var matrix: coop_mat16x16<f32, C> = own;
+    var matrix_elements: array<f32, 8>;
+    sums[to] = vec4<f32>(matrix_elements[0], matrix_elements[1], matrix_elements[2], matrix_elements[3]);
+    sums[to + 32u] = vec4<f32>(matrix_elements[4], matrix_elements[5], matrix_elements[6], matrix_elements[7]);
+}
+
+fn taken_up(at: u32) -> coop_mat16x16<f32, C> {
+    var matrix: coop_mat16x16<f32, C>;
+    var matrix_elements: array<f32, 8>;
+    let low = sums[at];
+    let high = sums[at + 32u];
+#for e in 0..4
+    matrix_elements[$e] = low[$e];
+    matrix_elements[4 + $e] = high[$e];
+#endfor
+    return matrix;
+}
+#endif
+
+// Of an invocation's eight elements of a product the first four are of its lower column of out, the others of the upper
+// one, eight columns on; both of rows 0, 1, 8 and 9 from its first one (`fragments.wgsl`, transposed).
+#if NORMED == 0
+#else
+
+// What each row of the tile is multiplied with.
+var<workgroup> row_factors: array<f32, TILE_M>;
+
+fn by_rows(held: coop_mat16x16<f32, C>, row: u32) -> coop_mat16x16<f32, C> {
+    var matrix: coop_mat16x16<f32, C> = held;
+    var matrix_elements: array<f32, 8>;
+#for e in 0..8
+    matrix_elements[$e] *= row_factors[row + $eu % 2u + $eu % 4u / 2u * 8u];
+#endfor
+    return matrix;
+}
+#endif
+#if END == swiglu
+
+// silu(gate) * up, element by element.
+fn gated(gate: coop_mat16x16<f32, C>, up: coop_mat16x16<f32, C>) -> coop_mat16x16<f16, C> {
+    var factor: coop_mat16x16<f32, C> = gate;
+    var factor_elements: array<f32, 8>;
+    var other: coop_mat16x16<f32, C> = up;
+    var other_elements: array<f32, 8>;
+    var matrix: coop_mat16x16<f16, C>;
+    var matrix_elements: array<f16, 8>;
+#for i in 0..4
+    let gate_$i = vec2<f32>(factor_elements[2u * $iu], factor_elements[2u * $iu + 1u]);
+    let up_$i = vec2<f32>(other_elements[2u * $iu], other_elements[2u * $iu + 1u]);
+    let two_$i = vec2<f16>(saturated(gate_$i / (1.0 + exp(-gate_$i)) * up_$i));
+    matrix_elements[2u * $iu] = two_$i.x;
+    matrix_elements[2u * $iu + 1u] = two_$i.y;
+#endfor
+    return matrix;
+}
+#endif
+#if END == residual
+
+// Sums of squares of each subgroup's columns.
+var<workgroup> shares: array<f32, WARPS * TILE_M>;
+
+// Sums times the gain of their two columns.
+fn weighed(held: coop_mat16x16<f32, C>, gains: vec2<f32>) -> coop_mat16x16<f16, C> {
+    var factor: coop_mat16x16<f32, C> = held;
+    var factor_elements: array<f32, 8>;
+    var matrix: coop_mat16x16<f16, C>;
+    var matrix_elements: array<f16, 8>;
+#for i in 0..4
+    let two_$i = vec2<f32>(factor_elements[2u * $iu], factor_elements[2u * $iu + 1u]) * (gains[$iu / 2u] * SHRINK);
+    let half_$i = vec2<f16>(saturated(two_$i));
+    matrix_elements[2u * $iu] = half_$i.x;
+    matrix_elements[2u * $iu + 1u] = half_$i.y;
+#endfor
+    return matrix;
+}
+
+// Of each of the invocation's four rows the sum of the squares of its columns.
+fn squared(held: coop_mat16x16<f32, C>) -> vec4<f32> {
+    var matrix: coop_mat16x16<f32, C> = held;
+    var matrix_elements: array<f32, 8>;
+    let low = vec4<f32>(matrix_elements[0], matrix_elements[1], matrix_elements[2], matrix_elements[3]);
+    let high = vec4<f32>(matrix_elements[4], matrix_elements[5], matrix_elements[6], matrix_elements[7]);
+    return low * low + high * high;
+}
+#endif
+#if END == rotary
+
+const HALF_HEAD: u32 = HEAD_DIM / 2u;
+
+// Puts both halves of a head where they belong, for the rows from `row` on and elements `dim` and `dim` + 8 of a half.
+fn put_turned(first: coop_mat16x16<f32, C>, second: coop_mat16x16<f32, C>, row: u32, head: u32, dim: u32) {
+    var low: coop_mat16x16<f32, C> = first;
+    var low_elements: array<f32, 8>;
+    var high: coop_mat16x16<f32, C> = second;
+    var high_elements: array<f32, 8>;
+    let heads = params.out_stride / HEAD_DIM - 2u * params.extra;
+    let is_value = head >= heads + params.extra;
+#for k in 0..4
+    let row_$k = row + $ku % 2u + $ku / 2u * 8u;
+    let safe_$k = min(row_$k, pass_info.rows - 1u);
+    let slot_$k = rows[safe_$k].slot;
+    let turn_$k = rows[safe_$k].position * HALF_HEAD + dim;
+    let turn_$k_0 = select(table[turn_$k], vec2<f32>(1.0, 0.0), is_value);
+    let turn_$k_1 = select(table[turn_$k + 8u], vec2<f32>(1.0, 0.0), is_value);
+#endfor
+#for k in 0..4
+    if row_$k < pass_info.rows {
+#for h in 0..2
+        let v_$h = low_elements[$hu * 4u + $ku];
+        let w_$h = high_elements[$hu * 4u + $ku];
+        let two_$h = vec2<f32>(
+            v_$h * turn_$k_$h.x - w_$h * turn_$k_$h.y,
+            w_$h * turn_$k_$h.x + v_$h * turn_$k_$h.y,
+        );
+#endfor
+        if head < heads {
+            let to = row_$k * params.out_stride + head * HEAD_DIM + dim;
+#for h in 0..2
+            out[to + $hu * 8u] = two_$h.x;
+            out[to + $hu * 8u + HALF_HEAD] = two_$h.y;
+#endfor
+        } else {
+#for h in 0..2
+            let half_$h = vec2<f16>(saturated(two_$h));
+#endfor
+            if is_value {
+                let to = (slot_$k * params.extra + head - heads - params.extra) * HEAD_DIM + dim;
+#for h in 0..2
+                values[to + $hu * 8u] = half_$h.x;
+                values[to + $hu * 8u + HALF_HEAD] = half_$h.y;
+#endfor
+            } else {
+                let to = (slot_$k * params.extra + head - heads) * HEAD_DIM + dim;
+#for h in 0..2
+                keys[to + $hu * 8u] = half_$h.x;
+                keys[to + $hu * 8u + HALF_HEAD] = half_$h.y;
+#endfor
+            }
+        }
+    }
+#endfor
+}
+#endif
