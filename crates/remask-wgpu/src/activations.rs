@@ -38,8 +38,8 @@ pub struct Activations {
     pub activated: wgpu::Buffer,
     /// Normalised selected rows `[selected, hidden]`.
     pub gathered: wgpu::Buffer,
-    /// What passes of few rows need beside.
-    pub few: Few,
+    /// What passes of few rows need beside, on matrix units.
+    pub few: Option<Few>,
     /// What matrix units compute to be added to the residual stream: `[splits, rows, hidden]`.
     pub addend: wgpu::Buffer,
     /// A chunk of the head's logits `[selected, ids]`, where matrix units compute it.
@@ -123,20 +123,21 @@ impl Activations {
         let floats = |columns: usize, alive| Lifetime { bytes: rows * columns as u64 * 4, alive };
         let splits = |columns: usize, alive| Lifetime { bytes: split_rows * columns as u64 * 4, alive };
         let (d, at) = (a.hidden, &a.attention);
-        let widest = d.max(2 * a.mlp.hidden).max((at.heads + 2 * at.kv_heads) * at.head_dim);
+        let (qkv, gate_up) = ((at.heads + 2 * at.kv_heads) * at.head_dim, 2 * a.mlp.hidden);
+        let widest = d.max(qkv).max(gate_up);
         let partials = Lifetime { bytes: rows * u64::from(strips) * SELECTION_BYTES, alive: step::HEAD..=step::REDUCE };
         let plan = BufferPlan::new(&[
             floats(d, step::NORM..=step::QKV),
-            splits((at.heads + 2 * at.kv_heads) * at.head_dim, step::QKV..=step::ATTENTION),
+            splits(qkv, step::QKV..=step::ATTENTION),
             floats(at.heads * at.head_dim, step::ATTENTION..=step::OUT),
             floats(d, step::MLP_NORM..=step::GATE_UP),
-            splits(2 * a.mlp.hidden, step::GATE_UP..=step::ACTIVATION),
+            splits(gate_up, step::GATE_UP..=step::ACTIVATION),
             // SwiGLU may be the end of the product before it.
             floats(a.mlp.hidden, step::GATE_UP..=step::DOWN),
             floats(d, step::GATHER..=step::HEAD),
             partials,
             // The chunk is as large as the largest of the others, whose memory it takes.
-            if half { splits(2 * a.mlp.hidden, step::HEAD..=step::REDUCE) } else { floats(0, step::HEAD..=step::HEAD) },
+            if half { splits(gate_up, step::HEAD..=step::REDUCE) } else { floats(0, step::HEAD..=step::HEAD) },
         ]);
         let mut shared = Vec::with_capacity(plan.buffers.len());
         for bytes in &plan.buffers {
@@ -159,7 +160,7 @@ impl Activations {
             gate_up,
             activated,
             gathered,
-            few: if half { Few::new(gpu, d as u64, widest as u64).await? } else { Few::new(gpu, 64, 64).await? },
+            few: if half { Some(Few::new(gpu, d as u64, widest as u64).await?) } else { None },
             addend: gpu.storage("addend", if half { split_rows * d as u64 * 4 } else { 16 }).await?,
             chunk,
             partials,

@@ -97,6 +97,23 @@ pub(crate) struct Product<'b> {
     pub(crate) over: Over,
 }
 
+/// What a product on matrix units begins and ends with.
+#[derive(Clone, Copy)]
+struct Ending<'b> {
+    end: MatrixEnd,
+    /// Buffers of the end, beside its output.
+    with: &'b [&'b wgpu::Buffer],
+    /// Partial sums of squares of each row of x, where x has not been normalised; else 0.
+    squares: u32,
+}
+
+impl Ending<'_> {
+    /// Of a product of what has been normalised, into its output alone.
+    const fn plain(end: MatrixEnd) -> Self {
+        Self { end, with: &[], squares: 0 }
+    }
+}
+
 impl PassPlan<'_> {
     fn strategy(&self, r: &Recorder<'_>, matrix: &DeviceMatrix, rows: u32) -> Strategy {
         let shape = Shape { rows, cols: matrix.cols, out: matrix.rows };
@@ -124,8 +141,8 @@ impl PassPlan<'_> {
             let buffers = [&part.buffer, &act.rows, &act.hidden];
             r.dispatch(embed::spec(w.embedding.format), &buffers, &params, embed::grid(sizes.rows)).await?;
         }
-        if let Some(tiles) = self.few(&r) {
-            self.few_layers(&mut r, tiles).await?;
+        if let Some((few, tiles)) = self.few(&r) {
+            self.few_layers(&mut r, few, tiles).await?;
             self.head(&mut r, None, answer).await?;
             return Ok(r.finish());
         }
@@ -200,7 +217,7 @@ impl PassPlan<'_> {
                     && r.gpu.usable(&gemm_matrix::spec(matrix.format, tile, MatrixEnd::SwiGlu, 0)) =>
             {
                 self.norm(r, &layer.mlp_norm, &act.normed_mlp, pending, true).await?;
-                self.matrix(r, tile, product(&act.normed_mlp), MatrixEnd::SwiGlu).await.map(|_| ())
+                self.matrix(r, tile, product(&act.normed_mlp), Ending::plain(MatrixEnd::SwiGlu)).await.map(|_| ())
             }
             _ => {
                 let normed = Normed { matrix, gain: &layer.mlp_norm, between: &act.normed_mlp };
@@ -301,7 +318,7 @@ impl PassPlan<'_> {
             Strategy::Matrix(tile)
                 if tile.splits == 1 && r.gpu.usable(&gemm_matrix::spec(matrix.format, tile, MatrixEnd::Add, 0)) =>
             {
-                self.matrix(r, tile, product, MatrixEnd::Add).await.map(|_| None)
+                self.matrix(r, tile, product, Ending::plain(MatrixEnd::Add)).await.map(|_| None)
             }
             Strategy::Matrix(_) => self.linear(r, matrix, x, &act.addend, strategy, Over::Rows).await.map(Some),
             Strategy::Portable(kernel) => self.portable(r, kernel, product, None, End::Add).await.map(|()| None),
@@ -324,7 +341,7 @@ impl PassPlan<'_> {
                 self.portable(r, kernel, product, None, End::Write).await?;
                 Ok(Splits::WHOLE)
             }
-            Strategy::Matrix(tile) => self.matrix(r, tile, product, MatrixEnd::Sums).await,
+            Strategy::Matrix(tile) => self.matrix(r, tile, product, Ending::plain(MatrixEnd::Sums)).await,
         }
     }
 
@@ -334,25 +351,32 @@ impl PassPlan<'_> {
         r: &mut Recorder<'_>,
         tile: MatrixTile,
         product: Product<'_>,
-        end: MatrixEnd,
+        ending: Ending<'_>,
     ) -> Result<Splits, BackendError> {
-        let Product { matrix, x, out, over } = product;
-        let rows = self.rows(over);
-        let columns = end.columns(matrix.rows);
+        let (Product { matrix, x, out, over }, Ending { end, with, squares }) = (product, ending);
+        let (rows, columns) = (self.rows(over), end.columns(matrix.rows));
         let splits = Splits { count: tile.splits, stride: tile.padded(rows) * columns };
+        let few = self.activations.few.as_ref();
+        let squared = few.filter(|_| squares > 0).map(|few| &few.squares);
+        let meeting = few.filter(|_| tile.splits_meet(end)).map(|few| [&few.sums, &few.arrived]);
         for part in &matrix.parts {
             let params = gemm_matrix::Params {
                 cols8: matrix.cols / 8,
                 part_rows: part.rows,
                 first: part.first,
                 out_stride: columns,
-                eps: 0.0,
-                extra: splits.stride,
+                eps: self.architecture.norm.eps,
+                extra: match end {
+                    MatrixEnd::Rotary { .. } => self.architecture.attention.kv_heads as u32,
+                    _ => splits.stride,
+                },
                 over_selected: u32::from(over == Over::Selected),
                 first_row: 0,
             };
+            let buffers = [&part.buffer, x, out].into_iter().chain(with.iter().copied()).chain(squared);
+            let buffers: Vec<_> = buffers.chain(meeting.into_iter().flatten()).collect();
             let grid = gemm_matrix::grid(tile, rows, part.rows);
-            r.dispatch(gemm_matrix::spec(matrix.format, tile, end, 0), &[&part.buffer, x, out], &params, grid).await?;
+            r.dispatch(gemm_matrix::spec(matrix.format, tile, end, squares), &buffers, &params, grid).await?;
         }
         Ok(splits)
     }

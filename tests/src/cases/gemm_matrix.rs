@@ -149,6 +149,18 @@ fn spread(count: usize) -> impl Iterator<Item = usize> + Clone {
     (0..count).step_by(if step > 1 { step | 1 } else { 1 })
 }
 
+/// Checks the elements `all` of a result.
+fn compare(
+    tolerance: Tolerance,
+    name: &str,
+    all: impl Iterator<Item = usize> + Clone,
+    computed: impl Fn(usize) -> f32,
+    reference: impl Fn(usize) -> f64,
+) {
+    let found: Vec<_> = all.clone().map(computed).collect();
+    tolerance.check(name, &found, &all.map(reference).collect::<Vec<_>>());
+}
+
 fn check(h: &mut Harness, case: &Case, tile: MatrixTile) {
     let Case { shape: [rows, cols, out], format, end, normed, scale } = *case;
     let name = format!("gemm_matrix {rows}x{cols}x{out} {format} {tile:?} {end:?}, normed {normed}");
@@ -207,9 +219,8 @@ fn check(h: &mut Harness, case: &Case, tile: MatrixTile) {
             launch(h, 0, &[&device]);
             let splits: Vec<f32> = h.download(&device, count);
             let element = |i| inputs.product(of(i).0, of(i).1) + f64::from(before[i]);
-            let reference: Vec<_> = all.clone().map(element).collect();
             let sum = |i: usize| splits.chunks(padded * columns).map(|s| s[i]).sum::<f32>();
-            Tolerance::MATRIX.check(&name, &all.map(sum).collect::<Vec<_>>(), &reference);
+            compare(Tolerance::MATRIX, &name, all, sum, element);
         }
         MatrixEnd::SwiGlu => {
             let device = h.poisoned(padded * columns);
@@ -246,9 +257,8 @@ fn residual(
     let device_gain = h.upload(&gain);
     launch(h, 0, &[&device, &device_gain, &normed, &squares]);
     let found: Vec<f32> = h.download(&device, rows * out);
-    let all = spread(rows * out);
-    let reference: Vec<_> = all.clone().map(|i| inputs.product(i / out, i % out) + f64::from(before[i])).collect();
-    Tolerance::MATRIX.check(name, &all.clone().map(|i| found[i]).collect::<Vec<_>>(), &reference);
+    let element = |i| inputs.product(i / out, i % out) + f64::from(before[i]);
+    compare(Tolerance::MATRIX, name, spread(rows * out), |i| found[i], element);
     // The rest is checked against what is kept in float32, all of it.
     let halves = h.download_halves(&normed, rows * out);
     let weighed = |(i, v): (usize, &f32)| f64::from(*v) * f64::from(gain[i % out]) * SHRINK;
@@ -289,17 +299,13 @@ fn rotated(
     let turned = |row: usize, column: usize| {
         let (head, dim) = (column / head_dim * head_dim, column % head_dim);
         let pair = dim % (head_dim / 2);
-        let angle = f64::from(records[row].position) * settings.theta.powf(-2.0 * pair as f64 / head_dim as f64);
-        let (sin, cos) = angle.sin_cos();
-        let (v, w) = (inputs.product(row, head + pair), inputs.product(row, head + pair + head_dim / 2));
-        if dim < head_dim / 2 { v * cos - w * sin } else { w * cos + v * sin }
+        let plain = [pair, pair + head_dim / 2].map(|dim| inputs.product(row, head + dim));
+        super::rotary::turn_pair(plain, records[row].position, pair, &settings)[dim / (head_dim / 2)]
     };
     let queries = heads * head_dim;
     let found: Vec<f32> = h.download(&device, rows * out);
-    let all = spread(rows * queries);
-    let reference: Vec<_> = all.clone().map(|i| turned(i / queries, i % queries)).collect();
-    let computed: Vec<_> = all.map(|i| found[i / queries * out + i % queries]).collect();
-    Tolerance::MATRIX.check(&format!("{name}: queries"), &computed, &reference);
+    let (computed, element) = (|i| found[i / queries * out + i % queries], |i| turned(i / queries, i % queries));
+    compare(Tolerance::MATRIX, &format!("{name}: queries"), spread(rows * queries), computed, element);
     if kv_heads == 0 {
         return;
     }
@@ -307,12 +313,10 @@ fn rotated(
     let (keys, values) = (stored(&keys), stored(&values));
     let all = spread(rows * width);
     let place = |i: usize| (records[i / width].slot as usize) * width + i % width;
-    let reference: Vec<_> = all.clone().map(|i| turned(i / width, queries + i % width)).collect();
-    let computed: Vec<_> = all.clone().map(|i| keys[place(i)]).collect();
-    Tolerance::F16.check(&format!("{name}: keys"), &computed, &reference);
-    let reference: Vec<_> = all.clone().map(|i| inputs.product(i / width, queries + width + i % width)).collect();
-    let computed: Vec<_> = all.map(|i| values[place(i)]).collect();
-    Tolerance::F16.check(&format!("{name}: values"), &computed, &reference);
+    let element = |i| turned(i / width, queries + i % width);
+    compare(Tolerance::F16, &format!("{name}: keys"), all.clone(), |i| keys[place(i)], element);
+    let element = |i| inputs.product(i / width, queries + width + i % width);
+    compare(Tolerance::F16, &format!("{name}: values"), all, |i| values[place(i)], element);
     let untouched = |kept: &[f32]| kept.chunks(width).skip(1).step_by(2).flatten().all(|v| *v == 7.0);
     assert!(untouched(&keys) && untouched(&values), "{name}: slots of no row changed");
 }

@@ -151,9 +151,13 @@ fn turn(head: &[f64], position: u32, r: &Rotary) -> Vec<f64> {
             RotaryPairing::Halves => (i, i + r.dims / 2),
             RotaryPairing::Interleaved => (2 * i, 2 * i + 1),
         };
-        let (sin, cos) = (f64::from(position) * r.theta.powf(-2.0 * i as f64 / r.dims as f64)).sin_cos();
-        out[a] = head[a] * cos - head[b] * sin;
-        out[b] = head[b] * cos + head[a] * sin;
+        [out[a], out[b]] = turn_pair([head[a], head[b]], position, i, r);
     }
     out
+}
+
+/// Both elements of pair `i` of a head, turned.
+pub(super) fn turn_pair([v, w]: [f64; 2], position: u32, i: usize, r: &Rotary) -> [f64; 2] {
+    let (sin, cos) = (f64::from(position) * r.theta.powf(-2.0 * i as f64 / r.dims as f64)).sin_cos();
+    [v * cos - w * sin, w * cos + v * sin]
 }

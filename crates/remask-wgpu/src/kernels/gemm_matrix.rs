@@ -182,15 +182,15 @@ impl MatrixTile {
     #[must_use]
     pub fn choose_few(format: WeightFormat, shape: Shape, end: MatrixEnd) -> Option<Self> {
         let Shape { rows, cols, out } = shape;
-        let n = match end {
-            MatrixEnd::SwiGlu => 128,
-            MatrixEnd::Rotary { head_dim } => head_dim,
-            _ => 64,
+        // A subgroup has both rows of weights that SwiGLU and the rotary embedding put together.
+        let (n, warps) = match end {
+            MatrixEnd::SwiGlu => (128, 4),
+            MatrixEnd::Rotary { head_dim } => (head_dim, head_dim / 32),
+            _ => (64, 4),
         };
         if rows > Self::FEW || !fits(format, cols, out) || !out.is_multiple_of(n) {
             return None;
         }
-        let warps = if n == 64 && end == MatrixEnd::Residual { 4 } else { n / 32 };
         let workgroups = out / n;
         let enough = if format == WeightFormat::F16 { 190 } else { 380 };
         let fits = |s: u32| (cols / s).is_multiple_of(128);

@@ -149,8 +149,9 @@ pub fn all_specs() -> Vec<KernelSpec> {
         for end in [MatrixEnd::SwiGlu, MatrixEnd::Residual].into_iter().chain(rotary) {
             for (rows, cols) in [(1, 128), (17, 4096)] {
                 let tile = MatrixTile::choose_few(format, linear::Shape { rows, cols, out: 4096 }, end);
-                let squares = if end == MatrixEnd::Residual { [0, 0] } else { [0, 64] };
-                specs.extend(tile.into_iter().flat_map(|t| squares.map(|s| gemm_matrix::spec(format, t, end, s))));
+                let squares: &[u32] = if end == MatrixEnd::Residual { &[0] } else { &[0, 64] };
+                let spec = |tile| squares.iter().map(move |s| gemm_matrix::spec(format, tile, end, *s));
+                specs.extend(tile.into_iter().flat_map(spec));
             }
         }
         if gemm_matrix::fits(format, 128, 128) {
