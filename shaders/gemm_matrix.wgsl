@@ -24,12 +24,13 @@
 // nothing. part_rows is a multiple of TILE_N and each split of the inner dimension one of TILE_K.
 // Workgroup (m tile, n tile, split).
 //
-// A workgroup of WARPS subgroups of 32 computes TILE_M x TILE_N, TILE_K columns a stage; each subgroup has all the
-// rows and weights of its own. These go from memory into the registers that multiply them, and are loaded anew as
-// soon as they are used. Only x passes through workgroup memory, of which a multiprocessor has so little that
-// tiles of weights beside it would leave room for one workgroup. Rows of x are padded by 16 bytes, so that
-// the eight rows that a matrix load reads at a time lie in different banks. Workgroups that share weights follow
-// each other, so that the weights are read from memory once.
+// A workgroup of WARPS x DEPTH subgroups of 32 computes TILE_M x TILE_N, TILE_K columns a stage; each subgroup has all
+// the rows and weights of its own. WARPS divide the rows of weights, DEPTH the columns of a stage: what the latter have
+// summed up is put together in workgroup memory. Weights go from memory into the registers that multiply them, and are
+// loaded anew as soon as they are used. Only x passes through workgroup memory, of which a multiprocessor has so
+// little that tiles of weights beside it would leave room for one workgroup. Rows of x are padded by 16 bytes, so
+// that the eight rows that a matrix load reads at a time lie in different banks. Workgroups that share weights
+// follow each other, so that the weights are read from memory once.
 
 struct Params {
     cols8: u32,        // inner dimension / 8
@@ -75,13 +76,15 @@ struct Params {
 @group(0) @binding(next) var<storage, read_write> counters: array<atomic<u32>>;
 #endif
 
-const THREADS: u32 = WARPS * 32u;
+const THREADS: u32 = WARPS * DEPTH * 32u;
+// Columns of a stage that a subgroup multiplies.
+const WARP_K: u32 = TILE_K / DEPTH;
 // A row of x in workgroup memory.
 const PITCH: u32 = TILE_K / 4u + 2u;
 // Elements of x in a row of a stage; an invocation takes one, and again every X_ROWS rows.
 const X_UNITS: u32 = TILE_K / 8u;
 const X_ROWS: u32 = THREADS / X_UNITS;
-// Elements of weights of a stage, for 16 rows and all invocations of a subgroup.
+// Elements of weights of a subgroup's columns of a stage, for 16 rows and all its invocations.
 const W_STAGE: u32 = VECTORS * 32u;
 
 // Keeps residual streams that were not normalised within f16: what is beyond is cut off, and 1/16 of what counts
@@ -134,7 +137,12 @@ fn main(
         return;
     }
     let n0 = group.y * TILE_N;
-    let warp = thread / 32u;
+    let warp = thread / 32u % WARPS;
+#if DEPTH == 1
+    const level = 0u;
+#else
+    let level = thread / 32u / WARPS;
+#endif
     let lane = thread % 32u;
     let warp_n = warp * (FRAGS_N * 16u);
     // Tiles of 16 rows of weights.
@@ -146,32 +154,35 @@ fn main(
     let n16_$j = n16 + warp * FRAGS_N + $ju;
 #endif
 #endfor
-    let split_cols8 = params.cols8 / SPLITS;
-    let stages = split_cols8 / X_UNITS;
+    let stages = params.cols8 / SPLITS / X_UNITS;
+    let split_stage = group.z * stages;
 
     let x_put = thread / X_UNITS * PITCH + thread % X_UNITS * 2u;
     let x_step = X_ROWS * params.cols8;
-    var x_at = (m0 + thread / X_UNITS) * params.cols8 + group.z * split_cols8 + thread % X_UNITS;
+    var x_at = (m0 + thread / X_UNITS) * params.cols8 + split_stage * X_UNITS + thread % X_UNITS;
     // Elements of weights of 16 rows.
     let w_rows = params.cols8 / 2u / PER_VECTOR * 32u;
-    let split_stage = group.z * stages;
 #if SCALED
     // An element has an invocation's scales for 128 columns.
     let scales = params.part_rows / 16u * w_rows;
 #endif
 #for j in 0..FRAGS_N
-    var w_at_$j = n16_$j * w_rows + split_stage * W_STAGE + lane;
+    var w_at_$j = n16_$j * w_rows + (split_stage * DEPTH + level) * W_STAGE + lane;
 #for v in 0..VECTORS
     var w_$j_$v = weights[w_at_$j + $vu * 32u];
 #endfor
 #if SCALED
-    let s_from_$j = scales + n16_$j * (params.cols8 / 2u) + lane / 4u;
+    let s_from_$j = scales + n16_$j * (params.cols8 / 2u) + level * WARP_K / 128u * 8u + lane / 4u;
     var s_$j = weights[s_from_$j + split_stage * TILE_K / 128u * 8u];
 #endif
 #endfor
 #for i in 0..X_EACH
     var x_$i = x[x_at + $iu * x_step];
 #endfor
+#if NORMED == 0
+#else
+    factor_rows(m0, thread);
+#endif
 #for i in 0..FRAGS_M
 #for j in 0..FRAGS_N
     var acc_$i_$j: coop_mat16x16<f32, C>;
@@ -191,10 +202,14 @@ fn main(
 #endfor
         // The last stage loads what it has once more, rather than branching around every load.
 #for j in 0..FRAGS_N
-        w_at_$j += select(0u, W_STAGE, more);
+        w_at_$j += select(0u, DEPTH * W_STAGE, more);
 #if SCALED
-#if TILE_K == 64
+#if SCALES == 2
+#if DEPTH == 1
         let scales_$j = select(s_$j.xy, s_$j.zw, stage % 2u == 1u);
+#else
+        let scales_$j = select(s_$j.xy, s_$j.zw, level % 2u == 1u);
+#endif
 #else
         let scales_$j = s_$j;
 #endif
@@ -203,7 +218,7 @@ fn main(
 #endfor
 #for v in 0..VECTORS
 #for p in 0..PER_VECTOR
-        let from_$v_$p = ($vu * PER_VECTOR + $pu) * 4u;
+        let from_$v_$p = level * (WARP_K / 4u) + ($vu * PER_VECTOR + $pu) * 4u;
 #for j in 0..FRAGS_N
 #if WEIGHT == f16
         let a_$v_$p_$j = f16_fragment(w_$j_$v);
@@ -229,15 +244,63 @@ fn main(
 #endfor
     }
 
-    // The product was taken as weights * x^T, so its columns are rows of out.
+    // The product was taken as weights * x^T, so its columns are rows of out. From here on the sums are those of the
+    // first of DEPTH. What the end reads is asked for before sums meet, so that it comes meanwhile.
+    let out_stride = params.out_stride;
+#if END == rotary
+    let head = (params.first + n0) / HEAD_DIM;
+#for i in 0..FRAGS_M
+    let row_$i = m0 + $iu * 16u + lane % 4u * 2u;
+    let turn_$i = turn_of(row_$i, head, warp * 16u + lane / 4u);
+#endfor
+#endif
+#if END == residual
+    let column = params.first + n0 + warp_n;
+#for j in 0..FRAGS_N
+    let gain_$j = vec2<f32>(gain[column + $ju * 16u + lane / 4u], gain[column + $ju * 16u + lane / 4u + 8u]);
+#endfor
+#endif
+#if ADDS
+    let out_row = m0 * out_stride + params.first + n0 + warp_n;
+#for i in 0..FRAGS_M
+#for j in 0..FRAGS_N
+    let to_$i_$j = out_row + $iu * 16u * out_stride + $ju * 16u;
+#if MEETS
+    let before_$i_$j = coopLoad<coop_mat16x16<f32, C>>(&out[to_$i_$j], out_stride);
+#endif
+#endfor
+#endfor
+#endif
+#if DEPTH == 1
+#else
+    let share = warp * (FRAGS_N * 64u) + lane;
+#for i in 0..FRAGS_M
+    workgroupBarrier();
+    if level > 0u {
+#for j in 0..FRAGS_N
+        hand_over(acc_$i_$j, (level - 1u) * LEVEL + share + $ju * 64u);
+#endfor
+    }
+    workgroupBarrier();
+    if level == 0u {
+#for d in 1..DEPTH
+#for j in 0..FRAGS_N
+        acc_$i_$j = with_another(acc_$i_$j, ($du - 1u) * LEVEL + share + $ju * 64u);
+#endfor
+#endfor
+    }
+#endfor
+#endif
 #if MEET
     let tile = group.y * groups.x + group.x;
     let down = (tile * SPLITS * WARPS + warp) * SUMS + lane;
+    if level == 0u {
 #for i in 0..FRAGS_M
 #for j in 0..FRAGS_N
-    put_down(acc_$i_$j, down + group.z * WARPS * SUMS + ($iu * FRAGS_N + $ju) * 64u);
+        put_down(acc_$i_$j, down + group.z * WARPS * SUMS + ($iu * FRAGS_N + $ju) * 64u);
 #endfor
 #endfor
+    }
     storageBarrier();
     if thread == 0u {
         arrived.x = atomicAdd(&counters[tile], 1u);
@@ -262,97 +325,72 @@ fn main(
 #endfor
 #endfor
 #endif
+    // The first of DEPTH has the sums and ends the product.
+    if level == 0u {
 #if NORMED == 0
 #else
-    // Eight invocations add up a row, each every eighth part.
-#for r in 0..FACTORS_EACH
-    let row_$r = ($ru * WARPS + warp) * 4u + lane / 8u;
-    let from_$r = (m0 + row_$r) * NORMED + lane % 8u;
-#for p in 0..PARTS_EACH
-    let part_$r_$p = select(0.0, squares[from_$r + $pu * 8u], lane % 8u + $pu * 8u < NORMED);
-#endfor
-#endfor
-#for r in 0..FACTORS_EACH
-    var sum_$r = part_$r_0;
-#for p in 1..PARTS_EACH
-    sum_$r += part_$r_$p;
-#endfor
-    sum_$r += subgroupShuffleXor(sum_$r, 1u);
-    sum_$r += subgroupShuffleXor(sum_$r, 2u);
-    sum_$r += subgroupShuffleXor(sum_$r, 4u);
-    if lane % 8u == 0u {
-        row_factors[row_$r] = 1.0 / (SHRINK * sqrt(sum_$r / f32(params.cols8 * 8u) + params.eps));
-    }
-#endfor
-    workgroupBarrier();
 #for i in 0..FRAGS_M
 #for j in 0..FRAGS_N
-    acc_$i_$j = by_rows(acc_$i_$j, $iu * 16u + lane % 4u * 2u);
+        acc_$i_$j = by_rows(acc_$i_$j, $iu * 16u + lane % 4u * 2u);
 #endfor
 #endfor
 #endif
-    let out_stride = params.out_stride;
 #if END == swiglu
-    let out_row = m0 * out_stride + (params.first + n0 + warp_n) / 2u;
+        let out_row = m0 * out_stride + (params.first + n0 + warp_n) / 2u;
 #for i in 0..FRAGS_M
-    let to_$i = out_row + $iu * 16u * out_stride;
-    let gated_$i = gated(acc_$i_0, acc_$i_1);
-    coopStore(gated_$i, &out[to_$i], out_stride);
+        let to_$i = out_row + $iu * 16u * out_stride;
+        let gated_$i = gated(acc_$i_0, acc_$i_1);
+        coopStore(gated_$i, &out[to_$i], out_stride);
 #endfor
 #endif
 #if END == sums
-    let out_row = group.z * params.extra + m0 * out_stride + params.first + n0 + warp_n;
+        let out_row = group.z * params.extra + m0 * out_stride + params.first + n0 + warp_n;
 #for i in 0..FRAGS_M
 #for j in 0..FRAGS_N
-    let to_$i_$j = out_row + $iu * 16u * out_stride + $ju * 16u;
-    coopStore(acc_$i_$j, &out[to_$i_$j], out_stride);
+        let to_$i_$j = out_row + $iu * 16u * out_stride + $ju * 16u;
+        coopStore(acc_$i_$j, &out[to_$i_$j], out_stride);
 #endfor
 #endfor
 #endif
-#if END == add
-    let out_row = m0 * out_stride + params.first + n0 + warp_n;
+#if ADDS
 #for i in 0..FRAGS_M
 #for j in 0..FRAGS_N
-    let to_$i_$j = out_row + $iu * 16u * out_stride + $ju * 16u;
-    let before_$i_$j = coopLoad<coop_mat16x16<f32, C>>(&out[to_$i_$j], out_stride);
-    acc_$i_$j = acc_$i_$j + before_$i_$j;
-    coopStore(acc_$i_$j, &out[to_$i_$j], out_stride);
+#if MEETS
+#else
+        let before_$i_$j = coopLoad<coop_mat16x16<f32, C>>(&out[to_$i_$j], out_stride);
+#endif
+        acc_$i_$j = acc_$i_$j + before_$i_$j;
+        coopStore(acc_$i_$j, &out[to_$i_$j], out_stride);
 #endfor
 #endfor
 #endif
 #if END == rotary
-    let head = (params.first + n0) / HEAD_DIM;
 #for i in 0..FRAGS_M
-    put_turned(acc_$i_0, acc_$i_1, m0 + $iu * 16u + lane % 4u * 2u, head, warp * 16u + lane / 4u);
+        put_turned(acc_$i_0, acc_$i_1, row_$i, turn_$i, head, warp * 16u + lane / 4u);
 #endfor
 #endif
 #if END == residual
-    let column = params.first + n0 + warp_n;
-#for j in 0..FRAGS_N
-    let gain_$j = vec2<f32>(gain[column + $ju * 16u + lane / 4u], gain[column + $ju * 16u + lane / 4u + 8u]);
-#endfor
 #for i in 0..FRAGS_M
-    var squares_$i = vec4<f32>(0.0);
+        var squares_$i = vec4<f32>(0.0);
 #for j in 0..FRAGS_N
-    let to_$i_$j = (m0 + $iu * 16u) * out_stride + column + $ju * 16u;
-    let before_$i_$j = coopLoad<coop_mat16x16<f32, C>>(&out[to_$i_$j], out_stride);
-    acc_$i_$j = acc_$i_$j + before_$i_$j;
-    coopStore(acc_$i_$j, &out[to_$i_$j], out_stride);
-    let normed_$i_$j = weighed(acc_$i_$j, gain_$j);
-    coopStore(normed_$i_$j, &normed[to_$i_$j], out_stride);
-    squares_$i += squared(acc_$i_$j);
+        let normed_$i_$j = weighed(acc_$i_$j, gain_$j);
+        coopStore(normed_$i_$j, &normed[to_$i_$j], out_stride);
+        squares_$i += squared(acc_$i_$j);
 #endfor
-    squares_$i += subgroupShuffleXor(squares_$i, 4u);
-    squares_$i += subgroupShuffleXor(squares_$i, 8u);
-    squares_$i += subgroupShuffleXor(squares_$i, 16u);
-    if lane < 4u {
-        let share_$i = warp * TILE_M + $iu * 16u + lane * 2u;
-        shares[share_$i] = squares_$i.x;
-        shares[share_$i + 1u] = squares_$i.y;
-        shares[share_$i + 8u] = squares_$i.z;
-        shares[share_$i + 9u] = squares_$i.w;
+        squares_$i += subgroupShuffleXor(squares_$i, 4u);
+        squares_$i += subgroupShuffleXor(squares_$i, 8u);
+        squares_$i += subgroupShuffleXor(squares_$i, 16u);
+        if lane < 4u {
+            let share_$i = warp * TILE_M + $iu * 16u + lane * 2u;
+            shares[share_$i] = squares_$i.x;
+            shares[share_$i + 1u] = squares_$i.y;
+            shares[share_$i + 8u] = squares_$i.z;
+            shares[share_$i + 9u] = squares_$i.w;
+        }
+#endfor
+#endif
     }
-#endfor
+#if END == residual
     workgroupBarrier();
     if thread < TILE_M {
         var sum = shares[thread];

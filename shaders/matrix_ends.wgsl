@@ -1,6 +1,32 @@
 // What becomes of the sums that invocations hold in registers: the ends of `gemm_matrix`, whose buffers these
 // functions read and write.
 
+#if DEPTH == 1
+#else
+
+// What all but the first of DEPTH subgroups have of 16 rows, an invocation's four elements together.
+const LEVEL: u32 = WARPS * FRAGS_N * 64u;
+var<workgroup> handed: array<vec4<f32>, (DEPTH - 1u) * LEVEL>;
+
+fn hand_over(own: coop_mat16x16<f32, C>, to: u32) {
+    var matrix: coop_mat16x16<f32, C> = own;
+    var matrix_elements: array<f32, 8>;
+    handed[to] = vec4<f32>(matrix_elements[0], matrix_elements[1], matrix_elements[2], matrix_elements[3]);
+    handed[to + 32u] = vec4<f32>(matrix_elements[4], matrix_elements[5], matrix_elements[6], matrix_elements[7]);
+}
+
+fn with_another(own: coop_mat16x16<f32, C>, at: u32) -> coop_mat16x16<f32, C> {
+    var matrix: coop_mat16x16<f32, C> = own;
+    var matrix_elements: array<f32, 8>;
+    let low = handed[at];
+    let high = handed[at + 32u];
+#for e in 0..4
+    matrix_elements[$e] += low[$e];
+    matrix_elements[4 + $e] += high[$e];
+#endfor
+    return matrix;
+}
+#endif
 #if MEET
 
 // A whole vector: what lies behind it in workgroup memory would otherwise not be aligned as matrix loads need it, which
@@ -35,6 +61,27 @@ fn taken_up(at: u32) -> coop_mat16x16<f32, C> {
 
 // What each row of the tile is multiplied with.
 var<workgroup> row_factors: array<f32, TILE_M>;
+
+// FACTOR_LANES invocations of a subgroup add up the squares of a row. The first stage's barriers lie between this and
+// the end of the product.
+fn factor_rows(m0: u32, thread: u32) {
+    let row = thread / FACTOR_LANES;
+    let lane = thread % FACTOR_LANES;
+#for p in 0..PARTS_EACH
+    let at_$p = lane + $pu * FACTOR_LANES;
+    let part_$p = select(0.0, squares[(m0 + row) * NORMED + min(at_$p, NORMED - 1u)], at_$p < NORMED);
+#endfor
+    var sum = part_0;
+#for p in 1..PARTS_EACH
+    sum += part_$p;
+#endfor
+    for (var step = 1u; step < FACTOR_LANES; step *= 2u) {
+        sum += subgroupShuffleXor(sum, step);
+    }
+    if lane == 0u {
+        row_factors[row] = 1.0 / (SHRINK * sqrt(sum / f32(params.cols8 * 8u) + params.eps));
+    }
+}
 
 fn by_rows(held: coop_mat16x16<f32, C>, row: u32) -> coop_mat16x16<f32, C> {
     var matrix: coop_mat16x16<f32, C> = held;
@@ -98,8 +145,34 @@ fn squared(held: coop_mat16x16<f32, C>) -> vec4<f32> {
 
 const HALF_HEAD: u32 = HEAD_DIM / 2u;
 
-// Puts both halves of a head where they belong, for the rows from `row` on and elements `dim` and `dim` + 8 of a half.
-fn put_turned(first: coop_mat16x16<f32, C>, second: coop_mat16x16<f32, C>, row: u32, head: u32, dim: u32) {
+// Where four rows' keys and values go, and of each the cosines and sines for two pairs of elements.
+struct Turn {
+    slots: vec4<u32>,
+    pairs: array<vec4<f32>, 4>,
+}
+
+// For the rows from `row` on and elements `dim` and `dim` + 8 of a half. Values do not turn.
+fn turn_of(row: u32, head: u32, dim: u32) -> Turn {
+    let is_value = head >= params.out_stride / HEAD_DIM - params.extra;
+    var turn: Turn;
+#for k in 0..4
+    let safe_$k = min(row + $ku % 2u + $ku / 2u * 8u, pass_info.rows - 1u);
+    let turn_$k = rows[safe_$k].position * HALF_HEAD + dim;
+    turn.slots[$k] = rows[safe_$k].slot;
+    turn.pairs[$k] = select(vec4<f32>(table[turn_$k], table[turn_$k + 8u]), vec4<f32>(1.0, 0.0, 1.0, 0.0), is_value);
+#endfor
+    return turn;
+}
+
+// Puts both halves of a head where they belong, for the rows and elements of `turn`.
+fn put_turned(
+    first: coop_mat16x16<f32, C>,
+    second: coop_mat16x16<f32, C>,
+    row: u32,
+    turn: Turn,
+    head: u32,
+    dim: u32,
+) {
     var low: coop_mat16x16<f32, C> = first;
     var low_elements: array<f32, 8>;
     var high: coop_mat16x16<f32, C> = second;
@@ -108,21 +181,13 @@ fn put_turned(first: coop_mat16x16<f32, C>, second: coop_mat16x16<f32, C>, row: 
     let is_value = head >= heads + params.extra;
 #for k in 0..4
     let row_$k = row + $ku % 2u + $ku / 2u * 8u;
-    let safe_$k = min(row_$k, pass_info.rows - 1u);
-    let slot_$k = rows[safe_$k].slot;
-    let turn_$k = rows[safe_$k].position * HALF_HEAD + dim;
-    let turn_$k_0 = select(table[turn_$k], vec2<f32>(1.0, 0.0), is_value);
-    let turn_$k_1 = select(table[turn_$k + 8u], vec2<f32>(1.0, 0.0), is_value);
-#endfor
-#for k in 0..4
     if row_$k < pass_info.rows {
+        let pairs_$k = turn.pairs[$k];
 #for h in 0..2
         let v_$h = low_elements[$hu * 4u + $ku];
         let w_$h = high_elements[$hu * 4u + $ku];
-        let two_$h = vec2<f32>(
-            v_$h * turn_$k_$h.x - w_$h * turn_$k_$h.y,
-            w_$h * turn_$k_$h.x + v_$h * turn_$k_$h.y,
-        );
+        let turn_$h = vec2<f32>(pairs_$k[2u * $hu], pairs_$k[2u * $hu + 1u]);
+        let two_$h = vec2<f32>(v_$h * turn_$h.x - w_$h * turn_$h.y, w_$h * turn_$h.x + v_$h * turn_$h.y);
 #endfor
         if head < heads {
             let to = row_$k * params.out_stride + head * HEAD_DIM + dim;
@@ -135,13 +200,13 @@ fn put_turned(first: coop_mat16x16<f32, C>, second: coop_mat16x16<f32, C>, row: 
             let half_$h = vec2<f16>(saturated(two_$h));
 #endfor
             if is_value {
-                let to = (slot_$k * params.extra + head - heads - params.extra) * HEAD_DIM + dim;
+                let to = (turn.slots[$k] * params.extra + head - heads - params.extra) * HEAD_DIM + dim;
 #for h in 0..2
                 values[to + $hu * 8u] = half_$h.x;
                 values[to + $hu * 8u + HALF_HEAD] = half_$h.y;
 #endfor
             } else {
-                let to = (slot_$k * params.extra + head - heads) * HEAD_DIM + dim;
+                let to = (turn.slots[$k] * params.extra + head - heads) * HEAD_DIM + dim;
 #for h in 0..2
                 keys[to + $hu * 8u] = half_$h.x;
                 keys[to + $hu * 8u + HALF_HEAD] = half_$h.y;

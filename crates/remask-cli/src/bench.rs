@@ -228,7 +228,7 @@ const PROMPT: u32 = 8;
 
 /// What whole generations are timed with. Schedules are fixed, so random weights, which are never
 /// certain of anything, take as many passes as trained ones.
-fn generations() -> [(&'static str, DecodeOptions); 5] {
+fn generations() -> [(&'static str, DecodeOptions); 6] {
     let cut =
         |max_tokens, steps, block_length| DecodeOptions { max_tokens, steps, block_length, ..DecodeOptions::default() };
     [
@@ -242,6 +242,10 @@ fn generations() -> [(&'static str, DecodeOptions); 5] {
         (
             "1024 tokens in 16 steps, one block, mixture of recursions",
             DecodeOptions { mor: Some(MorConfig::default()), ..cut(1024, 16, 1024) },
+        ),
+        (
+            "1024 tokens in 16 steps, one block, mixture of recursions with up to 8 cycles",
+            DecodeOptions { mor: Some(MorConfig { max_recursions: 8, ..MorConfig::default() }), ..cut(1024, 16, 1024) },
         ),
     ]
 }

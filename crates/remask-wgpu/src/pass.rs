@@ -355,7 +355,9 @@ impl PassPlan<'_> {
     ) -> Result<Splits, BackendError> {
         let (Product { matrix, x, out, over }, Ending { end, with, squares }) = (product, ending);
         let (rows, columns) = (self.rows(over), end.columns(matrix.rows));
-        let splits = Splits { count: tile.splits, stride: tile.padded(rows) * columns };
+        // One split has no stride, so that its parameters are the same for any number of rows.
+        let stride = if tile.splits == 1 { 0 } else { tile.padded(rows) * columns };
+        let splits = Splits { count: tile.splits, stride };
         let few = self.activations.few.as_ref();
         let squared = few.filter(|_| squares > 0).map(|few| &few.squares);
         let meeting = few.filter(|_| tile.splits_meet(end)).map(|few| [&few.sums, &few.arrived]);

@@ -93,12 +93,16 @@ pub struct PassSizes {
 }
 
 impl PassSizes {
-    /// Sizes that fit this pass and others near it, so that they share one recording: each count up to
-    /// the next of four steps an octave. Kernels read the true counts; a workgroup past them ends at once.
+    /// Sizes that fit this pass and others near it, so that they share one recording: each count up to the next of four
+    /// steps an octave. Kernels read the true counts; a workgroup past them ends at once. Tiles are chosen for what is
+    /// rounded up though, and of many rows a tile too many can be a turn of all multiprocessors: those get smaller steps.
     #[must_use]
     pub fn rounded_up(self) -> Self {
-        let round = |n: u32| n.next_multiple_of((n.next_power_of_two() / 8).max(1));
-        Self { rows: round(self.rows), selected: round(self.selected), tiles: round(self.tiles), padding: 0 }
+        let step = |n: u32| (n.next_power_of_two() / 8).max(1);
+        let round = |n: u32| n.next_multiple_of(step(n));
+        let rows_step = step(self.rows).min(32.max(step(self.rows) / 8));
+        let rows = self.rows.next_multiple_of(rows_step);
+        Self { rows, selected: round(self.selected), tiles: round(self.tiles), padding: 0 }
     }
 }
 
@@ -107,13 +111,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_round_up_to_four_steps_an_octave() {
-        let rounded = |n| PassSizes { rows: n, ..PassSizes::default() }.rounded_up().rows;
-        let all: std::collections::BTreeSet<_> = (1..=1024).map(rounded).collect();
-        assert!(all.len() <= 8 + 7 * 4, "{all:?}");
-        for n in 1..=1024 {
-            assert!(rounded(n) >= n && rounded(n) * 4 <= n * 5 + 3, "{n} {}", rounded(n));
-            assert_eq!(rounded(rounded(n)), rounded(n));
+    fn sizes_round_up_to_few() {
+        let rows = |n| PassSizes { rows: n, ..PassSizes::default() }.rounded_up().rows;
+        let selected = |n| PassSizes { selected: n, ..PassSizes::default() }.rounded_up().selected;
+        let count =
+            |rounded: &dyn Fn(u32) -> u32| (1..=4096).map(rounded).collect::<std::collections::BTreeSet<_>>().len();
+        assert!(count(&rows) <= 8 + 5 * 4 + 8 + 16 + 2 * 32 && count(&selected) <= 8 + 9 * 4);
+        for n in 1..=4096 {
+            for rounded in [rows(n), selected(n)] {
+                assert!(rounded >= n && rounded * 4 <= n * 5 + 3, "{n} {rounded}");
+            }
+            assert!(rows(n) - n < 64, "{n}");
+            assert_eq!([rows(rows(n)), selected(selected(n))], [rows(n), selected(n)]);
         }
     }
 }

@@ -43,6 +43,7 @@ const LAYERS: &[([usize; 3], MatrixEnd)] = &[
     ([257, 4096, 4096], MatrixEnd::Sums),
     ([600, 256, 4096], MatrixEnd::Add),
     ([1024, 256, 24576], MatrixEnd::SwiGlu),
+    ([1056, 256, 24576], MatrixEnd::SwiGlu),
 ];
 
 /// Partial sums of squares of a row, an odd number of them.

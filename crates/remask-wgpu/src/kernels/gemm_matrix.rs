@@ -38,8 +38,10 @@ pub struct MatrixTile {
     pub n: u32,
     /// Columns of a stage.
     pub k: u32,
-    /// Subgroups, which divide the rows of the weights.
+    /// Subgroups that divide the rows of the weights.
     pub warps: u32,
+    /// Subgroups that divide the columns of a stage.
+    pub depth: u32,
     /// Splits of the inner dimension.
     pub splits: u32,
 }
@@ -132,19 +134,19 @@ impl MatrixTile {
         if !fits(format, cols, out) {
             return None;
         }
+        if quants && rows > 256 {
+            return Some(Self::of_many_quants(rows, out));
+        }
         // The last number is that of workgroups that one multiprocessor runs at a time.
         let ([m, n, k, warps], resident) = match (rows, quants) {
             (0..=16, _) => ([16, 64, 128, 4], 6),
             (17..=32, _) => ([32, 64, 128, 4], 5),
-            (33..=64, false) => ([64, 128, 128, 8], 2),
             (_, false) => ([64, 128, 128, 4], 2),
-            (33..=256, true) => ([64, 128, 64, 4], 3),
-            (257..=512, true) => ([128, 128, 64, 4], 2),
-            (_, true) => ([128, 256, 64, 8], 1),
+            (_, true) => ([64, 128, 64, 4], 3),
         };
         // Rows of a part come in whole tiles.
         let (n, warps) = if out.is_multiple_of(n) { (n, warps) } else { (128, 4) };
-        let mut tile = Self { m, n, k, warps, splits: 1 };
+        let mut tile = Self { m, n, k, warps, depth: 1, splits: 1 };
         let workgroups = (out / n) * rows.div_ceil(m);
         let most = (SPLIT_ROWS / tile.padded(rows)).max(1);
         let mut possible = SPLITS.into_iter().filter(|s| *s <= most && (cols / s).is_multiple_of(128));
@@ -155,6 +157,11 @@ impl MatrixTile {
             16 | 32 => {
                 let enough = possible.clone().find(|s| workgroups * s * 2 > at_a_time);
                 enough.or_else(|| possible.next_back())
+            }
+            // About as many workgroups as multiprocessors: sums of more splits take longer to write and to add up than
+            // they save.
+            _ if rows <= 64 && !quants => {
+                possible.clone().find(|s| workgroups * s >= 128).or_else(|| possible.next_back())
             }
             // What is computed counts: no multiprocessor idles while others have a turn left.
             _ => possible.min_by(|a, b| turns(*a).total_cmp(&turns(*b))),
@@ -169,6 +176,22 @@ impl MatrixTile {
         Some(tile)
     }
 
+    /// The tile for many rows of int8 or int4 weights: whatever leaves the fewest multiprocessors idle while others take
+    /// their last turn.
+    fn of_many_quants(rows: u32, out: u32) -> Self {
+        // Workgroups that one multiprocessor runs at a time, and the time that an element of a tile takes, relative to the
+        // largest tile.
+        let tiles = [([128, 256, 8], 1, 1.0), ([128, 128, 4], 2, 1.02), ([96, 128, 4], 2, 1.1)];
+        let time = |&([m, n, _], resident, each): &([u32; 3], u32, f64)| {
+            let turns = (out / n * rows.div_ceil(m)).div_ceil(MULTIPROCESSORS * resident);
+            f64::from(turns * resident * m * n) * each
+        };
+        let possible = tiles.iter().filter(|([_, n, _], ..)| out.is_multiple_of(*n));
+        let [m, n, warps] =
+            possible.min_by(|a, b| time(a).total_cmp(&time(b))).map_or([128, 128, 4], |(tile, ..)| *tile);
+        Self { m, n, k: 64, warps, depth: 1, splits: 1 }
+    }
+
     /// The same for weights in [`Order::Paired`](crate::order::Order::Paired): one split where rows are not few, so
     /// that SwiGLU is the product's end and nothing has to be written between.
     #[must_use]
@@ -178,7 +201,7 @@ impl MatrixTile {
     }
 
     /// The tile for a product of few rows (at most [`MatrixTile::FEW`]) with an end that the splits meet for. Found on an
-    /// H100: as many workgroups as memory has to be asked by, and splits that are not much longer than 2048 columns.
+    /// H100: as many subgroups as memory has to be asked by, two of a workgroup dividing the columns of a stage.
     #[must_use]
     pub fn choose_few(format: WeightFormat, shape: Shape, end: MatrixEnd) -> Option<Self> {
         let Shape { rows, cols, out } = shape;
@@ -191,19 +214,25 @@ impl MatrixTile {
         if rows > Self::FEW || !fits(format, cols, out) || !out.is_multiple_of(n) {
             return None;
         }
-        let workgroups = out / n;
-        let enough = if format == WeightFormat::F16 { 190 } else { 380 };
-        let fits = |s: u32| (cols / s).is_multiple_of(128);
-        let suits = |s: u32| workgroups * s >= enough && (cols / s <= 2048 || workgroups >= MULTIPROCESSORS);
-        let mut possible = SPLITS.into_iter().filter(|s| fits(*s));
-        let splits = possible.clone().find(|s| suits(*s)).or_else(|| possible.next_back()).unwrap_or(1);
-        Some(Self { m: if rows <= 16 { 16 } else { 32 }, n, k: 128, warps, splits })
+        let (m, half) = (if rows <= 16 { 16 } else { 32 }, format == WeightFormat::F16);
+        let (k, depth) = match (m, end) {
+            _ if !cols.is_multiple_of(256) => (128, 1),
+            (16, _) | (_, MatrixEnd::Residual) => (256, 2),
+            (_, MatrixEnd::SwiGlu) if !half => (128, 1),
+            (_, MatrixEnd::Rotary { .. }) if half => (256, 2),
+            _ => (128, 2),
+        };
+        let enough = if half && end != MatrixEnd::Residual { 190 } else { 380 };
+        let mut possible = SPLITS.into_iter().filter(|s| (cols / s).is_multiple_of(k));
+        let suits = |s: &u32| out / n * s * depth >= enough;
+        let splits = possible.clone().find(suits).or_else(|| possible.next_back()).unwrap_or(1);
+        Some(Self { m, n, k, warps, depth, splits })
     }
 
     /// The tile that needs least of a device, with the same splits.
     #[must_use]
     pub fn smallest(self) -> Self {
-        Self { m: 16, n: 64, k: 128, warps: 4, ..self }
+        Self { m: 16, n: 64, k: 128, warps: 4, depth: 1, ..self }
     }
 
     /// Whether the product's end can be SwiGLU: a subgroup has both factors.
@@ -230,26 +259,33 @@ impl MatrixTile {
 /// the sums of splits and their counters where splits meet.
 #[must_use]
 pub fn spec(format: WeightFormat, tile: MatrixTile, end: MatrixEnd, squares: u32) -> KernelSpec {
-    let MatrixTile { m, n, k, warps, splits } = tile;
+    let MatrixTile { m, n, k, warps, depth, splits } = tile;
+    let invocations = warps * depth * 32;
+    let factor_lanes = (invocations / m).min(32);
     let mut defines = weight_defines(format);
     let per_vector = steps_in_vector(format);
     defines.push(("END", Define::Word(end.word())));
-    defines.extend(flags([("SCALED", per_vector > 1), ("MEET", tile.splits_meet(end))]));
+    let (meet, adds) = (tile.splits_meet(end), matches!(end, MatrixEnd::Add | MatrixEnd::Residual));
+    let scaled = per_vector > 1;
+    defines.extend(flags([("SCALED", scaled), ("MEET", meet), ("MEETS", meet || depth > 1), ("ADDS", adds)]));
     let numbers = [
         ("TILE_M", m),
         ("TILE_N", n),
         ("TILE_K", k),
         ("WARPS", warps),
+        ("DEPTH", depth),
         ("SPLITS", splits),
         ("FRAGS_M", m / 16),
         ("FRAGS_N", n / 16 / warps),
-        ("X_EACH", m * k / 8 / (warps * 32)),
+        ("X_EACH", m * k / 8 / invocations),
         ("PER_VECTOR", per_vector),
-        ("VECTORS", k / 16 / per_vector),
+        ("VECTORS", k / depth / 16 / per_vector),
+        // Scales of a row of weights that an invocation needs in a stage.
+        ("SCALES", k / depth / 32),
         ("NORMED", squares),
-        // Rows whose squares an invocation helps to add up, and parts of each that it takes.
-        ("FACTORS_EACH", m / (warps * 4)),
-        ("PARTS_EACH", squares.div_ceil(8)),
+        // Invocations that add up the squares of a row, and parts that each of them takes.
+        ("FACTOR_LANES", factor_lanes),
+        ("PARTS_EACH", squares.div_ceil(factor_lanes)),
     ];
     defines.extend(numbers.map(|(name, value)| (name, Define::Number(value))));
     if let MatrixEnd::Rotary { head_dim } = end {

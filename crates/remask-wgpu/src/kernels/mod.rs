@@ -134,7 +134,7 @@ pub fn all_specs() -> Vec<KernelSpec> {
             }
         }
         for (rows, out) in
-            [1, 17, 33, 65, 257, 1024].into_iter().flat_map(|rows| [(rows, 384), (rows, 4096), (rows, 24_576)])
+            [1, 17, 33, 65, 257, 1024, 1056].into_iter().flat_map(|rows| [(rows, 384), (rows, 4096), (rows, 24_576)])
         {
             let shape = linear::Shape { rows, cols: 4096, out };
             let tiles = [MatrixTile::choose(format, shape), MatrixTile::choose_paired(format, shape)];
@@ -147,7 +147,7 @@ pub fn all_specs() -> Vec<KernelSpec> {
         }
         let rotary = [64, 128].map(|head_dim| MatrixEnd::Rotary { head_dim });
         for end in [MatrixEnd::SwiGlu, MatrixEnd::Residual].into_iter().chain(rotary) {
-            for (rows, cols) in [(1, 128), (17, 4096)] {
+            for (rows, cols) in [(1, 128), (1, 4096), (17, 128), (17, 4096)] {
                 let tile = MatrixTile::choose_few(format, linear::Shape { rows, cols, out: 4096 }, end);
                 let squares: &[u32] = if end == MatrixEnd::Residual { &[0] } else { &[0, 64] };
                 let spec = |tile| squares.iter().map(move |s| gemm_matrix::spec(format, tile, end, *s));
