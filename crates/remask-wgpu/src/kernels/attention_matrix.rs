@@ -29,7 +29,6 @@ impl Tile {
     fn choose(rows: u32) -> Self {
         let (warps_rows, warps_keys, keys) = match rows {
             0..=64 => (1, 4, 64),
-            65..=256 => (2, 2, 64),
             _ => (4, 1, 32),
         };
         Self { warps_rows, warps_keys, keys, ahead: rows <= 64 }
