@@ -7,7 +7,7 @@ use remask_testkit::model::{WIDE, claim_matrix_units, made_up};
 use remask_wgpu::kernels::FUSED;
 use remask_wgpu::kernels::gemm_matrix::MatrixTile;
 use remask_wgpu::kernels::gemv::{self, Few};
-use remask_wgpu::kernels::linear::{Portable, Shape};
+use remask_wgpu::kernels::linear::{Portable, Shape, Strategy};
 use remask_wgpu::tuning::Tuned;
 use remask_wgpu::{Gpu, LimitChoice, WgpuBackend, adapters};
 
@@ -85,7 +85,7 @@ fn without_matrix_kernels_portable_ones_compute() {
 }
 
 /// Where an adapter has matrix units, whole passes on them agree with passes in float32 but for the rounding of
-/// activations to f16: every tile, a head of its own and one that is the embedding. Says how many ran.
+/// activations to f16: every tile, tuned ones too, a head of its own and one that is the embedding. Says how many ran.
 #[test]
 fn passes_on_matrix_units_agree_with_float32() {
     let tied = WIDE.replace("\"weight_tying\": false", "\"weight_tying\": true");
@@ -98,14 +98,20 @@ fn passes_on_matrix_units_agree_with_float32() {
         if !MatrixTile::supported(&open().profile) {
             continue;
         }
-        for (config, lengths) in [(WIDE, &[5, 40, 100][..]), (&tied, &[40]), (&large, &[64, 130, 600, 1024])] {
+        for (config, lengths) in [(WIDE, &[5u32, 40, 100][..]), (&tied, &[40]), (&large, &[64, 130, 600, 1024])] {
             let model = made_up(config, |_, _| ());
             for format in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4] {
                 let mut plain = open();
                 plain.profile.matrix_shapes.clear();
                 let load = |gpu| pollster::block_on(WgpuBackend::load(gpu, &model, Some(format), &mut |_| ())).unwrap();
                 let (mut exact, mut halved) = (load(plain), load(open()));
-                for &length in lengths {
+                // As they are chosen, and as they are tuned.
+                let tuned = lengths.iter().filter(|n| [5, 100].contains(*n)).map(|n| (*n, true));
+                for (length, tune) in lengths.iter().map(|n| (*n, false)).chain(tuned) {
+                    if tune {
+                        let found = pollster::block_on(halved.tune(length.next_power_of_two())).unwrap();
+                        assert!(found.len() == 4 && found.iter().all(|t| t.kernel.tile().is_some()), "{found:?}");
+                    }
                     let expected = logits_of(&mut exact, length);
                     let found = logits_of(&mut halved, length);
                     assert_eq!(found.len(), expected.len());
@@ -190,7 +196,15 @@ fn tuned_kernels_compute_the_same() {
     let others = Portable::candidates(&tuned.profile, WeightFormat::F16, shape);
     let kernel = *others.iter().find(|k| **k != default && matches!(k, Portable::Tiled(_))).expect("another tile");
     let (rows, cols, out) = (shape.rows, shape.cols, shape.out);
-    tuned.tuning.add(Tuned { format: WeightFormat::F16, rows, cols, out, kernel, us: 1.0, default_us: 2.0 });
+    tuned.tuning.add(Tuned {
+        format: WeightFormat::F16,
+        rows,
+        cols,
+        out,
+        kernel: Strategy::Portable(kernel),
+        us: 1.0,
+        default_us: 2.0,
+    });
     let mut backend = load(tuned, &model);
     assert_same(&two_passes(&mut backend), &expected);
     if backend.gpu().profile.timestamps {

@@ -29,10 +29,12 @@ pub fn run(args: &Args) -> Outcome {
     }
     let subject = Subject::open(&args.subject, None)?;
     let mut backend = subject.on_wgpu(&args.device)?;
+    let mut matrix = false;
     let names = ["weights", "rows", "layer", "default us", "fastest us", "kernel"];
     let mut cells = vec![names.map(str::to_owned).to_vec()];
     for &rows in args.rows.iter().filter(|n| **n as usize <= subject.architecture.max_positions) {
         for t in pollster::block_on(backend.tune(rows))? {
+            matrix |= t.kernel.tile().is_some();
             let faster = if t.us < t.default_us { format!("{:?}", t.kernel) } else { "the default".to_owned() };
             cells.push(vec![
                 t.format.to_string(),
@@ -47,10 +49,9 @@ pub fn run(args: &Args) -> Outcome {
     let gpu = backend.gpu();
     let file = gpu.tuning.save(&gpu.profile, &folder)?;
     let mut out = stdout();
-    if cells.len() == 1 {
-        writeln!(out, "every layer of this model is computed on matrix units; there is nothing to choose")?;
-    } else {
-        write!(out, "{}", table(&cells))?;
+    write!(out, "{}", table(&cells))?;
+    if matrix {
+        writeln!(out, "on matrix units the times are those of whole passes")?;
     }
     writeln!(out, "{} layers and rows in {}", gpu.tuning.len(), file.display())?;
     Ok(())

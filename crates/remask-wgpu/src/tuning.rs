@@ -1,12 +1,14 @@
-//! Which portable kernel each linear layer is fastest with on a device, measured by `remask tune` and kept
-//! beside the compiled kernels. Without it the choice is that of [`Portable::choose`].
+//! Which kernel each linear layer is fastest with on a device, measured by `remask tune` and kept beside the compiled
+//! kernels. Without it the choice is that of [`Strategy::choose`].
 
 use std::collections::HashMap;
 
 use remask_core::checkpoint::WeightFormat;
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::linear::{Portable, Shape};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::kernels::linear::Portable;
+use crate::kernels::linear::{Shape, Strategy};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::profile::AdapterProfile;
 
@@ -22,8 +24,8 @@ pub struct Tuned {
     /// Rows of the weights.
     pub out: u32,
     /// The fastest kernel.
-    pub kernel: Portable,
-    /// Microseconds that it takes.
+    pub kernel: Strategy,
+    /// Microseconds that it takes; on matrix units those of a whole pass, in which kernels begin and end what others do.
     pub us: f64,
     /// Microseconds that the kernel takes that is used where nothing was measured.
     pub default_us: f64,
@@ -38,13 +40,18 @@ pub struct Tuning(HashMap<Key, Tuned>);
 impl Tuning {
     /// The kernel that was fastest, if this was measured.
     #[must_use]
-    pub fn kernel(&self, format: WeightFormat, shape: Shape) -> Option<Portable> {
+    pub fn kernel(&self, format: WeightFormat, shape: Shape) -> Option<Strategy> {
         self.0.get(&(format, shape.rows.next_power_of_two(), shape.cols, shape.out)).map(|t| t.kernel)
     }
 
     /// Adds a measurement, in place of an earlier one of the same.
     pub fn add(&mut self, tuned: Tuned) {
         self.0.insert((tuned.format, tuned.rows, tuned.cols, tuned.out), tuned);
+    }
+
+    /// Takes a measurement back.
+    pub fn remove(&mut self, format: WeightFormat, shape: Shape) {
+        self.0.remove(&(format, shape.rows.next_power_of_two(), shape.cols, shape.out));
     }
 
     /// Number of measurements.
@@ -72,7 +79,12 @@ impl Tuning {
             Ok(measured) => {
                 let tried = |t: &&Tuned| {
                     let shape = Shape { rows: t.rows, cols: t.cols, out: t.out };
-                    t.rows.is_power_of_two() && Portable::candidates(profile, t.format, shape).contains(&t.kernel)
+                    let known = match t.kernel {
+                        Strategy::Portable(kernel) => Portable::candidates(profile, t.format, shape).contains(&kernel),
+                        // Whoever asks for it knows which tiles its weights can have.
+                        Strategy::Matrix(_) => true,
+                    };
+                    t.rows.is_power_of_two() && known
                 };
                 measured.iter().filter(tried).for_each(|t| tuning.add(*t));
                 tracing::debug!("{} tuned layers from {}", tuning.len(), file.display());
@@ -107,7 +119,8 @@ mod tests {
 
     #[test]
     fn a_measurement_stands_for_the_rows_below_it() {
-        let kernel = Portable::Tiled(crate::kernels::gemm::Tile::choose(true, 8, 64));
+        let tile = crate::kernels::gemm::Tile::choose(true, 8, 64);
+        let kernel = Strategy::Portable(crate::kernels::linear::Portable::Tiled(tile));
         let mut tuning = Tuning::default();
         let tuned = Tuned { format: WeightFormat::Q8, rows: 8, cols: 64, out: 96, kernel, us: 1.0, default_us: 2.0 };
         tuning.add(tuned);

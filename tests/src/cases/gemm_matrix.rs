@@ -78,10 +78,26 @@ pub fn run(h: &mut Harness) {
             case.tiles().into_iter().take(1).for_each(|tile| check(h, &case, tile));
         }
     }
+    tuned(h);
     let case =
         Case { shape: [20, 256, 128], format: WeightFormat::F16, end: MatrixEnd::Sums, normed: false, scale: 1e3 };
     case.tiles().into_iter().for_each(|tile| check(h, &case, tile));
     saturation(h);
+}
+
+/// Tiles that no shape here is given, but that tuning may find to be the fastest.
+fn tuned(h: &mut Harness) {
+    let shape = [20, 1024, 384];
+    let [rows, cols, out] = shape.map(|n| n as u32);
+    let of = Shape { rows, cols, out };
+    for format in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4] {
+        for end in [MatrixEnd::SwiGlu, MatrixEnd::Residual, ROTARY] {
+            let case = Case { shape, format, end, normed: end != MatrixEnd::Residual, scale: 1.0 };
+            MatrixTile::candidates_few(format, of, end).into_iter().for_each(|tile| check(h, &case, tile));
+        }
+        let case = Case { shape, format, end: MatrixEnd::Sums, normed: false, scale: 1.0 };
+        MatrixTile::candidates(format, of, Order::Fragments).into_iter().for_each(|tile| check(h, &case, tile));
+    }
 }
 
 /// A residual stream beyond f16 is kept as it is, and what f16 cannot hold of it cut off for the next layer.

@@ -2,11 +2,14 @@
 
 use std::time::Instant;
 
-use remask_core::BackendError;
+use remask_core::checkpoint::WeightFormat;
+use remask_core::trial::Trial;
+use remask_core::{Backend, BackendError};
 
 use super::WgpuBackend;
 use crate::kernels::gemm::End;
-use crate::kernels::linear::{Portable, Shape};
+use crate::kernels::gemm_matrix::{MatrixEnd, MatrixTile};
+use crate::kernels::linear::{Portable, Shape, Strategy};
 use crate::order::Order;
 use crate::pass::{Over, Product, Splits};
 use crate::recording::Recording;
@@ -17,6 +20,15 @@ use crate::weights::{DeviceLayer, DeviceMatrix};
 /// A kernel must take less than this share of the default's time to take its place, so that noise does not
 /// decide among equals.
 const WORTH: f64 = 0.97;
+
+/// The same where whole passes are compared.
+const WORTH_OF_PASS: f64 = 0.99;
+
+/// Passes that a tile is measured by.
+const PASSES: u32 = 9;
+
+/// Times that the fastest tile and the default are compared.
+const TURNS: u32 = 4;
 
 /// A kernel that takes so many times the fastest one's time is not measured again.
 const HOPELESS: f64 = 1.5;
@@ -45,8 +57,7 @@ impl Layer {
 
 impl WgpuBackend {
     /// Measures every kernel that could compute the model's linear layers for up to `rows` rows, a power of
-    /// two, and uses the fastest from now on: one result a kind of layer, none for layers that matrix units
-    /// compute. What stores hold stays.
+    /// two, and uses the fastest from now on: one result a kind of layer. What stores hold stays.
     ///
     /// # Errors
     /// As [`remask_core::Backend::forward`].
@@ -56,6 +67,7 @@ impl WgpuBackend {
             let Some(first) = self.weights.layers.first().map(|l| layer.matrix(l)) else { continue };
             let (format, shape) = (first.format, Shape { rows, cols: first.cols, out: first.rows });
             if first.order != Order::Rows {
+                results.extend(self.tune_tile(layer, format, first.order, shape).await?);
                 continue;
             }
             // The default comes first.
@@ -74,12 +86,92 @@ impl WgpuBackend {
             let fastest = measured.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
             let fastest = fastest.filter(|(_, us)| *us < default_us * WORTH);
             let (kernel, us) = fastest.unwrap_or((default, default_us));
+            let kernel = Strategy::Portable(kernel);
             results.push(Tuned { format, rows, cols: shape.cols, out: shape.out, kernel, us, default_us });
         }
         results.iter().for_each(|tuned| self.gpu.tuning.add(*tuned));
         self.forget_recordings();
         self.gpu.save_pipelines();
         Ok(results)
+    }
+
+    /// The tile of a layer on matrix units that a whole pass of so many rows is fastest with: what begins and ends a
+    /// product is work of its neighbours too.
+    async fn tune_tile(
+        &mut self,
+        layer: Layer,
+        format: WeightFormat,
+        order: Order,
+        shape: Shape,
+    ) -> Result<Option<Tuned>, BackendError> {
+        let (rows, head_dim) = (shape.rows, self.architecture.attention.head_dim as u32);
+        let end = match layer {
+            Layer::Qkv => MatrixEnd::Rotary { head_dim },
+            Layer::GateUp => MatrixEnd::SwiGlu,
+            Layer::AttentionOut | Layer::Down => MatrixEnd::Residual,
+        };
+        let mut tiles = MatrixTile::candidates_few(format, shape, end);
+        if tiles.is_empty() {
+            tiles = MatrixTile::candidates(format, shape, order);
+        }
+        let vocabulary = self.architecture.vocab_size as u32;
+        let trial = Trial::new(self, vocabulary, rows, rows).await?;
+        let found = self.fastest_tile(&trial, tiles, format, shape).await;
+        trial.end(self);
+        let tuned = found?;
+        tuned.into_iter().for_each(|tuned| self.gpu.tuning.add(tuned));
+        Ok(tuned)
+    }
+
+    /// The tile with which a pass is fastest: the first one, unless another is faster in turns with it too. What a device
+    /// makes of its clocks changes from second to second by more than tiles differ.
+    async fn fastest_tile(
+        &mut self,
+        trial: &Trial,
+        tiles: Vec<MatrixTile>,
+        format: WeightFormat,
+        shape: Shape,
+    ) -> Result<Option<Tuned>, BackendError> {
+        let Shape { rows, cols, out } = shape;
+        let tuned =
+            |tile, us, default_us| Tuned { format, rows, cols, out, kernel: Strategy::Matrix(tile), us, default_us };
+        let mut measured = Vec::new();
+        for tile in tiles {
+            measured.push((tile, self.time_pass(trial, tuned(tile, 0.0, 0.0)).await?));
+        }
+        let Some(&(default, default_us)) = measured.first() else { return Ok(None) };
+        let fastest = measured.into_iter().min_by(|a, b| a.1.total_cmp(&b.1));
+        let Some((tile, _)) = fastest.filter(|(_, us)| *us < default_us * WORTH_OF_PASS) else {
+            return Ok(Some(tuned(default, default_us, default_us)));
+        };
+        let mut turns = [f64::INFINITY; 2];
+        for _ in 0..TURNS {
+            for (best, tile) in turns.iter_mut().zip([default, tile]) {
+                *best = best.min(self.time_pass(trial, tuned(tile, 0.0, 0.0)).await?);
+            }
+        }
+        let [default_us, us] = turns;
+        let worth = us < default_us * WORTH_OF_PASS;
+        Ok(Some(if worth { tuned(tile, us, default_us) } else { tuned(default, default_us, default_us) }))
+    }
+
+    /// Microseconds of the fastest of a few passes with a tile.
+    async fn time_pass(&mut self, trial: &Trial, with: Tuned) -> Result<f64, BackendError> {
+        self.gpu.tuning.add(with);
+        self.forget_recordings();
+        let mut fastest = Ok(f64::INFINITY);
+        // The first compiles what is missing.
+        for pass in 0..=PASSES {
+            let begun = Instant::now();
+            let ran = self.forward(&trial.pass()).await;
+            let us = begun.elapsed().as_secs_f64() * 1e6;
+            fastest = ran.and(fastest).map(|fastest| if pass > 0 { us.min(fastest) } else { fastest });
+            if fastest.is_err() {
+                break;
+            }
+        }
+        self.gpu.tuning.remove(with.format, Shape { rows: with.rows, cols: with.cols, out: with.out });
+        fastest
     }
 
     /// Microseconds that one linear layer takes with a kernel, in runs over those of all blocks. Above

@@ -1,9 +1,11 @@
 //! Linear layers on matrix units; see `shaders/gemm_matrix.wgsl`.
 
 use remask_core::checkpoint::WeightFormat;
+use serde::{Deserialize, Serialize};
 
 use super::linear::Shape;
 use super::{SPLITS, flags, weight_defines};
+use crate::order::Order;
 use crate::profile::AdapterProfile;
 use crate::wgsl::{Define, Extension, KernelSpec};
 
@@ -30,7 +32,7 @@ pub struct Params {
 }
 
 /// The tile of a workgroup, and into how many splits the inner dimension is cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MatrixTile {
     /// Rows of x.
     pub m: u32,
@@ -61,7 +63,7 @@ pub enum MatrixEnd {
     Sums,
     /// Sums that are added to what is there, in float32; one split.
     Add,
-    /// `silu(gate) * up` in f16, of weights in [`Order::Paired`](crate::order::Order::Paired).
+    /// `silu(gate) * up` in f16, of weights in [`Order::Paired`].
     SwiGlu,
     /// As `Add`, and of what is there then the next layer's input is made, but for what a whole row has to be known for.
     Residual,
@@ -134,7 +136,7 @@ impl MatrixTile {
         if !fits(format, cols, out) {
             return None;
         }
-        if quants && rows > 256 {
+        if quants && rows > 512 {
             return Some(Self::of_many_quants(rows, out));
         }
         // The last number is that of workgroups that one multiprocessor runs at a time.
@@ -142,7 +144,8 @@ impl MatrixTile {
             (0..=16, _) => ([16, 64, 128, 4], 6),
             (17..=32, _) => ([32, 64, 128, 4], 5),
             (_, false) => ([64, 128, 128, 4], 2),
-            (_, true) => ([64, 128, 64, 4], 3),
+            (33..=256, true) => ([64, 128, 64, 4], 3),
+            (_, true) => ([128, 128, 64, 4], 2),
         };
         // Rows of a part come in whole tiles.
         let (n, warps) = if out.is_multiple_of(n) { (n, warps) } else { (128, 4) };
@@ -192,7 +195,7 @@ impl MatrixTile {
         Self { m, n, k: 64, warps, depth: 1, splits: 1 }
     }
 
-    /// The same for weights in [`Order::Paired`](crate::order::Order::Paired): one split where rows are not few, so
+    /// The same for weights in [`Order::Paired`]: one split where rows are not few, so
     /// that SwiGLU is the product's end and nothing has to be written between.
     #[must_use]
     pub fn choose_paired(format: WeightFormat, shape: Shape) -> Option<Self> {
@@ -227,6 +230,46 @@ impl MatrixTile {
         let suits = |s: &u32| out / n * s * depth >= enough;
         let splits = possible.clone().find(suits).or_else(|| possible.next_back()).unwrap_or(1);
         Some(Self { m, n, k, warps, depth, splits })
+    }
+
+    /// Every tile that may be the fastest for a product whose weights are in `order`, the chosen one first.
+    #[must_use]
+    pub fn candidates(format: WeightFormat, shape: Shape, order: Order) -> Vec<Self> {
+        let Shape { rows, cols, out } = shape;
+        let paired = order == Order::Paired;
+        let chosen = if paired { Self::choose_paired(format, shape) } else { Self::choose(format, shape) };
+        let Some(chosen) = chosen else { return Vec::new() };
+        let shapes: &[[u32; 4]] = match format {
+            WeightFormat::F16 => &[[16, 64, 128, 4], [32, 64, 128, 4], [64, 128, 128, 4], [96, 128, 64, 4]],
+            _ => &[
+                [16, 64, 128, 4],
+                [32, 64, 128, 4],
+                [64, 128, 64, 4],
+                [96, 128, 64, 4],
+                [128, 128, 64, 4],
+                [128, 256, 64, 8],
+            ],
+        };
+        let splits = if paired && rows > Self::FEW { &SPLITS[..1] } else { &SPLITS[..] };
+        let tiles = shapes
+            .iter()
+            .flat_map(|&[m, n, k, warps]| splits.iter().map(move |s| Self { m, n, k, warps, depth: 1, splits: *s }));
+        let fits = |t: &Self| {
+            let rows_fit = t.m < 2 * rows.max(16) && t.m * 8 >= rows.min(256);
+            let room = t.splits == 1 || t.splits * t.padded(rows) <= SPLIT_ROWS;
+            rows_fit && room && out.is_multiple_of(t.n) && (cols / t.splits).is_multiple_of(128) && *t != chosen
+        };
+        [chosen].into_iter().chain(tiles.filter(fits)).collect()
+    }
+
+    /// The same for a product of few rows with an end that splits meet for.
+    #[must_use]
+    pub fn candidates_few(format: WeightFormat, shape: Shape, end: MatrixEnd) -> Vec<Self> {
+        let Some(chosen) = Self::choose_few(format, shape, end) else { return Vec::new() };
+        let stages = [(128, 1), (128, 2), (256, 2)];
+        let tiles = stages.into_iter().flat_map(|(k, depth)| SPLITS.map(|splits| Self { k, depth, splits, ..chosen }));
+        let fits = |t: &Self| (shape.cols / t.splits).is_multiple_of(t.k) && *t != chosen;
+        [chosen].into_iter().chain(tiles.filter(fits)).collect()
     }
 
     /// The tile that needs least of a device, with the same splits.

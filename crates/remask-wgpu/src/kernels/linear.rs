@@ -13,7 +13,7 @@ use crate::profile::AdapterProfile;
 use crate::wgsl::KernelSpec;
 
 /// A kernel for a product `[rows, cols] x [out, cols]^T`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Strategy {
     /// float32 activations, and nothing that WebGPU does not always have.
     Portable(Portable),
@@ -106,14 +106,14 @@ impl Strategy {
     }
 
     /// As [`Strategy::choose`], among the kernels that the device can use, and with `tuned` in place of the
-    /// usual portable one. Where it can use none, the first of them: using it says what is wrong.
+    /// usual one where it is one for such weights. Where it can use none, the first of them: using it says what is wrong.
     #[must_use]
     pub fn choose_usable(
         profile: &AdapterProfile,
         order: Order,
         format: WeightFormat,
         shape: Shape,
-        tuned: Option<Portable>,
+        tuned: Option<Self>,
         usable: impl Fn(&KernelSpec) -> bool,
     ) -> Self {
         let tile = match order {
@@ -122,12 +122,14 @@ impl Strategy {
             Order::Paired => MatrixTile::choose_paired(format, shape),
         };
         if let Some(tile) = tile {
-            let mut choices = [tile, tile.smallest()].into_iter().map(Self::Matrix);
+            let tuned = tuned.and_then(Self::tile).filter(|t| MatrixTile::candidates(format, shape, order).contains(t));
+            let mut choices = tuned.into_iter().chain([tile, tile.smallest()]).map(Self::Matrix);
             return choices.find(|c| c.specs(format).iter().all(&usable)).unwrap_or(Self::Matrix(tile));
         }
         let tiled = Self::Portable(Portable::tiled(profile, shape));
-        let portable = tuned.into_iter().chain([Portable::choose(profile, format, shape)]).map(Self::Portable);
-        let mut choices = portable.chain([tiled]);
+        let tuned = tuned.filter(|t| matches!(t, Self::Portable(_)));
+        let usual = Self::Portable(Portable::choose(profile, format, shape));
+        let mut choices = tuned.into_iter().chain([usual, tiled]);
         choices.find(|c| c.specs(format).iter().all(&usable)).unwrap_or(tiled)
     }
 
@@ -140,6 +142,12 @@ impl Strategy {
                 FUSED.map(|fused| portable.spec(format, fused)).into_iter().chain([head]).collect()
             }
         }
+    }
+
+    /// The tile of a kernel for matrix units.
+    #[must_use]
+    pub fn tile(self) -> Option<MatrixTile> {
+        if let Self::Matrix(tile) = self { Some(tile) } else { None }
     }
 
     /// Whether the kernel takes f16 activations.
@@ -325,7 +333,7 @@ mod tests {
             (&matrix, Fragments, Q4, [1024, 4096, 384], "matrix 96x128 in 1"),
             (&matrix, Paired, Q8, [1056, 4096, 24576], "matrix 96x128 in 1"),
             (&matrix, Fragments, Q8, [1056, 4096, 4096], "matrix 96x128 in 1"),
-            (&matrix, Fragments, Q8, [400, 4096, 4096], "matrix 96x128 in 1"),
+            (&matrix, Fragments, Q8, [400, 4096, 4096], "matrix 128x128 in 1"),
             (&matrix, Fragments, F16, [64, 4096, 12288], "matrix 64x128 in 2"),
             (&matrix, Fragments, F16, [64, 12288, 4096], "matrix 64x128 in 4"),
             (&matrix, Rows, F16, [32, 4096, 4096], "tiled 32x64"),

@@ -137,7 +137,7 @@ pub fn all_specs() -> Vec<KernelSpec> {
             [1, 17, 33, 65, 257, 1024, 1056].into_iter().flat_map(|rows| [(rows, 384), (rows, 4096), (rows, 24_576)])
         {
             let shape = linear::Shape { rows, cols: 4096, out };
-            let tiles = [MatrixTile::choose(format, shape), MatrixTile::choose_paired(format, shape)];
+            let tiles = [Order::Fragments, Order::Paired].map(|order| MatrixTile::candidates(format, shape, order));
             for tile in tiles.into_iter().flatten().flat_map(|tile| [tile, tile.smallest()]) {
                 specs.extend([MatrixEnd::Sums, MatrixEnd::Add].map(|end| gemm_matrix::spec(format, tile, end, 0)));
                 if tile.fuses_swiglu() {
@@ -148,10 +148,10 @@ pub fn all_specs() -> Vec<KernelSpec> {
         let rotary = [64, 128].map(|head_dim| MatrixEnd::Rotary { head_dim });
         for end in [MatrixEnd::SwiGlu, MatrixEnd::Residual].into_iter().chain(rotary) {
             for (rows, cols) in [(1, 128), (1, 4096), (17, 128), (17, 4096)] {
-                let tile = MatrixTile::choose_few(format, linear::Shape { rows, cols, out: 4096 }, end);
+                let tiles = MatrixTile::candidates_few(format, linear::Shape { rows, cols, out: 4096 }, end);
                 let squares: &[u32] = if end == MatrixEnd::Residual { &[0] } else { &[0, 64] };
                 let spec = |tile| squares.iter().map(move |s| gemm_matrix::spec(format, tile, end, *s));
-                specs.extend(tile.into_iter().flat_map(spec));
+                specs.extend(tiles.into_iter().flat_map(spec));
             }
         }
         if gemm_matrix::fits(format, 128, 128) {

@@ -7,7 +7,7 @@ use remask_core::architecture::RotaryPairing;
 use super::{Ending, Over, PassPlan, Product};
 use crate::activations::Few;
 use crate::kernels::gemm_matrix::{self, MatrixEnd, MatrixTile};
-use crate::kernels::linear::Shape;
+use crate::kernels::linear::{Shape, Strategy};
 use crate::order::Order;
 use crate::recording::Recorder;
 use crate::weights::{DeviceLayer, DeviceMatrix};
@@ -38,9 +38,12 @@ impl PassPlan<'_> {
     fn tiles(&self, r: &Recorder<'_>, layer: &DeviceLayer, first: bool) -> Option<LayerTiles> {
         let tile = |matrix: &DeviceMatrix, order, end, squares| {
             let DeviceMatrix { format, cols, rows: out, .. } = *matrix;
-            let tile = MatrixTile::choose_few(format, Shape { rows: self.sizes.rows, cols, out }, end)?;
-            let usable = r.gpu.usable(&gemm_matrix::spec(format, tile, end, squares));
-            (usable && matrix.order == order && matrix.parts.len() == 1).then_some(tile)
+            let shape = Shape { rows: self.sizes.rows, cols, out };
+            let possible = MatrixTile::candidates_few(format, shape, end);
+            let tuned = r.gpu.tuning.kernel(format, shape).and_then(Strategy::tile).filter(|t| possible.contains(t));
+            let mut choices = tuned.into_iter().chain(possible.first().copied());
+            let tile = choices.find(|tile| r.gpu.usable(&gemm_matrix::spec(format, *tile, end, squares)))?;
+            (matrix.order == order && matrix.parts.len() == 1).then_some(tile)
         };
         let residual = |matrix| tile(matrix, Order::Fragments, MatrixEnd::Residual, 0);
         let (out, down) = (residual(&layer.attention_out)?, residual(&layer.down)?);
