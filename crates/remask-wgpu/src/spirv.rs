@@ -15,41 +15,18 @@ use std::collections::{HashMap, HashSet};
 use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
+use spirv::{Decoration, LoopControl, MemoryAccess, MemorySemantics, Op, StorageClass};
 
-/// First word of the instruction that begins a loop, without its length.
-const OP_LOOP_MERGE: u32 = 246;
-/// Its control mask: do not unroll.
-const DONT_UNROLL: u32 = 2;
-/// An id and its name.
-const OP_NAME: u32 = 5;
-/// First instruction of a function.
-const OP_FUNCTION: u32 = 54;
-/// A variable: type, id, storage class.
-const OP_VARIABLE: u32 = 59;
-/// A pointer into a variable: type, id, variable, indices.
-const OP_ACCESS_CHAIN: u32 = 65;
-/// A constant: type, id, value.
-const OP_CONSTANT: u32 = 43;
-/// A load: type, id, pointer.
-const OP_LOAD: u32 = 61;
-/// A store: pointer, value.
-const OP_STORE: u32 = 62;
-/// A load of a matrix: type, id, pointer, layout, stride.
-const OP_MATRIX_LOAD: u32 = 4457;
-/// A store of a matrix: pointer, value, layout, stride.
-const OP_MATRIX_STORE: u32 = 4458;
-/// Something about an id: id, decoration.
-const OP_DECORATE: u32 = 71;
+/// Of a loop: do not unroll.
+const DONT_UNROLL: u32 = LoopControl::DONT_UNROLL.bits();
 /// That a buffer is only read.
-const NON_WRITABLE: u32 = 24;
-/// Storage classes of workgroup memory and of buffers.
-const SHARED: [u32; 2] = [4, 12];
-/// A barrier: scopes of execution and of memory, semantics, all three ids of constants.
-const OP_CONTROL_BARRIER: u32 = 224;
+const NON_WRITABLE: u32 = Decoration::NonWritable as u32;
+/// Where what several invocations see lies.
+const SHARED: [u32; 2] = [StorageClass::Workgroup as u32, StorageClass::StorageBuffer as u32];
 /// What was written becomes available, and what others wrote visible.
-const AVAILABLE_AND_VISIBLE: u32 = 0x2000 | 0x4000;
+const AVAILABLE_AND_VISIBLE: u32 = MemorySemantics::MAKE_AVAILABLE.union(MemorySemantics::MAKE_VISIBLE).bits();
 /// That others access the same memory.
-const NON_PRIVATE: u32 = 0x20;
+const NON_PRIVATE: u32 = MemoryAccess::NON_PRIVATE_POINTER.bits();
 /// Word of the header that bounds all ids.
 const BOUND: usize = 3;
 /// Words before the first instruction.
@@ -104,11 +81,11 @@ pub fn compile(source: &str) -> Result<Module, String> {
 }
 
 /// Where each instruction begins, and what it is.
-fn instructions(words: &[u32]) -> Vec<(usize, u32)> {
+fn instructions(words: &[u32]) -> Vec<(usize, Op)> {
     let mut found = Vec::new();
     let mut at = HEADER;
     while let Some(first) = words.get(at) {
-        found.push((at, first & 0xFFFF));
+        found.push((at, Op::from_u32(first & 0xFFFF).unwrap_or(Op::Nop)));
         at += (first >> 16).max(1) as usize;
     }
     found
@@ -116,7 +93,7 @@ fn instructions(words: &[u32]) -> Vec<(usize, u32)> {
 
 fn mark_loops(words: &mut [u32]) {
     for (at, op) in instructions(words) {
-        if op == OP_LOOP_MERGE
+        if op == Op::LoopMerge
             && let Some(control) = words.get_mut(at + 3)
         {
             *control |= DONT_UNROLL;
@@ -134,13 +111,13 @@ fn order_memory(words: &mut Vec<u32>) {
         let length = (words[at] >> 16) as usize;
         let Some([_, operands @ ..]) = words.get(at..at + length) else { return };
         match (op, operands) {
-            (OP_DECORATE, [id, NON_WRITABLE]) => drop(only_read.insert(*id)),
-            (OP_VARIABLE, [_, id, class, ..]) if SHARED.contains(class) && !only_read.contains(id) => {
+            (Op::Decorate, [id, NON_WRITABLE]) => drop(only_read.insert(*id)),
+            (Op::Variable, [_, id, class, ..]) if SHARED.contains(class) && !only_read.contains(id) => {
                 shared.insert(*id);
             }
-            (OP_ACCESS_CHAIN, [_, id, base, ..]) if shared.contains(base) => drop(shared.insert(*id)),
-            (OP_CONSTANT, [r#type, id, value]) => drop(constants.insert(*id, (*r#type, *value))),
-            (OP_CONTROL_BARRIER, [_, _, semantics]) => drop(barriers.insert(*semantics)),
+            (Op::AccessChain, [_, id, base, ..]) if shared.contains(base) => drop(shared.insert(*id)),
+            (Op::Constant, [r#type, id, value]) => drop(constants.insert(*id, (*r#type, *value))),
+            (Op::ControlBarrier, [_, _, semantics]) => drop(barriers.insert(*semantics)),
             _ => {}
         }
     }
@@ -152,9 +129,9 @@ fn order_memory(words: &mut Vec<u32>) {
         let from = words.len();
         words.extend(instruction);
         let pointer = match (op, instruction) {
-            (OP_LOAD, [_, _, _, pointer]) | (OP_MATRIX_LOAD, [_, _, _, pointer, _, _]) => pointer,
-            (OP_STORE, [_, pointer, _]) | (OP_MATRIX_STORE, [_, pointer, _, _, _]) => pointer,
-            (OP_CONSTANT, [_, _, id, _]) if barriers.contains(id) => {
+            (Op::Load, [_, _, _, pointer]) | (Op::CooperativeMatrixLoadKHR, [_, _, _, pointer, _, _]) => pointer,
+            (Op::Store, [_, pointer, _]) | (Op::CooperativeMatrixStoreKHR, [_, pointer, _, _, _]) => pointer,
+            (Op::Constant, [_, _, id, _]) if barriers.contains(id) => {
                 let Some((r#type, value)) = constants.get(id) else { continue };
                 let new = words[BOUND];
                 words[BOUND] += 1;
@@ -162,7 +139,7 @@ fn order_memory(words: &mut Vec<u32>) {
                 words.extend([instruction[0], *r#type, new, *value | AVAILABLE_AND_VISIBLE]);
                 continue;
             }
-            (OP_CONTROL_BARRIER, [_, _, _, semantics]) => {
+            (Op::ControlBarrier, [_, _, _, semantics]) => {
                 words[from + 3] = renamed.get(semantics).copied().unwrap_or(*semantics);
                 continue;
             }
@@ -185,22 +162,22 @@ fn join_elements(words: &mut [u32]) {
         let length = (words[at] >> 16) as usize;
         let Some([_, operands @ ..]) = words.get_mut(at..at + length) else { return };
         match (op, operands) {
-            (OP_NAME, [id, text @ ..]) => {
+            (Op::Name, [id, text @ ..]) => {
                 let bytes: Vec<u8> = text.iter().flat_map(|w| w.to_le_bytes()).take_while(|b| *b != 0).collect();
                 names.insert(*id, String::from_utf8_lossy(&bytes).into_owned());
             }
-            (OP_FUNCTION, _) => {
+            (Op::Function, _) => {
                 variables.clear();
                 matrix_of.clear();
             }
-            (OP_VARIABLE, [_, id, ..]) => {
+            (Op::Variable, [_, id, ..]) => {
                 let Some(name) = names.get(id) else { continue };
                 if let Some(matrix) = name.strip_suffix(ELEMENTS) {
                     matrix_of.insert(*id, matrix.to_owned());
                 }
                 variables.insert(name.clone(), *id);
             }
-            (OP_ACCESS_CHAIN, [_, _, base, ..]) => {
+            (Op::AccessChain, [_, _, base, ..]) => {
                 if let Some(matrix) = matrix_of.get(base).and_then(|name| variables.get(name)) {
                     *base = *matrix;
                 }
@@ -225,12 +202,12 @@ mod tests {
             }";
         let module = compile(source).unwrap();
         assert_eq!(module.workgroup_size, [32, 2, 1]);
-        assert_eq!(module.words[0], 0x0723_0203, "SPIR-V's magic number");
+        assert_eq!(module.words[0], spirv::MAGIC_NUMBER);
         let found = instructions(&module.words);
         let (last, _) = found[found.len() - 1];
         let length = (module.words[last] >> 16) as usize;
         assert_eq!(last + length, module.words.len(), "instructions end where the module does");
-        let loops = found.iter().filter(|(_, op)| *op == OP_LOOP_MERGE);
+        let loops = found.iter().filter(|(_, op)| *op == Op::LoopMerge);
         let controls: Vec<_> = loops.map(|(at, _)| module.words[at + 3]).collect();
         assert_eq!(controls, [DONT_UNROLL; 2]);
         assert!(compile("fn main() { nothing }").is_err_and(|e| e.contains("nothing")));
@@ -253,17 +230,17 @@ mod tests {
             }";
         let words = compile(source).unwrap().words;
         let found = instructions(&words);
-        let of = |wanted: u32| found.iter().filter(move |(_, op)| *op == wanted).map(|(at, _)| *at);
-        let constant = |id: u32| of(OP_CONSTANT).find(|at| words[at + 2] == id).map(|at| words[at + 3]);
-        let semantics: Vec<_> = of(OP_CONTROL_BARRIER).map(|at| constant(words[at + 3]).unwrap()).collect();
+        let of = |wanted: Op| found.iter().filter(move |(_, op)| *op == wanted).map(|(at, _)| *at);
+        let constant = |id: u32| of(Op::Constant).find(|at| words[at + 2] == id).map(|at| words[at + 3]);
+        let semantics: Vec<_> = of(Op::ControlBarrier).map(|at| constant(words[at + 3]).unwrap()).collect();
         assert_eq!(semantics, [0x6108, 0x6048]);
-        let ids: HashSet<_> = of(OP_CONSTANT).map(|at| words[at + 2]).collect();
-        assert!(ids.len() == of(OP_CONSTANT).count() && ids.iter().all(|id| *id < words[BOUND]));
+        let ids: HashSet<_> = of(Op::Constant).map(|at| words[at + 2]).collect();
+        assert!(ids.len() == of(Op::Constant).count() && ids.iter().all(|id| *id < words[BOUND]));
         // What is the invocation's own, only read or an argument stays as it was.
         let marked = |op, length: u32| of(op).filter(|at| words[*at] >> 16 == length + 1).collect::<Vec<_>>();
-        let (loads, stores) = (marked(OP_LOAD, 4), marked(OP_STORE, 3));
+        let (loads, stores) = (marked(Op::Load, 4), marked(Op::Store, 3));
         assert_eq!((loads.len(), stores.len()), (2, 3));
-        assert!(loads.iter().all(|at| words[at + 4] == NON_PRIVATE) && of(OP_LOAD).count() > 4);
+        assert!(loads.iter().all(|at| words[at + 4] == NON_PRIVATE) && of(Op::Load).count() > 4);
         assert!(stores.iter().all(|at| words[at + 3] == NON_PRIVATE));
     }
 
@@ -299,11 +276,11 @@ mod tests {
             let named = all.iter().filter(|(at, op)| {
                 let text: Vec<u8> =
                     words[at + 1..].iter().skip(1).flat_map(|w| w.to_le_bytes()).take_while(|b| *b != 0).collect();
-                *op == OP_NAME && text == wanted.as_bytes()
+                *op == Op::Name && text == wanted.as_bytes()
             });
             named.map(|(at, _)| words[at + 1]).collect::<Vec<_>>()
         };
-        let pointed = |id: &u32| all.iter().filter(|(at, op)| *op == OP_ACCESS_CHAIN && words[at + 3] == *id).count();
+        let pointed = |id: &u32| all.iter().filter(|(at, op)| *op == Op::AccessChain && words[at + 3] == *id).count();
         let count = |name: &str| ids(name).iter().map(pointed).collect::<Vec<_>>();
         assert_eq!(count("x"), [2]);
         assert_eq!(count("y"), [1]);

@@ -5,6 +5,8 @@ use remask_core::{Select, Trial};
 
 use super::*;
 use crate::gpu::LimitChoice;
+use crate::kernels::gemm_matrix::MatrixTile;
+use crate::kernels::linear::{Shape, Strategy};
 
 /// Two small layers with so many ids and positions.
 fn architecture(vocabulary: u32, positions: u32, tied: bool) -> Architecture {
@@ -54,4 +56,22 @@ fn stores_keep_their_contents_in_float32() {
     let wide = pollster::block_on(backend.gpu.read(&backend.arena[1][1], 2048)).unwrap();
     let wide: Vec<f32> = bytemuck::pod_collect_to_vec(&wide);
     assert_eq!(wide, stored.iter().map(|h| h.to_f32()).collect::<Vec<_>>());
+}
+
+/// Weights in rows take no notice of tiles, so any of them may turn out to be the fastest.
+#[test]
+fn tiles_are_measured_by_whole_passes() {
+    let gpu = pollster::block_on(Gpu::open(None, LimitChoice::Adapter)).unwrap();
+    let a = architecture(64, 64, true);
+    let mut backend = pollster::block_on(WgpuBackend::random(gpu, a, WeightFormat::F16)).unwrap();
+    let trial = pollster::block_on(Trial::new(&mut backend, 64, 8, 8)).unwrap();
+    let tiles: Vec<_> = [1, 2, 4].map(|splits| MatrixTile { m: 16, n: 64, k: 128, warps: 4, depth: 1, splits }).into();
+    let shape = Shape { rows: 8, cols: 64, out: 64 };
+    let mut tune = |tiles| pollster::block_on(backend.fastest_tile(&trial, tiles, WeightFormat::F16, shape)).unwrap();
+    assert_eq!(tune(Vec::new()), None);
+    let found = tune(tiles.clone()).unwrap();
+    assert!(tiles.iter().any(|tile| found.kernel == Strategy::Matrix(*tile)), "{found:?}");
+    assert!(found.us > 0.0 && found.us <= found.default_us && found.default_us < 1e9, "{found:?}");
+    assert_eq!((found.rows, found.cols, found.out), (8, 64, 64));
+    assert!(backend.gpu.tuning.is_empty(), "what was only tried is forgotten");
 }

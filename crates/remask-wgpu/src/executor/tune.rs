@@ -125,7 +125,7 @@ impl WgpuBackend {
 
     /// The tile with which a pass is fastest: the first one, unless another is faster in turns with it too. What a device
     /// makes of its clocks changes from second to second by more than tiles differ.
-    async fn fastest_tile(
+    pub(super) async fn fastest_tile(
         &mut self,
         trial: &Trial,
         tiles: Vec<MatrixTile>,
