@@ -31,7 +31,18 @@ pub struct Tuned {
     pub default_us: f64,
 }
 
+impl Tuned {
+    /// The layer's shape.
+    fn shape(&self) -> Shape {
+        Shape { rows: self.rows, cols: self.cols, out: self.out }
+    }
+}
+
 type Key = (WeightFormat, u32, u32, u32);
+
+fn key(format: WeightFormat, shape: Shape) -> Key {
+    (format, shape.rows.next_power_of_two(), shape.cols, shape.out)
+}
 
 /// What was measured on a device.
 #[derive(Debug, Clone, Default)]
@@ -41,17 +52,17 @@ impl Tuning {
     /// The kernel that was fastest, if this was measured.
     #[must_use]
     pub fn kernel(&self, format: WeightFormat, shape: Shape) -> Option<Strategy> {
-        self.0.get(&(format, shape.rows.next_power_of_two(), shape.cols, shape.out)).map(|t| t.kernel)
+        self.0.get(&key(format, shape)).map(|t| t.kernel)
     }
 
     /// Adds a measurement, in place of an earlier one of the same.
     pub fn add(&mut self, tuned: Tuned) {
-        self.0.insert((tuned.format, tuned.rows, tuned.cols, tuned.out), tuned);
+        self.0.insert(key(tuned.format, tuned.shape()), tuned);
     }
 
     /// Takes a measurement back.
-    pub fn remove(&mut self, format: WeightFormat, shape: Shape) {
-        self.0.remove(&(format, shape.rows.next_power_of_two(), shape.cols, shape.out));
+    pub fn remove(&mut self, tuned: &Tuned) {
+        self.0.remove(&key(tuned.format, tuned.shape()));
     }
 
     /// Number of measurements.
@@ -78,9 +89,10 @@ impl Tuning {
         match read {
             Ok(measured) => {
                 let tried = |t: &&Tuned| {
-                    let shape = Shape { rows: t.rows, cols: t.cols, out: t.out };
                     let known = match t.kernel {
-                        Strategy::Portable(kernel) => Portable::candidates(profile, t.format, shape).contains(&kernel),
+                        Strategy::Portable(kernel) => {
+                            Portable::candidates(profile, t.format, t.shape()).contains(&kernel)
+                        }
                         // Whoever asks for it knows which tiles its weights can have.
                         Strategy::Matrix(_) => true,
                     };

@@ -82,10 +82,7 @@ impl WgpuBackend {
                     Err(e) => return Err(e),
                 }
             }
-            let Some(&(default, default_us)) = measured.first() else { continue };
-            let fastest = measured.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
-            let fastest = fastest.filter(|(_, us)| *us < default_us * WORTH);
-            let (kernel, us) = fastest.unwrap_or((default, default_us));
+            let Some([(_, default_us), (kernel, us)]) = fastest(&measured, WORTH) else { continue };
             let kernel = Strategy::Portable(kernel);
             results.push(Tuned { format, rows, cols: shape.cols, out: shape.out, kernel, us, default_us });
         }
@@ -139,39 +136,39 @@ impl WgpuBackend {
         for tile in tiles {
             measured.push((tile, self.time_pass(trial, tuned(tile, 0.0, 0.0)).await?));
         }
-        let Some(&(default, default_us)) = measured.first() else { return Ok(None) };
-        let fastest = measured.into_iter().min_by(|a, b| a.1.total_cmp(&b.1));
-        let Some((tile, _)) = fastest.filter(|(_, us)| *us < default_us * WORTH_OF_PASS) else {
-            return Ok(Some(tuned(default, default_us, default_us)));
-        };
-        let mut turns = [f64::INFINITY; 2];
-        for _ in 0..TURNS {
-            for (best, tile) in turns.iter_mut().zip([default, tile]) {
-                *best = best.min(self.time_pass(trial, tuned(tile, 0.0, 0.0)).await?);
+        let Some([default, other]) = fastest(&measured, WORTH_OF_PASS) else { return Ok(None) };
+        let mut turns = [default, other];
+        if other.0 != default.0 {
+            turns = [default, other].map(|(tile, _)| (tile, f64::INFINITY));
+            for _ in 0..TURNS {
+                for (tile, best) in &mut turns {
+                    *best = best.min(self.time_pass(trial, tuned(*tile, 0.0, 0.0)).await?);
+                }
             }
         }
-        let [default_us, us] = turns;
-        let worth = us < default_us * WORTH_OF_PASS;
-        Ok(Some(if worth { tuned(tile, us, default_us) } else { tuned(default, default_us, default_us) }))
+        Ok(fastest(&turns, WORTH_OF_PASS).map(|[(_, default_us), (tile, us)]| tuned(tile, us, default_us)))
     }
 
     /// Microseconds of the fastest of a few passes with a tile.
     async fn time_pass(&mut self, trial: &Trial, with: Tuned) -> Result<f64, BackendError> {
         self.gpu.tuning.add(with);
         self.forget_recordings();
-        let mut fastest = Ok(f64::INFINITY);
+        let found = self.fastest_pass(trial).await;
+        self.gpu.tuning.remove(&with);
+        found
+    }
+
+    /// Microseconds of the fastest of a few passes.
+    async fn fastest_pass(&mut self, trial: &Trial) -> Result<f64, BackendError> {
         // The first compiles what is missing.
-        for pass in 0..=PASSES {
+        self.forward(&trial.pass()).await?;
+        let mut fastest = f64::INFINITY;
+        for _ in 0..PASSES {
             let begun = Instant::now();
-            let ran = self.forward(&trial.pass()).await;
-            let us = begun.elapsed().as_secs_f64() * 1e6;
-            fastest = ran.and(fastest).map(|fastest| if pass > 0 { us.min(fastest) } else { fastest });
-            if fastest.is_err() {
-                break;
-            }
+            self.forward(&trial.pass()).await?;
+            fastest = fastest.min(begun.elapsed().as_secs_f64());
         }
-        self.gpu.tuning.remove(with.format, Shape { rows: with.rows, cols: with.cols, out: with.out });
-        fastest
+        Ok(fastest * 1e6)
     }
 
     /// Microseconds that one linear layer takes with a kernel, in runs over those of all blocks. Above
@@ -229,4 +226,12 @@ impl WgpuBackend {
         self.gpu.wait()?;
         Ok(begun.elapsed().as_secs_f64())
     }
+}
+
+/// The first of what was measured, which is the default, and the fastest: the default again where nothing takes less
+/// than the share `worth` of its time.
+fn fastest<K: Copy>(measured: &[(K, f64)], worth: f64) -> Option<[(K, f64); 2]> {
+    let default = *measured.first()?;
+    let fastest = measured.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
+    Some([default, fastest.filter(|(_, us)| *us < default.1 * worth).unwrap_or(default)])
 }

@@ -203,6 +203,16 @@ impl MatrixTile {
         Some(if tile.m > 32 { Self { warps: tile.n / 32, splits: 1, ..tile } } else { tile })
     }
 
+    /// The tile for weights in `order`, which those in rows do not have.
+    #[must_use]
+    pub fn choose_in(order: Order, format: WeightFormat, shape: Shape) -> Option<Self> {
+        match order {
+            Order::Rows => None,
+            Order::Fragments => Self::choose(format, shape),
+            Order::Paired => Self::choose_paired(format, shape),
+        }
+    }
+
     /// The tile for a product of few rows (at most [`MatrixTile::FEW`]) with an end that the splits meet for. Found on an
     /// H100: as many subgroups as memory has to be asked by, two of a workgroup dividing the columns of a stage.
     #[must_use]
@@ -236,9 +246,7 @@ impl MatrixTile {
     #[must_use]
     pub fn candidates(format: WeightFormat, shape: Shape, order: Order) -> Vec<Self> {
         let Shape { rows, cols, out } = shape;
-        let paired = order == Order::Paired;
-        let chosen = if paired { Self::choose_paired(format, shape) } else { Self::choose(format, shape) };
-        let Some(chosen) = chosen else { return Vec::new() };
+        let Some(chosen) = Self::choose_in(order, format, shape) else { return Vec::new() };
         let shapes: &[[u32; 4]] = match format {
             WeightFormat::F16 => &[[16, 64, 128, 4], [32, 64, 128, 4], [64, 128, 128, 4], [96, 128, 64, 4]],
             _ => &[
@@ -250,7 +258,7 @@ impl MatrixTile {
                 [128, 256, 64, 8],
             ],
         };
-        let splits = if paired && rows > Self::FEW { &SPLITS[..1] } else { &SPLITS[..] };
+        let splits = if order == Order::Paired && rows > Self::FEW { &SPLITS[..1] } else { &SPLITS[..] };
         let tiles = shapes
             .iter()
             .flat_map(|&[m, n, k, warps]| splits.iter().map(move |s| Self { m, n, k, warps, depth: 1, splits: *s }));

@@ -116,12 +116,7 @@ impl Strategy {
         tuned: Option<Self>,
         usable: impl Fn(&KernelSpec) -> bool,
     ) -> Self {
-        let tile = match order {
-            Order::Rows => None,
-            Order::Fragments => MatrixTile::choose(format, shape),
-            Order::Paired => MatrixTile::choose_paired(format, shape),
-        };
-        if let Some(tile) = tile {
+        if let Some(tile) = MatrixTile::choose_in(order, format, shape) {
             let tuned = tuned.and_then(Self::tile).filter(|t| MatrixTile::candidates(format, shape, order).contains(t));
             let mut choices = tuned.into_iter().chain([tile, tile.smallest()]).map(Self::Matrix);
             return choices.find(|c| c.specs(format).iter().all(&usable)).unwrap_or(Self::Matrix(tile));

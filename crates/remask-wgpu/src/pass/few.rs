@@ -39,9 +39,9 @@ impl PassPlan<'_> {
         let tile = |matrix: &DeviceMatrix, order, end, squares| {
             let DeviceMatrix { format, cols, rows: out, .. } = *matrix;
             let shape = Shape { rows: self.sizes.rows, cols, out };
-            let possible = MatrixTile::candidates_few(format, shape, end);
-            let tuned = r.gpu.tuning.kernel(format, shape).and_then(Strategy::tile).filter(|t| possible.contains(t));
-            let mut choices = tuned.into_iter().chain(possible.first().copied());
+            let tuned = r.gpu.tuning.kernel(format, shape).and_then(Strategy::tile);
+            let tuned = tuned.filter(|t| MatrixTile::candidates_few(format, shape, end).contains(t));
+            let mut choices = tuned.into_iter().chain(MatrixTile::choose_few(format, shape, end));
             let tile = choices.find(|tile| r.gpu.usable(&gemm_matrix::spec(format, *tile, end, squares)))?;
             (matrix.order == order && matrix.parts.len() == 1).then_some(tile)
         };
