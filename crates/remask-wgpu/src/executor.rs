@@ -1,5 +1,6 @@
 //! The [`Backend`] on wgpu: a model's weights, its key/value arena and the passes recorded so far.
 
+mod ahead;
 #[cfg(test)]
 mod tests;
 #[cfg(not(target_arch = "wasm32"))]
@@ -13,6 +14,7 @@ use remask_core::backend::BackendInfo;
 use remask_core::checkpoint::WeightFormat;
 use remask_core::{Architecture, Backend, BackendError, BackendFuture, Candidate, Model, Pass, Select, StoreId};
 
+use self::ahead::Ahead;
 use crate::activations::Activations;
 use crate::gpu::Gpu;
 use crate::kernels::linear::Arithmetic;
@@ -52,6 +54,7 @@ pub struct WgpuBackend {
     uniforms: Uniforms,
     groups: BindGroups,
     recordings: HashMap<RecordingKey, Recording>,
+    ahead: Ahead,
 }
 
 /// Bytes of one slot of keys or of values in one layer.
@@ -149,6 +152,7 @@ impl WgpuBackend {
             uniforms,
             groups: BindGroups::new(),
             recordings: HashMap::new(),
+            ahead: Ahead::default(),
         })
     }
 
@@ -240,6 +244,7 @@ impl WgpuBackend {
     /// Recordings name buffers; when buffers change they are made anew.
     fn forget_recordings(&mut self) {
         self.recordings.clear();
+        self.ahead.clear();
         self.groups.clear();
     }
 
@@ -340,19 +345,8 @@ impl WgpuBackend {
     /// Runs a pass and returns the bytes of its answer.
     async fn run(&mut self, pass: &Pass<'_>, answer: Answer) -> Result<Vec<u8>, BackendError> {
         let (key, bytes) = self.prepare(pass, answer).await?;
-        let mut encoder =
-            self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("pass") });
-        if let Some(recording) = self.recordings.get(&key) {
-            recording.encode(&mut encoder, &self.uniforms, None);
-        }
-        let act = &self.activations;
-        let (source, staging) = match answer {
-            Answer::Candidates => (&act.candidates, &act.candidates_host),
-            Answer::Logits => (&act.logits, &act.logits_host),
-        };
-        encoder.copy_buffer_to_buffer(source, 0, staging, 0, bytes);
-        self.gpu.queue.submit([encoder.finish()]);
-        let answer = self.gpu.map(staging, bytes).await;
+        let staging = self.submit(key, bytes);
+        let answer = self.gpu.map(&staging, bytes).await;
         // A process may be ended at any time: what was compiled for this pass is saved with it.
         self.gpu.save_pipelines();
         answer

@@ -96,13 +96,16 @@ impl PassSizes {
     /// Sizes that fit this pass and others near it, so that they share one recording: each count up to the next of four
     /// steps an octave. Kernels read the true counts; a workgroup past them ends at once. Tiles are chosen for what is
     /// rounded up though, and of many rows a tile too many can be a turn of all multiprocessors: those get smaller steps.
+    /// Few selected rows go up to a power of two: a block has one fewer with every step, and their kernels
+    /// differ by no more.
     #[must_use]
     pub fn rounded_up(self) -> Self {
         let step = |n: u32| (n.next_power_of_two() / 8).max(1);
         let round = |n: u32| n.next_multiple_of(step(n));
         let rows_step = step(self.rows).min(32.max(step(self.rows) / 8));
         let rows = self.rows.next_multiple_of(rows_step);
-        Self { rows, selected: round(self.selected), tiles: round(self.tiles), padding: 0 }
+        let selected = if self.selected <= 64 { self.selected.next_power_of_two() } else { round(self.selected) };
+        Self { rows, selected, tiles: round(self.tiles), padding: 0 }
     }
 }
 
@@ -116,10 +119,11 @@ mod tests {
         let selected = |n| PassSizes { selected: n, ..PassSizes::default() }.rounded_up().selected;
         let count =
             |rounded: &dyn Fn(u32) -> u32| (1..=4096).map(rounded).collect::<std::collections::BTreeSet<_>>().len();
-        assert!(count(&rows) <= 8 + 5 * 4 + 8 + 16 + 2 * 32 && count(&selected) <= 8 + 9 * 4);
+        assert!(count(&rows) <= 8 + 5 * 4 + 8 + 16 + 2 * 32 && count(&selected) <= 7 + 6 * 4);
         for n in 1..=4096 {
-            for rounded in [rows(n), selected(n)] {
-                assert!(rounded >= n && rounded * 4 <= n * 5 + 3, "{n} {rounded}");
+            for (rounded, coarse) in [(rows(n), false), (selected(n), n <= 64)] {
+                let most = if coarse { 2 * n - 1 } else { (n * 5 + 3) / 4 };
+                assert!((n..=most).contains(&rounded), "{n} {rounded}");
             }
             assert!(rows(n) - n < 64, "{n}");
             assert_eq!([rows(rows(n)), selected(selected(n))], [rows(n), selected(n)]);
