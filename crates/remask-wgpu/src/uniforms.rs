@@ -122,7 +122,7 @@ mod tests {
         assert!(count(&rows) <= 8 + 5 * 4 + 8 + 16 + 2 * 32 && count(&selected) <= 7 + 6 * 4);
         for n in 1..=4096 {
             for (rounded, coarse) in [(rows(n), false), (selected(n), n <= 64)] {
-                let most = if coarse { 2 * n - 1 } else { (n * 5 + 3) / 4 };
+                let most = if coarse { 2 * n - 1 } else { (n * 5).div_ceil(4) };
                 assert!((n..=most).contains(&rounded), "{n} {rounded}");
             }
             assert!(rows(n) - n < 64, "{n}");

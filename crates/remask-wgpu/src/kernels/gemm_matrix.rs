@@ -170,11 +170,10 @@ impl MatrixTile {
             _ => possible.min_by(|a, b| turns(*a).total_cmp(&turns(*b))),
         }
         .unwrap_or(1);
-        // More rows at a time load less, where they leave no more multiprocessors idle at the end.
-        let more = Self { m: MOST_ROWS, k: 64, ..tile };
-        let idle = |t: Self| (out / n * rows.div_ceil(t.m)).div_ceil(at_a_time) * t.m;
-        if rows > MOST_ROWS && !quants && tile.splits == 1 && idle(more) <= idle(tile) {
-            return Some(more);
+        if rows > MOST_ROWS && !quants && tile.splits == 1 {
+            // More rows at a time load less, where they leave no more multiprocessors idle at the end.
+            let time = |t: &Self| (out / n * rows.div_ceil(t.m)).div_ceil(at_a_time) * t.m;
+            return [MOST_ROWS, 80].map(|m| Self { m, k: 64, ..tile }).into_iter().chain([tile]).min_by_key(time);
         }
         Some(tile)
     }
@@ -184,7 +183,8 @@ impl MatrixTile {
     fn of_many_quants(rows: u32, out: u32) -> Self {
         // Workgroups that one multiprocessor runs at a time, and the time that an element of a tile takes, relative to the
         // largest tile.
-        let tiles = [([128, 256, 8], 1, 1.0), ([128, 128, 4], 2, 1.02), ([96, 128, 4], 2, 1.1)];
+        let tiles =
+            [([128, 256, 8], 1, 1.0), ([128, 128, 4], 2, 1.02), ([96, 128, 4], 2, 1.1), ([80, 128, 4], 2, 1.17)];
         let time = |&([m, n, _], resident, each): &([u32; 3], u32, f64)| {
             let turns = (out / n * rows.div_ceil(m)).div_ceil(MULTIPROCESSORS * resident);
             f64::from(turns * resident * m * n) * each
@@ -200,7 +200,13 @@ impl MatrixTile {
     #[must_use]
     pub fn choose_paired(format: WeightFormat, shape: Shape) -> Option<Self> {
         let tile = Self::choose(format, shape)?;
-        Some(if tile.m > 32 { Self { warps: tile.n / 32, splits: 1, ..tile } } else { tile })
+        if tile.m <= 32 {
+            return Some(tile);
+        }
+        let tile = Self { warps: tile.n / 32, splits: 1, ..tile };
+        // Half the rows at a time, so that there are enough workgroups to ask for int8 and int4 all the time.
+        let few = format != WeightFormat::F16 && shape.rows <= 64;
+        Some(if few { Self { m: 32, k: 128, ..tile } } else { tile })
     }
 
     /// The tile for weights in `order`, which those in rows do not have.
@@ -248,11 +254,14 @@ impl MatrixTile {
         let Shape { rows, cols, out } = shape;
         let Some(chosen) = Self::choose_in(order, format, shape) else { return Vec::new() };
         let shapes: &[[u32; 4]] = match format {
-            WeightFormat::F16 => &[[16, 64, 128, 4], [32, 64, 128, 4], [64, 128, 128, 4], [96, 128, 64, 4]],
+            WeightFormat::F16 => {
+                &[[16, 64, 128, 4], [32, 64, 128, 4], [64, 128, 128, 4], [80, 128, 64, 4], [96, 128, 64, 4]]
+            }
             _ => &[
                 [16, 64, 128, 4],
                 [32, 64, 128, 4],
                 [64, 128, 64, 4],
+                [80, 128, 64, 4],
                 [96, 128, 64, 4],
                 [128, 128, 64, 4],
                 [128, 256, 64, 8],
