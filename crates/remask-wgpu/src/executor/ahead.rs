@@ -4,8 +4,6 @@
 //! decoder asks for a pass only when it knows what the last one found: the device would idle meanwhile. What changes
 //! from pass to pass is in buffers though, and most passes have the sizes of one shortly before.
 
-use std::collections::VecDeque;
-
 use super::{RecordingKey, WgpuBackend};
 use crate::kernels::select_reduce::CandidateRecord;
 use crate::pass::Answer;
@@ -16,7 +14,8 @@ const MOST: usize = 64;
 /// Commands that only have to be submitted.
 #[derive(Default)]
 pub(super) struct Ahead {
-    ready: VecDeque<(RecordingKey, wgpu::CommandBuffer)>,
+    /// The oldest first.
+    ready: Vec<(RecordingKey, wgpu::CommandBuffer)>,
 }
 
 impl Ahead {
@@ -27,14 +26,14 @@ impl Ahead {
 
     fn take(&mut self, key: RecordingKey) -> Option<wgpu::CommandBuffer> {
         let at = self.ready.iter().position(|(ready, _)| *ready == key)?;
-        self.ready.remove(at).map(|(_, commands)| commands)
+        Some(self.ready.remove(at).1)
     }
 
     fn keep(&mut self, key: RecordingKey, commands: wgpu::CommandBuffer) {
         if self.ready.len() >= MOST {
-            self.ready.pop_front();
+            self.ready.remove(0);
         }
-        self.ready.push_back((key, commands));
+        self.ready.push((key, commands));
     }
 }
 
