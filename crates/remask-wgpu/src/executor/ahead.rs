@@ -24,6 +24,12 @@ impl Ahead {
         self.ready.clear();
     }
 
+    /// Passes that are ready.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.ready.len()
+    }
+
     fn take(&mut self, key: RecordingKey) -> Option<wgpu::CommandBuffer> {
         let at = self.ready.iter().position(|(ready, _)| *ready == key)?;
         Some(self.ready.remove(at).1)

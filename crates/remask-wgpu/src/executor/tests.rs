@@ -75,3 +75,28 @@ fn tiles_are_measured_by_whole_passes() {
     assert_eq!((found.rows, found.cols, found.out), (8, 64, 64));
     assert!(backend.gpu.tuning.is_empty(), "what was only tried is forgotten");
 }
+
+/// A pass like one before is only submitted, since its commands are there. Whatever came between, it answers the same.
+#[test]
+fn passes_encoded_ahead_answer_the_same() {
+    let gpu = pollster::block_on(Gpu::open(None, LimitChoice::Adapter)).unwrap();
+    let mut backend =
+        pollster::block_on(WgpuBackend::random(gpu, architecture(256, 512, false), WeightFormat::F16)).unwrap();
+    let few = pollster::block_on(Trial::new(&mut backend, 256, 8, 8)).unwrap();
+    let more = pollster::block_on(Trial::new(&mut backend, 256, 24, 24)).unwrap();
+    let mut forward = |pass: &Pass| pollster::block_on(backend.forward(pass)).unwrap();
+    let first = [forward(&few.pass()), forward(&more.pass())];
+    for _ in 0..2 {
+        assert_eq!([forward(&few.pass()), forward(&more.pass())], first);
+    }
+    // A recording serves all sizes that round up to its own.
+    let select: Vec<_> = (0..7).map(Select::plain).collect();
+    assert_eq!(forward(&Pass { select: &select, ..few.pass() }), first[0][..7]);
+    let ready = backend.ahead.len();
+    assert_eq!(ready, 2, "a pass of each recording is ready");
+    // Larger buffers take the place of those that the commands name.
+    let most = pollster::block_on(Trial::new(&mut backend, 256, 300, 300)).unwrap();
+    pollster::block_on(backend.forward(&most.pass())).unwrap();
+    assert_eq!(backend.ahead.len(), 1, "commands of old buffers are dropped");
+    assert_eq!(pollster::block_on(backend.forward(&few.pass())).unwrap(), first[0]);
+}
