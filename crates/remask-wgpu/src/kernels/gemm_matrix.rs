@@ -234,15 +234,19 @@ impl MatrixTile {
             return None;
         }
         let (m, half) = (if rows <= 16 { 16 } else { 32 }, format == WeightFormat::F16);
-        // The last number is that of subgroups, in groups of `warps`, that memory has to be asked by.
-        let most = if half && end != MatrixEnd::Residual { 190 } else { 380 };
-        let (k, depth, enough) = match (m, end) {
-            _ if !cols.is_multiple_of(256) => (128, 1, most),
-            (16, _) | (_, MatrixEnd::Residual) => (256, 2, most),
-            (_, MatrixEnd::SwiGlu) if !half => (128, 1, most),
-            (_, MatrixEnd::Rotary { .. }) if half => (256, 2, most),
-            (_, MatrixEnd::Rotary { .. }) if format == WeightFormat::Q8 => (128, 1, 190),
-            _ => (128, 2, most),
+        let (k, depth) = match (m, end) {
+            _ if !cols.is_multiple_of(256) => (128, 1),
+            (16, _) | (_, MatrixEnd::Residual) => (256, 2),
+            _ if !half => (128, 1),
+            (_, MatrixEnd::Rotary { .. }) => (256, 2),
+            _ => (128, 2),
+        };
+        // Memory is asked by enough groups of `warps` subgroups.
+        let enough = match end {
+            MatrixEnd::Residual => 380,
+            MatrixEnd::Rotary { .. } if format == WeightFormat::Q8 && m == 32 => 190,
+            _ if half => 190,
+            _ => 380,
         };
         let mut possible = SPLITS.into_iter().filter(|s| (cols / s).is_multiple_of(k));
         let suits = |s: &u32| out / n * s * depth >= enough;

@@ -139,7 +139,10 @@ pub fn all_specs() -> Vec<KernelSpec> {
             let shape = linear::Shape { rows, cols: 4096, out };
             let tiles = [Order::Fragments, Order::Paired].map(|order| MatrixTile::candidates(format, shape, order));
             for tile in tiles.into_iter().flatten().flat_map(|tile| [tile, tile.smallest()]) {
-                specs.extend([MatrixEnd::Sums, MatrixEnd::Add].map(|end| gemm_matrix::spec(format, tile, end, 0)));
+                specs.push(gemm_matrix::spec(format, tile, MatrixEnd::Sums, 0));
+                if tile.splits == 1 {
+                    specs.push(gemm_matrix::spec(format, tile, MatrixEnd::Add, 0));
+                }
                 if tile.fuses_swiglu() {
                     specs.push(gemm_matrix::spec(format, tile, MatrixEnd::SwiGlu, 0));
                 }
