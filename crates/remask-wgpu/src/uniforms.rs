@@ -96,8 +96,8 @@ impl PassSizes {
     /// Sizes that fit this pass and others near it, so that they share one recording: each count up to the next of four
     /// steps an octave. Kernels read the true counts; a workgroup past them ends at once. Tiles are chosen for what is
     /// rounded up though, and of many rows a tile too many can be a turn of all multiprocessors: those get smaller steps.
-    /// Few selected rows go up to a power of two: a block has one fewer with every step, and their kernels
-    /// differ by no more.
+    /// Few selected rows go up to a power of two: a block has fewer with every step, and these are the counts that
+    /// kernels are chosen by.
     #[must_use]
     pub fn rounded_up(self) -> Self {
         let step = |n: u32| (n.next_power_of_two() / 8).max(1);

@@ -49,26 +49,29 @@ impl WgpuBackend {
     pub(super) fn submit(&mut self, key: RecordingKey, bytes: u64) -> wgpu::Buffer {
         let commands = self.ahead.take(key).unwrap_or_else(|| self.encode(key, bytes));
         self.gpu.queue.submit([commands]);
-        match key.answer {
-            Answer::Candidates => {
-                let next = self.encode(key, bytes);
-                self.ahead.keep(key, next);
-                self.activations.candidates_host.clone()
-            }
-            // Whoever wants logits looks at one pass.
-            Answer::Logits => self.activations.logits_host.clone(),
+        // Whoever wants logits looks at one pass.
+        if key.answer == Answer::Candidates {
+            let next = self.encode(key, bytes);
+            self.ahead.keep(key, next);
+        }
+        self.answer_buffers(key.answer)[1].clone()
+    }
+
+    /// Where an answer is computed, and where the host reads it.
+    fn answer_buffers(&self, answer: Answer) -> [&wgpu::Buffer; 2] {
+        let act = &self.activations;
+        match answer {
+            Answer::Candidates => [&act.candidates, &act.candidates_host],
+            Answer::Logits => [&act.logits, &act.logits_host],
         }
     }
 
     fn encode(&self, key: RecordingKey, bytes: u64) -> wgpu::CommandBuffer {
-        let act = &self.activations;
-        let (source, staging, bytes) = match key.answer {
+        let [source, staging] = self.answer_buffers(key.answer);
+        let bytes = match key.answer {
             // As many as any pass of this recording has.
-            Answer::Candidates => {
-                let most = u64::from(key.sizes.selected) * size_of::<CandidateRecord>() as u64;
-                (&act.candidates, &act.candidates_host, most)
-            }
-            Answer::Logits => (&act.logits, &act.logits_host, bytes),
+            Answer::Candidates => u64::from(key.sizes.selected) * size_of::<CandidateRecord>() as u64,
+            Answer::Logits => bytes,
         };
         let mut encoder =
             self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("pass") });
