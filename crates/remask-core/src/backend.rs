@@ -2,12 +2,13 @@
 //!
 //! A request owns one or more stores; a store has one slot a position and layer. A [`Pass`] names the
 //! rows to compute (each writes its own fresh K/V into its slot), the slots that each row may see,
-//! and the rows whose next-token candidates are wanted. Rows name their store, so one pass can carry
-//! several requests. Every decoder of this crate is a choice of rows.
+//! and the rows whose next-token candidates or logits are wanted. Rows name their store, so one pass can
+//! carry several requests. Every decoder of this crate is a choice of rows.
 
 use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -30,47 +31,75 @@ pub struct Keys {
     pub end: u32,
 }
 
-/// One row to compute: the token at a position of a store.
+/// One row to compute: a token of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
-    /// The store that is read and whose slot `position` is written.
+    /// The store that is read and whose slot is written.
     pub store: StoreId,
-    /// Position of the token: its rotary angle and its slot.
-    pub position: u32,
     /// Token id.
     pub token: u32,
-    /// Slots that the row attends to, as they are after this pass has written its own.
+    /// Position in the text: the row's rotary angle, or its learned position embedding.
+    pub position: u32,
+    /// The slot that the row's keys and values are written to.
+    pub slot: u32,
+    /// Slots that the row attends to, as they are after this pass has written its own. A block with a window
+    /// sees of these only the last [`window`](crate::architecture::Attention::window) up to `slot`.
     pub keys: Keys,
 }
 
 impl Row {
-    /// The token at `position` of a canvas of `length` positions, seeing what `architecture` lets it see.
+    /// The token at `position` of a canvas of `length` positions, in the slot of the same number, seeing what
+    /// `architecture` lets it see.
     #[must_use]
     pub fn of_canvas(architecture: &Architecture, store: StoreId, position: usize, token: u32, length: usize) -> Self {
         let keys = architecture.visible(position, length);
         let keys = Keys { start: keys.start as u32, end: keys.end as u32 };
-        Self { store, position: position as u32, token, keys }
+        Self { store, token, position: position as u32, slot: position as u32, keys }
     }
 }
 
-/// A row of the pass whose candidate is wanted.
+/// A row of the pass that is asked about the token of some position.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Select {
     /// Index into [`Pass::rows`].
     pub row: u32,
+    /// Position of the token that the row predicts: the counter of the noise, with the token id.
+    pub position: u32,
     /// Classifier-free guidance: the unconditional twin of the row.
     pub guide: Option<Guide>,
-    /// 0 takes the likeliest token; above, Gumbel noise times this is added to the logits.
-    pub temperature: f32,
-    /// Key of the noise; the counter is (position, token).
-    pub key: Key,
+    /// What is wanted of the row.
+    pub want: Want,
+}
+
+/// What is wanted of a selected row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Want {
+    /// Its candidate, worked out on the device.
+    Candidate {
+        /// 0 takes the likeliest token; above, Gumbel noise times this is added to the logits.
+        temperature: f32,
+        /// Key of the noise.
+        key: Key,
+        /// Index into [`Pass::suppressed`]: the ids that this request never chooses.
+        suppressed: u32,
+    },
+    /// Its logits `[head rows]`, as they are: nothing suppressed, no noise. It moves them off the device.
+    Logits,
 }
 
 impl Select {
-    /// The row's logits or likeliest token, without noise or guidance.
+    /// The logits of the row at index `row`, computed for `position`.
     #[must_use]
-    pub fn plain(row: usize) -> Self {
-        Self { row: row as u32, guide: None, temperature: 0.0, key: Key::default() }
+    pub fn logits(row: usize, position: usize) -> Self {
+        Self { row: row as u32, position: position as u32, guide: None, want: Want::Logits }
+    }
+
+    /// The likeliest token of the row at index `row`, without noise or guidance, nothing of the pass's first set
+    /// of suppressed ids.
+    #[must_use]
+    pub fn likeliest(row: usize, position: usize) -> Self {
+        let want = Want::Candidate { temperature: 0.0, key: Key::default(), suppressed: 0 };
+        Self { row: row as u32, position: position as u32, guide: None, want }
     }
 }
 
@@ -97,55 +126,84 @@ pub struct Candidate {
     pub margin: f32,
 }
 
+/// What a pass answers for one selected row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// For [`Want::Candidate`].
+    Candidate(Candidate),
+    /// For [`Want::Logits`], `[head rows]`.
+    Logits(Vec<f32>),
+}
+
+impl Answer {
+    /// The candidate, where one was asked for.
+    #[must_use]
+    pub fn candidate(&self) -> Option<Candidate> {
+        if let Self::Candidate(candidate) = self { Some(*candidate) } else { None }
+    }
+
+    /// The logits, where they were asked for.
+    #[must_use]
+    pub fn logits(self) -> Option<Vec<f32>> {
+        if let Self::Logits(logits) = self { Some(logits) } else { None }
+    }
+}
+
 /// One forward pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Pass<'a> {
     /// Rows to compute; those of one store are best kept together.
     pub rows: &'a [Row],
-    /// Rows whose candidates are wanted, in the order the answer comes.
+    /// Rows that are asked about, in the order the answers come; none where only keys and values are wanted.
     pub select: &'a [Select],
-    /// Ids that are never chosen and take no probability.
-    pub suppressed: &'a TokenSet,
+    /// Sets of ids that are never chosen and take no probability; each candidate names its own.
+    pub suppressed: &'a [Arc<TokenSet>],
 }
 
 impl Pass<'_> {
     /// Checks that a pass names only what exists and writes nothing twice. `capacity` answers a store's
-    /// slots, `None` for an unknown one; `head_rows` is the model's.
+    /// slots, `None` for an unknown one.
     ///
     /// # Errors
     /// [`BackendError::InvalidPass`] with the first thing that is wrong.
-    pub fn check(&self, head_rows: usize, capacity: impl Fn(StoreId) -> Option<u32>) -> Result<(), BackendError> {
+    pub fn check(&self, a: &Architecture, capacity: impl Fn(StoreId) -> Option<u32>) -> Result<(), BackendError> {
         let invalid = |problem: String| Err(BackendError::InvalidPass(problem));
-        let (rows, selected) = (self.rows.len(), self.select.len());
-        if rows == 0 || selected == 0 {
-            return invalid(format!("{rows} rows and {selected} selected; both must be at least 1"));
+        let (rows, head_rows) = (self.rows.len(), a.embedding_rows);
+        if rows == 0 {
+            return invalid("no rows; there must be at least 1".to_owned());
         }
-        if self.suppressed.rows() != head_rows {
-            return invalid(format!(
-                "suppressed ids are over {} rows, the head has {head_rows}",
-                self.suppressed.rows()
-            ));
+        if let Some(set) = self.suppressed.iter().find(|set| set.rows() != head_rows) {
+            return invalid(format!("suppressed ids are over {} rows, the head has {head_rows}", set.rows()));
         }
+        let positions = a.max_positions.min(a.learned_positions.unwrap_or(usize::MAX));
         let mut written = HashSet::with_capacity(rows);
-        for Row { store, position, token, keys } in self.rows {
+        for Row { store, token, position, slot, keys } in self.rows {
             let Some(slots) = capacity(*store) else {
                 return invalid(format!("store {} does not exist", store.0));
             };
-            if *position >= slots || keys.end > slots || keys.start >= keys.end {
+            if *slot >= slots || keys.end > slots || keys.start >= keys.end {
                 let range = format!("{}..{}", keys.start, keys.end);
-                return invalid(format!("position {position} with keys {range} in a store of {slots} slots"));
+                return invalid(format!("slot {slot} with keys {range} in a store of {slots} slots"));
+            }
+            if *position as usize >= positions {
+                return invalid(format!("position {position}; the model has {positions} positions"));
             }
             if *token as usize >= head_rows {
                 return invalid(format!("token {token} of {head_rows} embeddings"));
             }
-            if !written.insert((store, position)) {
-                return invalid(format!("position {position} of store {} twice", store.0));
+            if !written.insert((store, slot)) {
+                return invalid(format!("slot {slot} of store {} twice", store.0));
             }
         }
         for s in self.select {
             let guide = s.guide.map_or(s.row, |g| g.row);
             if s.row as usize >= rows || guide as usize >= rows {
                 return invalid(format!("selected row {} (guide {guide}) of {rows} rows", s.row));
+            }
+            if let Want::Candidate { suppressed, .. } = s.want
+                && suppressed as usize >= self.suppressed.len()
+            {
+                return invalid(format!("set {suppressed} of {} sets of suppressed ids", self.suppressed.len()));
             }
         }
         Ok(())
@@ -227,19 +285,21 @@ pub trait Backend {
     /// Gives a store's slots back. Unknown ids are ignored.
     fn release_store(&mut self, store: StoreId);
 
-    /// Computes a pass: writes the rows' K/V and answers one candidate a selected row.
+    /// Computes a pass: writes the rows' K/V and answers one candidate, or the logits, a selected row.
     ///
     /// # Errors
     /// [`BackendError::InvalidPass`] before anything is computed; [`BackendError::NotFinite`],
     /// [`BackendError::DeviceLost`] or [`BackendError::Device`] after, with the stores' contents lost.
-    fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Candidate>>;
+    fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Answer>>;
+}
 
-    /// Computes a pass and answers the selected rows' logits `[select, head rows]`, nothing
-    /// suppressed, no noise. For verification: it moves every logit off the device.
-    ///
-    /// # Errors
-    /// As [`Backend::forward`].
-    fn logits<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<f32>>;
+/// The logits of a pass all of whose selected rows ask for them: `[select, head rows]`.
+///
+/// # Errors
+/// As [`Backend::forward`].
+pub async fn logits(backend: &mut dyn Backend, pass: &Pass<'_>) -> Result<Vec<f32>, BackendError> {
+    let answers = backend.forward(pass).await?;
+    Ok(answers.into_iter().filter_map(Answer::logits).flatten().collect())
 }
 
 /// Failures of a device or of what was asked of it.

@@ -1,16 +1,120 @@
-//! Models in one GGUF file, as llama.cpp's converter writes them: its metadata as a config.json, the names
-//! of its tensors, and its tokenizer as a tokenizer.json. What follows from here on is what every other
-//! model goes through.
+//! Models in one GGUF file, as llama.cpp's converter writes them: its metadata as a config.json, its tensors, and
+//! its tokenizer as a tokenizer.json. What follows from here on is what every other model goes through.
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use crate::architecture::Architecture;
 use crate::checkpoint::gguf::{Metadata, Value};
 use crate::checkpoint::{Checkpoint, Matrix, WeightFormat};
 use crate::error::{Error, Result};
-use crate::families::{LayerNames, TensorNames};
-use crate::model::layer_matrices;
+use crate::tensors::{self, BlockRole, Role, Stored, TensorKind, TensorSpec};
 use crate::tokenizer::MASK_TEXTS;
+
+/// What `general.architecture` may say, and the family that it leads to.
+const ARCHITECTURES: &[(&str, &str)] = &[
+    ("llada", "LLaDAModelLM"),
+    ("llama", "LlamaForCausalLM"),
+    ("qwen2", "Qwen2ForCausalLM"),
+    ("qwen3", "Qwen3ForCausalLM"),
+    ("gemma3", "Gemma3ForCausalLM"),
+    ("phi2", "PhiForCausalLM"),
+    ("gpt2", "GPT2LMHeadModel"),
+];
+
+/// Metadata below the prefix of a file's architecture.
+struct Source<'a> {
+    metadata: &'a Metadata,
+    checkpoint: &'a Checkpoint,
+    name: &'static str,
+    family: &'static str,
+}
+
+impl Source<'_> {
+    fn key(&self, leaf: &str) -> String {
+        format!("{}.{leaf}", self.name)
+    }
+
+    fn size(&self, leaf: &str) -> Result<Option<usize>> {
+        self.metadata.size(&self.key(leaf))
+    }
+
+    fn needed(&self, leaf: &str) -> Result<usize> {
+        self.metadata.required(&self.key(leaf), self.size(leaf)?)
+    }
+
+    fn number(&self, leaf: &str) -> Result<Option<f64>> {
+        self.metadata.number(&self.key(leaf))
+    }
+
+    fn token(&self, what: &str) -> Result<Option<usize>> {
+        self.metadata.size(&format!("tokenizer.ggml.{what}_token_id"))
+    }
+
+    fn has(&self, tensor: &str) -> bool {
+        self.checkpoint.get(tensor).is_some()
+    }
+
+    fn unsupported<T>(&self, what: &str, why: &str) -> Result<T> {
+        Err(Error::Unsupported { what: format!("{}: {what}", self.metadata.file), why: why.to_owned() })
+    }
+
+    /// Elements of a head.
+    fn head_dim(&self, hidden: usize, heads: usize) -> Result<usize> {
+        let file = &self.metadata.file;
+        let (key, value) = (self.size("attention.key_length")?, self.size("attention.value_length")?);
+        if let Some((key, value)) = key.zip(value).filter(|(key, value)| key != value) {
+            return self.unsupported(
+                &format!("{} = {key}, {} = {value}", self.key("attention.key_length"), self.key("attention.value_length")),
+                "no kernel computes keys and values of different lengths",
+            );
+        }
+        if heads == 0 {
+            return Err(Error::config(file, &self.key("attention.head_count"), "0 heads"));
+        }
+        match key.or(value) {
+            Some(own) if self.name != "llada" => Ok(own),
+            None if hidden.is_multiple_of(heads) => Ok(hidden / heads),
+            Some(own) if own == hidden / heads => Ok(own),
+            _ => {
+                let problem = format!("{heads} heads of a hidden size of {hidden}, key length {key:?}");
+                Err(Error::config(file, &self.key("attention.head_count"), problem))
+            }
+        }
+    }
+
+    /// `rope_scaling` of config.json.
+    fn scaling(&self) -> Result<Json> {
+        let factor = self.number("rope.scaling.factor")?;
+        let kind = self.metadata.text(&self.key("rope.scaling.type"))?;
+        if let Some(factors) = self.checkpoint.get("rope_freqs.weight") {
+            let factors: Vec<_> = factors.to_f32()?.into_iter().map(f64::from).collect();
+            return Ok(json!({"rope_type": "factors", "factors": factors}));
+        }
+        match (kind.unwrap_or(if factor.is_some() { "linear" } else { "none" }), factor) {
+            ("none", None | Some(1.0)) | ("linear" | "yarn", None | Some(1.0)) => Ok(Json::Null),
+            ("linear", Some(factor)) => Ok(json!({"rope_type": "linear", "factor": factor})),
+            ("yarn", Some(factor)) => {
+                let original = self.needed("rope.scaling.original_context_length")?;
+                let mut scaling =
+                    json!({"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original});
+                for (leaf, name) in [
+                    ("rope.scaling.attn_factor", "attention_factor"),
+                    ("rope.scaling.yarn_beta_fast", "beta_fast"),
+                    ("rope.scaling.yarn_beta_slow", "beta_slow"),
+                ] {
+                    if let Some(value) = self.number(leaf)? {
+                        scaling[name] = json!(value);
+                    }
+                }
+                Ok(scaling)
+            }
+            (other, _) => self.unsupported(
+                &format!("{} = {other}", self.key("rope.scaling.type")),
+                "supported here: none, linear, yarn",
+            ),
+        }
+    }
+}
 
 /// The metadata as the config.json of the model's family.
 ///
@@ -19,84 +123,183 @@ use crate::tokenizer::MASK_TEXTS;
 /// [`Error::Unsupported`] for a setting that would change the result and that no kernel computes.
 pub fn config(metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Json> {
     let file = &metadata.file;
-    let name = metadata.required("general.architecture", metadata.text("general.architecture")?)?;
-    if name != "llada" {
+    let found = metadata.required("general.architecture", metadata.text("general.architecture")?)?;
+    let Some((name, family)) = ARCHITECTURES.iter().find(|(name, _)| *name == found) else {
+        let known: Vec<_> = ARCHITECTURES.iter().map(|(name, _)| format!("{name:?}")).collect();
         return Err(Error::UnknownArchitecture {
             file: file.clone(),
-            found: format!("{name:?}"),
-            known: "\"llada\" in GGUF files".to_owned(),
+            found: format!("{found:?}"),
+            known: format!("{} in GGUF files", known.join(", ")),
         });
-    }
-    let key = |leaf: &str| format!("{name}.{leaf}");
-    let size = |leaf: &str| metadata.size(&key(leaf));
-    let needed = |leaf: &str| metadata.required(&key(leaf), size(leaf)?);
-    let unsupported =
-        |what: String, why: &str| Err(Error::Unsupported { what: format!("{file}: {what}"), why: why.to_owned() });
-
+    };
+    let source = Source { metadata, checkpoint, name, family };
     if metadata.size("split.count")?.unwrap_or(1) > 1 {
-        return unsupported("a part of a split model".to_owned(), "join the parts with llama-gguf-split --merge");
+        return source.unsupported("a part of a split model", "join the parts with llama-gguf-split --merge");
     }
-    for (key, expected) in [(key("attention.causal"), false), ("diffusion.shift_logits".to_owned(), false)] {
+    let diffusion = *name == "llada";
+    for (key, expected) in [(source.key("attention.causal"), !diffusion), ("diffusion.shift_logits".to_owned(), false)] {
         if metadata.flag(&key)?.is_some_and(|on| on != expected) {
-            return unsupported(format!("{key} = {}", !expected), "models of this family were not trained so");
+            return source.unsupported(&format!("{key} = {}", !expected), "models of this family were not trained so");
         }
     }
-    let scaling = metadata.text(&key("rope.scaling.type"))?.unwrap_or("none");
-    let scaled = metadata.number(&key("rope.scaling.factor"))?.is_some_and(|f| f != 1.0);
-    if scaling != "none" || scaled {
-        return unsupported(format!("{} = {scaling}", key("rope.scaling.type")), "no kernel computes scaled positions");
+    for leaf in ["attn_logit_softcapping", "final_logit_softcapping", "expert_count"] {
+        if source.number(leaf)?.is_some_and(|v| v != 0.0) {
+            return source.unsupported(&source.key(leaf), "no kernel of this build computes it");
+        }
     }
-    let odd = checkpoint.tensors().find(|t| t.name.ends_with(".bias") || t.name.starts_with("rope_freqs"));
-    if let Some(tensor) = odd {
-        return unsupported(format!("tensor {}", tensor.name), "no kernel of this build computes with it");
+    let rows = checkpoint.get(EMBEDDING).and_then(|t| t.shape.first().copied());
+    let rows = rows.ok_or_else(|| Error::tensor(file, EMBEDDING, "missing"))?;
+    let mut config = json!({
+        "architectures": [family],
+        "bos_token_id": source.token("bos")?,
+        "pad_token_id": source.token("padding")?,
+    });
+    let own = match *name {
+        "llada" => llada(&source, rows)?,
+        "gpt2" => gpt2(&source, rows)?,
+        "phi2" => phi2(&source, rows)?,
+        _ => llama(&source, rows)?,
+    };
+    if let Some(config) = config.as_object_mut() {
+        config.extend(own);
+        config.entry("eos_token_id").or_insert(json!(ends(&source)?));
     }
+    Ok(config)
+}
 
-    let (hidden, heads) = (needed("embedding_length")?, needed("attention.head_count")?);
-    if heads == 0 {
-        return Err(Error::config(file, &key("attention.head_count"), "0 heads"));
+/// Ids that end a text or a turn.
+fn ends(source: &Source) -> Result<Vec<usize>> {
+    let mut ends = Vec::new();
+    for what in ["eos", "eot", "eom"] {
+        ends.extend(source.token(what)?.filter(|id| !ends.contains(id)));
     }
-    for leaf in ["rope.dimension_count", "attention.key_length", "attention.value_length"] {
-        if let Some(found) = size(leaf)?.filter(|found| *found != hidden / heads) {
-            let problem = format!("{found}, but {heads} heads of a hidden size of {hidden} have {}", hidden / heads);
-            return Err(Error::config(file, &key(leaf), problem));
+    Ok(ends)
+}
+
+fn object(value: Json) -> Map<String, Json> {
+    if let Json::Object(map) = value { map } else { Map::new() }
+}
+
+/// Llama, Mistral, Qwen and Gemma share their keys.
+fn llama(source: &Source, rows: usize) -> Result<Map<String, Json>> {
+    let (hidden, heads) = (source.needed("embedding_length")?, source.needed("attention.head_count")?);
+    let head_dim = source.head_dim(hidden, heads)?;
+    if let Some(rotated) = source.size("rope.dimension_count")?.filter(|dims| *dims != head_dim) {
+        let why = "no checkpoint of this family rotates a part of its heads";
+        return source.unsupported(&format!("{} = {rotated}", source.key("rope.dimension_count")), why);
+    }
+    let eps = source.key("attention.layer_norm_rms_epsilon");
+    let mut config = object(json!({
+        "hidden_size": hidden,
+        "num_hidden_layers": source.needed("block_count")?,
+        "num_attention_heads": heads,
+        "num_key_value_heads": source.size("attention.head_count_kv")?.unwrap_or(heads),
+        "head_dim": head_dim,
+        "intermediate_size": source.needed("feed_forward_length")?,
+        "vocab_size": rows,
+        "max_position_embeddings": source.needed("context_length")?,
+        "rms_norm_eps": source.metadata.required(&eps, source.metadata.number(&eps)?)?,
+        // llama.cpp's own default where a file does not say.
+        "rope_theta": source.number("rope.freq_base")?.unwrap_or(10_000.0),
+        "rope_scaling": source.scaling()?,
+        "tie_word_embeddings": !source.has(HEAD),
+        "attention_bias": source.has("blk.0.attn_output.bias"),
+        "mlp_bias": source.has("blk.0.ffn_down.bias"),
+    }));
+    let window = source.size("attention.sliding_window")?;
+    match source.family {
+        "Gemma3ForCausalLM" => {
+            // llama.cpp knows the 27B model, whose scale is another, by its number of layers.
+            let scalar = if source.needed("block_count")? == 62 { hidden / heads } else { head_dim };
+            let local = source.number("rope.freq_base_swa")?.unwrap_or(10_000.0);
+            let pattern = source.metadata.size(&source.key("attention.sliding_window_pattern")).ok().flatten();
+            config.extend(object(json!({
+                "query_pre_attn_scalar": scalar,
+                "sliding_window": window,
+                "sliding_window_pattern": pattern,
+                "rope_local_base_freq": local,
+            })));
         }
+        "LlamaForCausalLM" if window.is_some() => {
+            config.extend(object(json!({"architectures": ["MistralForCausalLM"], "sliding_window": window})));
+        }
+        _ => {}
     }
-    let token = |what: &str| metadata.size(&format!("tokenizer.ggml.{what}_token_id"));
-    let mask = token("mask")?.or(named_mask(metadata)?);
+    Ok(config)
+}
+
+fn gpt2(source: &Source, rows: usize) -> Result<Map<String, Json>> {
+    let eps = source.key("attention.layer_norm_epsilon");
+    Ok(object(json!({
+        "n_embd": source.needed("embedding_length")?,
+        "n_layer": source.needed("block_count")?,
+        "n_head": source.needed("attention.head_count")?,
+        "n_positions": source.needed("context_length")?,
+        "n_inner": source.size("feed_forward_length")?,
+        "vocab_size": rows,
+        "layer_norm_epsilon": source.metadata.required(&eps, source.metadata.number(&eps)?)?,
+        "activation_function": "gelu_new",
+        "tie_word_embeddings": !source.has(HEAD),
+    })))
+}
+
+fn phi2(source: &Source, rows: usize) -> Result<Map<String, Json>> {
+    let (hidden, heads) = (source.needed("embedding_length")?, source.needed("attention.head_count")?);
+    let head_dim = source.head_dim(hidden, heads)?;
+    let eps = source.key("attention.layer_norm_epsilon");
+    Ok(object(json!({
+        "hidden_size": hidden,
+        "num_hidden_layers": source.needed("block_count")?,
+        "num_attention_heads": heads,
+        "num_key_value_heads": source.size("attention.head_count_kv")?.unwrap_or(heads),
+        "intermediate_size": source.needed("feed_forward_length")?,
+        "vocab_size": rows,
+        "max_position_embeddings": source.needed("context_length")?,
+        "layer_norm_eps": source.metadata.required(&eps, source.metadata.number(&eps)?)?,
+        "rope_theta": source.number("rope.freq_base")?.unwrap_or(10_000.0),
+        "rope_scaling": source.scaling()?,
+        "partial_rotary_factor": source.needed("rope.dimension_count")? as f64 / head_dim as f64,
+        "hidden_act": "gelu_new",
+        "tie_word_embeddings": !source.has(HEAD),
+    })))
+}
+
+fn llada(source: &Source, rows: usize) -> Result<Map<String, Json>> {
+    let file = &source.metadata.file;
+    let (hidden, heads) = (source.needed("embedding_length")?, source.needed("attention.head_count")?);
+    let head_dim = source.head_dim(hidden, heads)?;
+    if let Some(found) = source.size("rope.dimension_count")?.filter(|found| *found != head_dim) {
+        let problem = format!("{found}, but {heads} heads of a hidden size of {hidden} have {head_dim}");
+        return Err(Error::config(file, &source.key("rope.dimension_count"), problem));
+    }
+    let mask = source.token("mask")?.or(named_mask(source.metadata)?);
     let mask = mask.ok_or_else(|| {
         let problem =
             format!("missing, and none of {MASK_TEXTS:?} is a token; a diffusion model cannot be decoded without");
         Error::config(file, "tokenizer.ggml.mask_token_id", problem)
     })?;
-    // llama.cpp's own default where a file does not say.
-    let theta = metadata.number(&key("rope.freq_base"))?.unwrap_or(10_000.0);
-    let eps = key("attention.layer_norm_rms_epsilon");
-    let eps = metadata.required(&eps, metadata.number(&eps)?)?;
-    let rows = checkpoint.get(EMBEDDING).and_then(|t| t.shape.first().copied());
-    let rows = rows.ok_or_else(|| Error::tensor(file, EMBEDDING, "missing"))?;
-    Ok(json!({
-        "architectures": ["LLaDAModelLM"],
+    let eps = source.key("attention.layer_norm_rms_epsilon");
+    Ok(object(json!({
         "model_type": "llada",
         "d_model": hidden,
-        "n_layers": needed("block_count")?,
+        "n_layers": source.needed("block_count")?,
         "n_heads": heads,
-        "n_kv_heads": size("attention.head_count_kv")?.unwrap_or(heads),
-        "mlp_hidden_size": needed("feed_forward_length")?,
-        "vocab_size": size("vocab_size")?.unwrap_or(rows),
+        "n_kv_heads": source.size("attention.head_count_kv")?.unwrap_or(heads),
+        "mlp_hidden_size": source.needed("feed_forward_length")?,
+        "vocab_size": source.size("vocab_size")?.unwrap_or(rows),
         "embedding_size": rows,
-        "max_sequence_length": needed("context_length")?,
+        "max_sequence_length": source.needed("context_length")?,
         "rope": true,
-        "rope_theta": theta,
+        "rope_theta": source.number("rope.freq_base")?.unwrap_or(10_000.0),
+        "rope_scaling": source.scaling()?,
         "layer_norm_type": "rms",
-        "rms_norm_eps": eps,
+        "rms_norm_eps": source.metadata.required(&eps, source.metadata.number(&eps)?)?,
         "block_type": "llama",
         "activation_type": "silu",
-        "weight_tying": checkpoint.get(HEAD).is_none(),
+        "weight_tying": !source.has(HEAD),
         "mask_token_id": mask,
-        "eos_token_id": token("eos")?,
-        "bos_token_id": token("bos")?,
-        "pad_token_id": token("padding")?,
-    }))
+        "eos_token_id": source.token("eos")?,
+    })))
 }
 
 /// The mask by its text: the converter writes no key for it.
@@ -108,34 +311,69 @@ fn named_mask(metadata: &Metadata) -> Result<Option<usize>> {
 const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
 
-/// The names of the tensors. Rows of queries and keys are marked as they lie: the converter reorders them
-/// so that the pairs that rotary embedding turns are neighbours.
-#[must_use]
-pub fn tensors(a: &Architecture, checkpoint: &mut Checkpoint) -> TensorNames {
-    let layer = |i: usize| {
-        let name = |leaf: &str| format!("blk.{i}.{leaf}.weight");
-        LayerNames {
-            attention_norm: name("attn_norm"),
-            q: name("attn_q"),
-            k: name("attn_k"),
-            v: name("attn_v"),
-            attention_out: name("attn_output"),
-            mlp_norm: name("ffn_norm"),
-            gate: name("ffn_gate"),
-            up: name("ffn_up"),
-            down: name("ffn_down"),
+/// The tensors. Rows of queries and keys are marked as they lie: for some architectures the converter reorders
+/// them so that the pairs that rotary embedding turns are neighbours.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a tensor that no kernel computes with: leaving it out would change the result.
+pub fn tensors(metadata: &Metadata, a: &Architecture, checkpoint: &Checkpoint) -> Result<Vec<TensorSpec>> {
+    let name = metadata.text("general.architecture")?.unwrap_or_default();
+    let pairs = matches!(name, "llada" | "llama");
+    let has = |name: &str| checkpoint.get(name).is_some();
+    let specs = tensors::list(a, &|role| {
+        let plain = |name: &str| vec![(name.to_owned(), Stored::default())];
+        let (set, role) = match role {
+            Role::Embedding => return plain(EMBEDDING),
+            Role::Positions => return plain("position_embd.weight"),
+            Role::FinalNorm => return plain("output_norm.weight"),
+            Role::FinalNormBias => return plain("output_norm.bias"),
+            Role::Head => return plain(HEAD),
+            Role::HeadBias => return plain("output.bias"),
+            Role::Block(set, role) => (set, role),
+        };
+        let head_dim = a.distinct_blocks().nth(set).map_or(0, |block| block.attention.head_dim);
+        let paired = Stored { paired: pairs.then_some(head_dim), ..Stored::default() };
+        let full = |leaf: &str| format!("blk.{set}.{leaf}");
+        let one = |leaf: &str| vec![(full(leaf), Stored::default())];
+        match role {
+            BlockRole::AttentionNorm => one("attn_norm.weight"),
+            BlockRole::AttentionNormBias => one("attn_norm.bias"),
+            BlockRole::Qkv | BlockRole::QkvBias => {
+                let kind = if role == BlockRole::Qkv { "weight" } else { "bias" };
+                let fused = full(&format!("attn_qkv.{kind}"));
+                if has(&fused) {
+                    return vec![(fused, Stored::default())];
+                }
+                let part = |(leaf, stored)| (full(&format!("{leaf}.{kind}")), stored);
+                [("attn_q", paired), ("attn_k", paired), ("attn_v", Stored::default())].map(part).into()
+            }
+            BlockRole::QueryNorm => one("attn_q_norm.weight"),
+            BlockRole::KeyNorm => one("attn_k_norm.weight"),
+            BlockRole::AttentionOut => one("attn_output.weight"),
+            BlockRole::AttentionOutBias => one("attn_output.bias"),
+            BlockRole::AfterAttentionNorm => one("post_attention_norm.weight"),
+            BlockRole::FeedForwardNorm => one("ffn_norm.weight"),
+            BlockRole::FeedForwardNormBias => one("ffn_norm.bias"),
+            BlockRole::Up | BlockRole::UpBias => {
+                let kind = if role == BlockRole::Up { "weight" } else { "bias" };
+                let gate = full(&format!("ffn_gate.{kind}"));
+                let up = full(&format!("ffn_up.{kind}"));
+                let names = if has(&gate) { vec![gate, up] } else { vec![up] };
+                names.into_iter().map(|name| (name, Stored::default())).collect()
+            }
+            BlockRole::Down => one("ffn_down.weight"),
+            BlockRole::DownBias => one("ffn_down.bias"),
+            BlockRole::AfterFeedForwardNorm => one("post_ffw_norm.weight"),
         }
-    };
-    let layers: Vec<_> = (0..a.layers).map(layer).collect();
-    for name in layers.iter().flat_map(|l| [&l.q, &l.k]) {
-        checkpoint.set_paired(name, a.attention.head_dim);
+    });
+    let known = |name: &str| name == "rope_freqs.weight" || specs.iter().any(|spec| spec.name == name);
+    if let Some(odd) = checkpoint.tensors().find(|t| !known(t.name)) {
+        return Err(Error::Unsupported {
+            what: format!("{}: tensor {}", metadata.file, odd.name),
+            why: format!("no kernel of this build computes with it in a model of architecture {name}"),
+        });
     }
-    TensorNames {
-        embedding: EMBEDDING.to_owned(),
-        final_norm: "output_norm.weight".to_owned(),
-        head: (!a.tied_head).then(|| HEAD.to_owned()),
-        layers,
-    }
+    Ok(specs)
 }
 
 /// GPT-2's words: contractions, then letters, digits or other signs with a space before them, then spaces.
@@ -228,16 +466,13 @@ const SAMPLED_ROWS: usize = 16;
 /// # Errors
 /// [`Error::Tensor`] where `format` cannot hold them.
 pub fn requantization(
-    a: &Architecture,
-    names: &TensorNames,
+    tensors: &[TensorSpec],
     checkpoint: &Checkpoint,
     format: Option<WeightFormat>,
 ) -> Result<Option<String>> {
-    let tables = [Some(&names.embedding), names.head.as_ref()].into_iter().flatten();
-    let tables = tables.map(|name| (name.as_str(), a.embedding_rows, a.hidden));
     let (mut types, mut kept, mut sums, mut matrices) = (Vec::new(), None, [0.0; 2], 0);
-    for (name, rows, cols) in tables.chain(names.layers.iter().flat_map(|l| layer_matrices(a, l))) {
-        let matrix = Matrix::open(checkpoint, name, rows, cols)?;
+    for spec in tensors.iter().filter(|spec| spec.kind == TensorKind::Matrix) {
+        let matrix = Matrix::of(checkpoint, spec)?;
         let format = format.unwrap_or(matrix.format);
         let Some(blocks) = matrix.requantized(format) else { continue };
         if !types.contains(&blocks.name()) {
@@ -245,7 +480,7 @@ pub fn requantization(
         }
         kept = Some(format);
         matrices += 1;
-        for row in (0..rows).step_by(rows.div_ceil(SAMPLED_ROWS)) {
+        for row in (0..spec.rows).step_by(spec.rows.div_ceil(SAMPLED_ROWS)) {
             let [lost, all] = matrix.loss(row..row + 1, format)?;
             sums = [sums[0] + lost, sums[1] + all];
         }

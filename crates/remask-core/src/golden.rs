@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Backend, Pass, Row, Select};
+use crate::backend::{Backend, Pass, Row, Select, TokenSet, logits};
 use crate::checkpoint::{Bytes, Checkpoint, DType};
 use crate::decode::{Acceptance, Cache, DecodeOptions, Order, StepReport, generate};
 use crate::error::{Error, Result};
@@ -223,9 +223,9 @@ pub async fn check_logits(backend: &mut dyn Backend, model: &Model, golden: &Gol
         let store = backend.create_store(input.len() as u32)?;
         let row = |(position, token): (usize, &u32)| Row::of_canvas(a, store, position, *token, input.len());
         let rows: Vec<_> = input.iter().enumerate().map(row).collect();
-        let select: Vec<_> = (0..rows.len()).map(Select::plain).collect();
-        let pass = Pass { rows: &rows, select: &select, suppressed: &model.vocabulary.suppressed };
-        let logits = backend.logits(&pass).await;
+        let select: Vec<_> = (0..rows.len()).map(|row| Select::logits(row, row)).collect();
+        let pass = Pass { rows: &rows, select: &select, suppressed: &[] };
+        let logits = logits(backend, &pass).await;
         backend.release_store(store);
         computed.extend(logits?);
     }
@@ -240,9 +240,11 @@ pub async fn check_case(backend: &mut dyn Backend, model: &Model, case: &Case) -
     let Some(options) = case.options() else { return Ok(None) };
     let mut vocabulary = model.vocabulary.clone();
     // The references suppress the mask id and everything above it while generating.
-    for id in vocabulary.mask..model.architecture.embedding_rows as u32 {
-        vocabulary.suppressed.insert(id);
+    let mut suppressed = TokenSet::clone(&vocabulary.suppressed);
+    for id in vocabulary.mask.unwrap_or(u32::MAX)..model.architecture.embedding_rows as u32 {
+        suppressed.insert(id);
     }
+    vocabulary.suppressed = suppressed.into();
     let watch = &mut |_: &StepReport| ControlFlow::Continue(());
     let done = generate(backend, &model.architecture, &vocabulary, &case.prompt, &options, watch).await?;
     let ids = done.canvas.tokens();

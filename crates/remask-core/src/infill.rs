@@ -126,7 +126,7 @@ pub fn canvas(model: &Model, pieces: &[Piece], lengths: &[usize]) -> Result<Canv
             }
         }
     }
-    Ok(Canvas::with_holes(&ids, model.vocabulary.mask))
+    Ok(Canvas::with_holes(&ids, model.vocabulary.hole()))
 }
 
 /// Mean log-probability of the tokens that were filled in, each as it was decided: how well a choice of

@@ -20,11 +20,14 @@ pub mod model;
 pub mod quantize;
 pub mod random;
 pub mod schedule;
+pub mod tensors;
 pub mod tokenizer;
 pub mod trial;
 
 pub use architecture::Architecture;
-pub use backend::{Backend, BackendError, BackendFuture, Candidate, Guide, Keys, Pass, Row, Select, StoreId, TokenSet};
+pub use backend::{
+    Answer, Backend, BackendError, BackendFuture, Candidate, Guide, Keys, Pass, Row, Select, StoreId, TokenSet, Want,
+};
 pub use canvas::{Canvas, Cell};
 pub use checkpoint::{Checkpoint, DType};
 pub use decode::{

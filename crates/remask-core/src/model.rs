@@ -12,7 +12,8 @@ use crate::chat::{ChatTemplate, MarkedText, Message};
 use crate::checkpoint::{Bytes, Checkpoint, Matrix, WeightFormat};
 use crate::decode::Vocabulary;
 use crate::error::{Error, Result};
-use crate::families::{Family, LayerNames, TensorNames, parse_config};
+use crate::families::{Family, parse_config};
+use crate::tensors::{TensorKind, TensorSpec};
 use crate::tokenizer::TextTokenizer;
 
 /// The files of a model, by content. Only config and checkpoint are required.
@@ -41,8 +42,8 @@ pub struct Model {
     pub architecture: Architecture,
     /// Its weights.
     pub checkpoint: Checkpoint,
-    /// Names of its tensors.
-    pub names: TensorNames,
+    /// Its tensors.
+    pub tensors: Vec<TensorSpec>,
     /// Its tokenizer, if it has one.
     pub tokenizer: Option<TextTokenizer>,
     /// Its ids that decoding treats specially.
@@ -137,8 +138,8 @@ impl Model {
     pub fn from_files(files: ModelFiles) -> Result<Self> {
         let named = |name: &str| format!("{}/{name}", files.origin);
         let (family, architecture) = parse_config(&named("config.json"), &files.config)?;
-        let names = (family.tensors)(&architecture);
-        check_tensors(&architecture, &names, &files.checkpoint)?;
+        let tensors = (family.tensors)(&architecture, &|name| files.checkpoint.get(name).is_some());
+        check_tensors(&tensors, &files.checkpoint)?;
         let tokenizer = files
             .tokenizer
             .as_deref()
@@ -150,7 +151,7 @@ impl Model {
         };
         Ok(Self {
             chat,
-            ..Self::assemble(files.origin, files.config.into_owned(), architecture, files.checkpoint, names, tokenizer)?
+            ..Self::assemble(files.origin, files.config.into_owned(), architecture, files.checkpoint, tensors, tokenizer)?
         })
     }
 
@@ -160,12 +161,12 @@ impl Model {
     /// # Errors
     /// The first thing that is broken, missing or not supported, naming the file and the key or tensor.
     pub fn from_gguf(origin: &str, bytes: Bytes, tokenizer: Option<&[u8]>) -> Result<Self> {
-        let (mut checkpoint, metadata) = Checkpoint::from_gguf(origin, bytes)?;
+        let (checkpoint, metadata) = Checkpoint::from_gguf(origin, bytes)?;
         let config = crate::gguf::config(&metadata, &checkpoint)?;
         let config = format!("{config:#}");
         let (family, architecture) = parse_config(origin, &config)?;
-        let names = crate::gguf::tensors(&architecture, &mut checkpoint);
-        check_tensors(&architecture, &names, &checkpoint)?;
+        let tensors = crate::gguf::tensors(&metadata, &architecture, &checkpoint)?;
+        check_tensors(&tensors, &checkpoint)?;
         let (tokenizer, no_tokenizer) = match tokenizer {
             Some(bytes) => (Some(TextTokenizer::from_bytes("tokenizer.json", bytes)?), None),
             None => match crate::gguf::tokenizer(&metadata) {
@@ -182,7 +183,7 @@ impl Model {
             ChatTemplate::new(file, source, &text(ids.bos), &text(ids.eos.first().copied()))
         });
         let chat = chat.transpose()?;
-        let model = Self::assemble(origin.to_owned(), config, architecture, checkpoint, names, tokenizer)?;
+        let model = Self::assemble(origin.to_owned(), config, architecture, checkpoint, tensors, tokenizer)?;
         Ok(Self { chat, no_tokenizer, ..model })
     }
 
@@ -191,19 +192,19 @@ impl Model {
         config: String,
         architecture: Architecture,
         checkpoint: Checkpoint,
-        names: TensorNames,
+        tensors: Vec<TensorSpec>,
         tokenizer: Option<TextTokenizer>,
     ) -> Result<Self> {
         let vocabulary = match &tokenizer {
             Some(tokenizer) => tokenizer.vocabulary(&architecture)?,
-            None => Vocabulary::of(&architecture)?,
+            None => Vocabulary::of(&architecture),
         };
         Ok(Self {
             origin,
             config,
             architecture,
             checkpoint,
-            names,
+            tensors,
             tokenizer,
             vocabulary,
             chat: None,
@@ -217,7 +218,7 @@ impl Model {
     /// # Errors
     /// [`Error::Tensor`] where `format` cannot hold them.
     pub fn requantization(&self, format: Option<WeightFormat>) -> Result<Option<String>> {
-        crate::gguf::requantization(&self.architecture, &self.names, &self.checkpoint, format)
+        crate::gguf::requantization(&self.tensors, &self.checkpoint, format)
     }
 
     /// The tokenizer.
@@ -301,34 +302,9 @@ fn chat_template(
     ChatTemplate::new(&file, &source, &bos, &eos).map(Some)
 }
 
-/// Every matrix of a layer with its shape: `(name, rows, cols)`.
-#[must_use]
-pub fn layer_matrices<'a>(a: &Architecture, n: &'a LayerNames) -> [(&'a str, usize, usize); 7] {
-    let (d, q, kv) = (a.hidden, a.attention.heads * a.attention.head_dim, a.attention.kv_heads * a.attention.head_dim);
-    [
-        (&n.q, q, d),
-        (&n.k, kv, d),
-        (&n.v, kv, d),
-        (&n.attention_out, d, q),
-        (&n.gate, a.mlp.hidden, d),
-        (&n.up, a.mlp.hidden, d),
-        (&n.down, d, a.mlp.hidden),
-    ]
-}
-
-fn check_tensors(a: &Architecture, names: &TensorNames, checkpoint: &Checkpoint) -> Result<()> {
-    Matrix::open(checkpoint, &names.embedding, a.embedding_rows, a.hidden)?;
-    if let Some(head) = &names.head {
-        Matrix::open(checkpoint, head, a.embedding_rows, a.hidden)?;
-    }
-    let vectors = names.layers.iter().flat_map(|l| [&l.attention_norm, &l.mlp_norm]);
-    for name in vectors.chain([&names.final_norm]) {
-        checkpoint.check_vector(name, a.hidden)?;
-    }
-    for layer in &names.layers {
-        for (name, rows, cols) in layer_matrices(a, layer) {
-            Matrix::open(checkpoint, name, rows, cols)?;
-        }
-    }
-    Ok(())
+fn check_tensors(tensors: &[TensorSpec], checkpoint: &Checkpoint) -> Result<()> {
+    tensors.iter().try_for_each(|spec| match spec.kind {
+        TensorKind::Matrix => Matrix::of(checkpoint, spec).map(|_| ()),
+        TensorKind::Vector => checkpoint.check_vector(&spec.name, spec.cols).map(|_| ()),
+    })
 }

@@ -162,20 +162,21 @@ impl TextTokenizer {
                 "has token id {id} but the model has {rows} embeddings; tokenizer and checkpoint are of different models"
             ));
         }
-        let mut vocabulary = Vocabulary::of(architecture)?;
+        let mut vocabulary = Vocabulary::of(architecture);
         let mask = vocabulary.mask;
         let named = MASK_TEXTS.iter().find_map(|t| self.id(t).map(|id| (t, id)));
-        if let Some((text, id)) = named.filter(|(_, id)| *id != mask) {
-            return disagree(format!("its {text} is id {id} but the config's mask_token_id is {mask}"));
+        if let Some((text, id)) = named.filter(|(_, id)| mask.is_some_and(|mask| *id != mask)) {
+            return disagree(format!("its {text} is id {id} but the config's mask_token_id is {}", mask.unwrap_or_default()));
         }
         if let Some(id) = architecture.tokens.eos.iter().find(|id| !ids.contains(id)) {
             return disagree(format!("does not have the config's end-of-sequence id {id}"));
         }
-        vocabulary.suppressed = TokenSet::new(rows);
-        for id in (0..rows as u32).filter(|id| !ids.contains(id)).chain([mask]) {
-            vocabulary.suppressed.insert(id);
+        let mut suppressed = TokenSet::new(rows);
+        for id in (0..rows as u32).filter(|id| !ids.contains(id)).chain(mask) {
+            suppressed.insert(id);
         }
-        vocabulary.stop.extend(self.turn_ends().filter(|id| *id != mask));
+        vocabulary.suppressed = suppressed.into();
+        vocabulary.stop.extend(self.turn_ends().filter(|id| Some(*id) != mask));
         vocabulary.stop.sort_unstable();
         vocabulary.stop.dedup();
         Ok(vocabulary)

@@ -1,5 +1,7 @@
 //! A pass to measure a backend by: what it costs depends on how many rows it has, not on what they say.
 
+use std::sync::Arc;
+
 use crate::backend::{Backend, BackendError, Keys, Pass, Row, Select, StoreId, TokenSet};
 
 /// A pass over the first rows of a canvas of arbitrary tokens, in a store of its own. Every row sees the
@@ -9,7 +11,7 @@ pub struct Trial {
     store: StoreId,
     rows: Vec<Row>,
     select: Vec<Select>,
-    suppressed: TokenSet,
+    suppressed: [Arc<TokenSet>; 1],
 }
 
 impl Trial {
@@ -26,9 +28,9 @@ impl Trial {
     ) -> Result<Self, BackendError> {
         let store = backend.create_store(context)?;
         let keys = Keys { start: 0, end: context };
-        let rows = (0..context).map(|position| Row { store, position, token: position * 7919 % vocabulary, keys });
-        let suppressed = TokenSet::new(backend.head_rows());
-        let mut trial = Self { store, rows: rows.collect(), select: vec![Select::plain(0)], suppressed };
+        let rows = (0..context).map(|position| Row { store, token: position * 7919 % vocabulary, position, slot: position, keys });
+        let suppressed = [Arc::new(TokenSet::new(backend.head_rows()))];
+        let mut trial = Self { store, rows: rows.collect(), select: vec![Select::likeliest(0, 0)], suppressed };
         if count < context
             && let Err(problem) = backend.forward(&trial.pass()).await
         {
@@ -36,7 +38,7 @@ impl Trial {
             return Err(problem);
         }
         trial.rows.truncate(count as usize);
-        trial.select = (0..count as usize).map(Select::plain).collect();
+        trial.select = (0..count as usize).map(|row| Select::likeliest(row, row)).collect();
         Ok(trial)
     }
 

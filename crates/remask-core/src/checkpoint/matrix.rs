@@ -12,6 +12,7 @@ use super::half_loss::HalfLoss;
 use super::{BlockType, Checkpoint, DType, TensorView};
 use crate::error::{Error, Result};
 use crate::quantize::{self, BLOCK};
+use crate::tensors::{Stored, TensorSpec};
 
 /// How a backend keeps a weight matrix. All formats are exact in float32 arithmetic once stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -112,6 +113,7 @@ impl std::str::FromStr for WeightFormat {
 pub struct Matrix<'a> {
     view: TensorView<'a>,
     scales: Option<TensorView<'a>>,
+    stored: Stored,
     /// Format in the checkpoint.
     pub format: WeightFormat,
     /// Output features.
@@ -130,14 +132,32 @@ pub struct Encoded<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// The matrix called `name`, which must be `[rows, cols]`.
+    /// The matrix that `spec` describes.
     ///
     /// # Errors
     /// [`Error::Tensor`] where it is missing, of another shape or of a type that holds no weights.
+    pub fn of(checkpoint: &'a Checkpoint, spec: &TensorSpec) -> Result<Self> {
+        let TensorSpec { name, rows, cols, stored, .. } = spec;
+        if !stored.transposed {
+            return Ok(Self { stored: *stored, ..Self::open(checkpoint, name, *rows, *cols)? });
+        }
+        let matrix = Self::open(checkpoint, name, *cols, *rows)?;
+        if matrix.view.blocks.is_some() || matrix.scales.is_some() {
+            let problem = "lies in blocks along the wrong side; it must be F32, F16 or BF16".to_owned();
+            return Err(Error::tensor(matrix.view.file, name, problem));
+        }
+        Ok(Self { stored: *stored, rows: *rows, cols: *cols, ..matrix })
+    }
+
+    /// The matrix called `name`, which must be `[rows, cols]`.
+    ///
+    /// # Errors
+    /// As [`Matrix::of`].
     pub fn open(checkpoint: &'a Checkpoint, name: &str, rows: usize, cols: usize) -> Result<Self> {
+        let stored = Stored::default();
         if let Some(blocks) = checkpoint.get(name).and_then(|v| v.blocks) {
             let view = checkpoint.tensor(name, &[rows, cols])?;
-            return Ok(Self { view, scales: None, format: blocks.format(), rows, cols });
+            return Ok(Self { view, scales: None, stored, format: blocks.format(), rows, cols });
         }
         // Two int4 lie in a byte.
         let nibbles = cols.is_multiple_of(BLOCK) && checkpoint.get(name).is_some_and(|v| v.dtype == DType::U8);
@@ -158,7 +178,7 @@ impl<'a> Matrix<'a> {
                 return Err(Error::tensor(view.file, name, problem));
             }
         };
-        Ok(Self { view, scales, format, rows, cols })
+        Ok(Self { view, scales, stored, format, rows, cols })
     }
 
     /// Full tensor name.
@@ -169,9 +189,12 @@ impl<'a> Matrix<'a> {
 
     /// The stored bytes of `rows`, in order.
     fn slice(&self, rows: &Range<usize>) -> Result<Cow<'a, [u8]>> {
+        if self.stored.transposed {
+            return self.columns(rows).map(Cow::Owned);
+        }
         let per_row = self.view.len() / self.rows.max(1) as u64;
         let read = |from: usize, to: usize| self.view.read(from as u64 * per_row..to as u64 * per_row);
-        let Some(head) = self.view.paired.filter(|_| !rows.is_empty()) else {
+        let Some(head) = self.stored.paired.filter(|_| !rows.is_empty()) else {
             return read(rows.start, rows.end);
         };
         // Whole heads, whose rows lie in another order.
@@ -186,6 +209,20 @@ impl<'a> Matrix<'a> {
             ordered.extend_from_slice(&heads[(stored - from) * per_row..][..per_row]);
         }
         Ok(Cow::Owned(ordered))
+    }
+
+    /// As [`Matrix::slice`], of a matrix that is stored `[cols, rows]`: gathered piece by piece.
+    fn columns(&self, rows: &Range<usize>) -> Result<Vec<u8>> {
+        let size = self.view.dtype.bitsize() / 8;
+        let mut gathered = vec![0; rows.len() * self.cols * size];
+        for col in 0..self.cols {
+            let from = col as u64 * self.rows as u64;
+            let piece = self.view.read((from + rows.start as u64) * size as u64..(from + rows.end as u64) * size as u64)?;
+            for (row, element) in piece.chunks_exact(size).enumerate() {
+                gathered[(row * self.cols + col) * size..][..size].copy_from_slice(element);
+            }
+        }
+        Ok(gathered)
     }
 
     fn scale_slice(&self, rows: &Range<usize>) -> Result<Cow<'a, [u8]>> {
@@ -353,13 +390,24 @@ fn narrow(dtype: DType, bytes: &[u8]) -> Result<Vec<u8>, f32> {
 }
 
 impl Checkpoint {
-    /// The vector called `name` with `len` elements, as float32.
+    /// The vector that `spec` describes, as float32.
     ///
     /// # Errors
     /// [`Error::Tensor`] where it is missing, of another length or holds no floats; [`Error::Io`] where the file
     /// cannot be read.
-    pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        self.check_vector(name, len)?.to_f32()
+    pub fn vector(&self, spec: &TensorSpec) -> Result<Vec<f32>> {
+        let mut values = self.check_vector(&spec.name, spec.cols)?.to_f32()?;
+        if let Some(head) = spec.stored.paired {
+            let halves = |(i, _): (usize, &f32)| {
+                let (first, at) = (i - i % head, i % head);
+                values[first + at % (head / 2) * 2 + at / (head / 2)]
+            };
+            values = values.iter().enumerate().map(halves).collect();
+        }
+        if spec.stored.plus_one {
+            values.iter_mut().for_each(|v| *v += 1.0);
+        }
+        Ok(values)
     }
 
     /// The vector called `name`, before its elements are read.

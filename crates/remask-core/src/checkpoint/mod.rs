@@ -38,8 +38,6 @@ struct Entry {
     shape: Vec<usize>,
     bytes: Range<u64>,
     blocks: Option<BlockType>,
-    /// Rows of each head lie in pairs (2i, 2i + 1) that belong at (i, i + half): size of a head.
-    paired: Option<usize>,
 }
 
 struct File {
@@ -70,9 +68,6 @@ pub struct TensorView<'a> {
     end: u64,
     /// Quantised blocks of GGUF, which its bytes are then; `dtype` is U8.
     pub blocks: Option<BlockType>,
-    /// For rotated matrices of GGUF: rows of each head of this size lie in pairs (2i, 2i + 1), which belong
-    /// at (i, i + half).
-    pub paired: Option<usize>,
 }
 
 #[allow(clippy::len_without_is_empty)]
@@ -175,7 +170,7 @@ impl Checkpoint {
         let (metadata, found) = gguf::read(name, &bytes)?;
         let mut tensors = BTreeMap::new();
         for gguf::GgufTensor { name: tensor, dtype, blocks, shape, bytes } in found {
-            let entry = Entry { file: 0, dtype, shape, bytes, blocks, paired: None };
+            let entry = Entry { file: 0, dtype, shape, bytes, blocks };
             if tensors.insert(tensor.clone(), entry).is_some() {
                 return Err(Error::tensor(name, &tensor, "is there twice"));
             }
@@ -184,20 +179,13 @@ impl Checkpoint {
         Ok((Self { files, tensors, metadata: HashMap::new() }, metadata))
     }
 
-    /// Says that the rows of a matrix lie in pairs within heads of `head_dim` rows, an even number.
-    pub(crate) fn set_paired(&mut self, name: &str, head_dim: usize) {
-        if let Some(entry) = self.tensors.get_mut(name) {
-            entry.paired = Some(head_dim);
-        }
-    }
-
     fn add(&mut self, name: &str, bytes: Bytes) -> Result<()> {
         let broken = |problem| Error::Checkpoint { file: name.to_owned(), problem };
         let header = read_header(name, &bytes)?;
         let file = self.files.len();
         for (tensor, TensorInfo { dtype, shape, data_offsets: (begin, end) }) in header.tensors {
             let bytes = header.data_start + begin..header.data_start + end;
-            let entry = Entry { file, dtype, shape, bytes, blocks: None, paired: None };
+            let entry = Entry { file, dtype, shape, bytes, blocks: None };
             if self.tensors.insert(tensor.clone(), entry).is_some() {
                 return Err(broken(format!("tensor {tensor} was already given by another shard")));
             }
@@ -240,7 +228,6 @@ impl Checkpoint {
             start: entry.bytes.start,
             end: entry.bytes.end,
             blocks: entry.blocks,
-            paired: entry.paired,
         }
     }
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::options::Vocabulary;
 use crate::architecture::Architecture;
-use crate::backend::{Backend, BackendFuture, Pass, Row, Select, StoreId, TokenSet};
+use crate::backend::{Backend, BackendFuture, Pass, Row, Select, StoreId, TokenSet, logits};
 use crate::canvas::Canvas;
 use crate::error::{Error, Result};
 use crate::random::{Key, Purpose, gumbel, step_key, threefry};
@@ -87,7 +87,7 @@ pub async fn generate_verified(
     watch: &mut dyn FnMut(&Canvas) -> ControlFlow<()>,
 ) -> Result<Verified> {
     config.check(architecture, prompt)?;
-    let canvas = Canvas::new(prompt, config.max_tokens, vocabulary.mask);
+    let canvas = Canvas::new(prompt, config.max_tokens, vocabulary.hole());
     let store = backend.create_store(canvas.len() as u32)?;
     let done = Verified { canvas, forward_passes: 0, rows_computed: 0, proposed: 0, kept: 0, corrected: 0 };
     let mut run = Run { architecture, vocabulary, config, store, next: prompt.len(), done };
@@ -187,9 +187,9 @@ impl Run<'_> {
         let last = if self.done.forward_passes == 0 { canvas.len() } else { self.next + length };
         let row = |p: usize| Row::of_canvas(self.architecture, self.store, p, canvas.tokens()[p], canvas.len());
         let rows: Vec<_> = (first..last).map(row).collect();
-        let select: Vec<_> = (self.next..self.next + length).map(|p| Select::plain(p - first)).collect();
-        let pass = Pass { rows: &rows, select: &select, suppressed: &self.vocabulary.suppressed };
-        let mut logits = backend.logits(&pass).await?;
+        let select: Vec<_> = (self.next..self.next + length).map(|p| Select::logits(p - first, p)).collect();
+        let pass = Pass { rows: &rows, select: &select, suppressed: &[] };
+        let mut logits = logits(backend, &pass).await?;
         self.done.forward_passes += 1;
         self.done.rows_computed += rows.len() as u64;
         for row in logits.chunks_mut(backend.head_rows()) {

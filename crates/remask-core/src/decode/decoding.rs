@@ -12,7 +12,7 @@ use super::mor::Mor;
 use super::options::{DecodeOptions, Revision, Vocabulary};
 use super::report::{AcceptanceStats, FinishReason, Generation, StepReport};
 use crate::architecture::Architecture;
-use crate::backend::{Candidate, Guide, Row, Select, StoreId};
+use crate::backend::{Candidate, Guide, Row, Select, StoreId, Want};
 use crate::canvas::{Canvas, Cell};
 use crate::random::{Purpose, step_key, threefry, unit};
 use crate::schedule::{Block, BlockPlan, quota};
@@ -151,7 +151,7 @@ impl<'a> Decoding<'a> {
             for &position in &positions {
                 // The unconditional twin sees the mask in place of everything that was given.
                 let hidden = twin == 1 && canvas.cells()[position] == Cell::Given;
-                let token = if hidden { self.vocabulary.mask } else { canvas.tokens()[position] };
+                let token = if hidden { canvas.mask() } else { canvas.tokens()[position] };
                 rows.push(Row::of_canvas(self.architecture, *store, position, token, length));
             }
         }
@@ -172,8 +172,8 @@ impl<'a> Decoding<'a> {
             .map(|row| Select {
                 row: row as u32,
                 guide: guided.then(|| guide(row)),
-                temperature: self.options.temperature,
-                key,
+                position: positions[row] as u32,
+                want: Want::Candidate { temperature: self.options.temperature, key, suppressed: 0 },
             })
             .collect();
         self.asked = select.iter().map(|s| positions[s.row as usize]).collect();

@@ -6,7 +6,7 @@ use super::decoding::{Decoding, Work};
 use super::options::{DecodeOptions, Vocabulary};
 use super::report::{Generation, StepReport};
 use crate::architecture::Architecture;
-use crate::backend::{Backend, Candidate, Pass, StoreId};
+use crate::backend::{Answer, Backend, Candidate, Pass, StoreId};
 use crate::canvas::Canvas;
 use crate::error::Result;
 
@@ -36,7 +36,7 @@ pub async fn generate(
     watch: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
 ) -> Result<Generation> {
     options.check(architecture, prompt)?;
-    let canvas = Canvas::new(prompt, options.max_tokens, vocabulary.mask);
+    let canvas = Canvas::new(prompt, options.max_tokens, vocabulary.hole());
     fill(backend, architecture, vocabulary, canvas, options, watch).await
 }
 
@@ -114,8 +114,9 @@ async fn run(
         if shares.is_empty() {
             return Ok(running.into_iter().map(Decoding::finish).collect());
         }
-        let pass = Pass { rows: &joint.rows, select: &joint.select, suppressed: &vocabulary.suppressed };
-        let candidates = backend.forward(&pass).await?;
+        let pass = Pass { rows: &joint.rows, select: &joint.select, suppressed: &[vocabulary.suppressed.clone()] };
+        let answers = backend.forward(&pass).await?;
+        let candidates: Vec<_> = answers.iter().filter_map(Answer::candidate).collect();
         let mut rest: &[Candidate] = &candidates;
         for (index, share) in shares {
             let (own, others) = rest.split_at(share.min(rest.len()));

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::architecture::Architecture;
-use crate::backend::{Backend, Pass, Row, Select, StoreId};
+use crate::backend::{Backend, Pass, Row, Select, StoreId, logits};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, step_key, threefry};
 
@@ -104,16 +104,16 @@ impl Judge<'_> {
             let masked = masked_positions(self.answer.len(), sample, self.samples, self.seed);
             let token = |position: usize| match position.checked_sub(self.prompt.len()) {
                 None => self.prompt[position],
-                Some(i) if masked.binary_search(&i).is_ok() => self.vocabulary.mask,
+                Some(i) if masked.binary_search(&i).is_ok() => self.vocabulary.hole(),
                 Some(i) => self.answer[i],
             };
-            select.extend(masked.iter().map(|i| Select::plain(rows.len() + self.prompt.len() + i)));
+            select.extend(masked.iter().map(|i| Select::logits(rows.len() + self.prompt.len() + i, self.prompt.len() + i)));
             let row = |position| Row::of_canvas(self.architecture, *store, position, token(position), length);
             rows.extend((0..length).map(row));
             masks.push(masked);
         }
-        let pass = Pass { rows: &rows, select: &select, suppressed: &self.vocabulary.suppressed };
-        let logits = backend.logits(&pass).await?;
+        let pass = Pass { rows: &rows, select: &select, suppressed: &[] };
+        let logits = logits(backend, &pass).await?;
         let mut logits = logits.chunks(backend.head_rows());
         let mut sum = 0.0;
         for masked in &masks {
@@ -168,7 +168,7 @@ mod tests {
     fn suppressed_ids_take_no_probability() {
         let mut suppressed = TokenSet::new(4);
         suppressed.insert(3);
-        let vocabulary = Vocabulary { mask: 3, stop: Vec::new(), pad: None, suppressed };
+        let vocabulary = Vocabulary { mask: Some(3), stop: Vec::new(), pad: None, suppressed: suppressed.into() };
         let logits = [1.0f32, 1.0, 1.0, 50.0];
         assert!((log_probability(&logits, 1, &vocabulary) + 3f64.ln()).abs() < 1e-12);
         assert_eq!(log_probability(&logits, 3, &vocabulary), f64::NEG_INFINITY);

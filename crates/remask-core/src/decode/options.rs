@@ -1,5 +1,7 @@
 //! Settings of a generation, and whether a model can run with them.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::accept::{Acceptance, Order};
@@ -225,33 +227,36 @@ fn check_pair(what: &str, low: f32, threshold: f32) -> Result<()> {
 /// The ids that decoding treats specially.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vocabulary {
-    /// What the model sees in holes.
-    pub mask: u32,
+    /// What a diffusion model sees in holes.
+    pub mask: Option<u32>,
     /// Ids that end an answer.
     pub stop: Vec<u32>,
     /// What stands behind the end of an answer in the texts that the model learnt from.
     pub pad: Option<u32>,
     /// Ids that are never chosen: the mask, and every id that is no token.
-    pub suppressed: TokenSet,
+    pub suppressed: Arc<TokenSet>,
 }
 
 impl Vocabulary {
+    /// What stands where nothing is decided: the mask, or for an autoregressive model, which never sees such a
+    /// position, id 0.
+    #[must_use]
+    pub fn hole(&self) -> u32 {
+        self.mask.unwrap_or_default()
+    }
+
     /// The ids of a model without a tokenizer: the mask id and everything above the vocabulary are
     /// never chosen, the config's end-of-sequence ids stop.
-    ///
-    /// # Errors
-    /// [`Error::Request`] where the model has no mask id, so is no diffusion model.
-    pub fn of(architecture: &Architecture) -> Result<Self> {
-        let mask = architecture.tokens.mask.ok_or_else(|| {
-            Error::Request(format!("{} has no mask id: it cannot fill in a canvas", architecture.name))
-        })?;
+    #[must_use]
+    pub fn of(architecture: &Architecture) -> Self {
+        let mask = architecture.tokens.mask;
         let mut suppressed = TokenSet::new(architecture.embedding_rows);
-        suppressed.insert(mask);
+        mask.iter().for_each(|id| suppressed.insert(*id));
         for id in architecture.vocab_size..architecture.embedding_rows {
             suppressed.insert(id as u32);
         }
         let stop = architecture.tokens.eos.clone();
-        let pad = architecture.tokens.pad.filter(|id| *id != mask).or(stop.first().copied());
-        Ok(Self { mask, stop, pad, suppressed })
+        let pad = architecture.tokens.pad.filter(|id| Some(*id) != mask).or(stop.first().copied());
+        Self { mask, stop, pad, suppressed: Arc::new(suppressed) }
     }
 }

@@ -32,12 +32,47 @@ impl<'a> Keys<'a> {
         self.file
     }
 
+    /// The name in `architectures[0]`; empty where there is none.
+    #[must_use]
+    pub fn architecture(&self) -> &'a str {
+        self.value.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Whether the config has the key at all, be it null.
+    #[must_use]
+    pub fn is_given(&self, name: &str) -> bool {
+        self.value.get(name).is_some()
+    }
+
     /// The first of `names` that is present and not null. Families spell one setting in several ways.
     fn find(&self, names: &[&str]) -> Option<(&'a Value, String)> {
         names.iter().find_map(|n| match self.value.get(*n) {
             None | Some(Value::Null) => None,
             Some(v) => Some((v, (*n).to_owned())),
         })
+    }
+
+    /// The object at `name`; `None` where absent or null.
+    pub fn object(&self, name: &str) -> Result<Option<Keys<'a>>> {
+        let Some((v, key)) = self.find(&[name]) else { return Ok(None) };
+        if !v.is_object() {
+            return Err(self.mistyped(&key, "an object of settings", v));
+        }
+        Ok(Some(Self { file: self.file, value: v }))
+    }
+
+    /// A list of numbers, `None` where absent or null.
+    pub fn numbers(&self, name: &str) -> Result<Option<Vec<f64>>> {
+        let Some((v, key)) = self.find(&[name]) else { return Ok(None) };
+        let list = v.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
+        list.map(Some).ok_or_else(|| self.mistyped(&key, "a list of numbers", v))
+    }
+
+    /// A list of texts, `None` where absent or null.
+    pub fn texts(&self, name: &str) -> Result<Option<Vec<&'a str>>> {
+        let Some((v, key)) = self.find(&[name]) else { return Ok(None) };
+        let list = v.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
+        list.map(Some).ok_or_else(|| self.mistyped(&key, "a list of texts", v))
     }
 
     fn required(&self, names: &[&str], kind: &str) -> Result<(&'a Value, String)> {
@@ -77,6 +112,12 @@ impl<'a> Keys<'a> {
     pub fn flag(&self, name: &str, default: bool) -> Result<bool> {
         let Some((v, key)) = self.find(&[name]) else { return Ok(default) };
         v.as_bool().ok_or_else(|| self.mistyped(&key, "true or false", v))
+    }
+
+    /// true or false, `None` where absent or null.
+    pub fn optional_flag(&self, names: &[&str]) -> Result<Option<bool>> {
+        let Some((v, key)) = self.find(names) else { return Ok(None) };
+        v.as_bool().map(Some).ok_or_else(|| self.mistyped(&key, "true or false", v))
     }
 
     /// true or false that must be there.

@@ -1,18 +1,19 @@
 //! LLaDA-8B, LLaDA-1.5 and models of their shape (`LLaDAModelLM`): bidirectional attention, SwiGLU,
 //! RMSNorm, rotary halves, no biases, OLMo-style keys and tensor names.
 
-use super::{Family, Keys, LayerNames, TensorNames};
+use super::{Family, Keys, rotary};
 use crate::architecture::{
-    Architecture, Attention, Biases, Mlp, MlpKind, Norm, NormKind, Rotary, RotaryPairing, TokenIds, Visibility,
+    Activation, Architecture, Attention, BlockSpec, FeedForward, Norm, NormKind, TokenIds, Visibility,
 };
 use crate::error::{Error, Result};
+use crate::tensors::{self, BlockRole, Role, Stored, TensorSpec};
 
 pub(super) const FAMILY: Family = Family {
     architectures: &["LLaDAModelLM"],
     parse,
     tensors,
     chat_template: Some(CHAT_TEMPLATE),
-    golden: "llada-mha",
+    goldens: &["llada-mha", "llada-gqa-tied"],
 };
 
 /// LLaDA's stock conversation form: one header a message, content trimmed, nothing between messages.
@@ -65,27 +66,44 @@ fn parse(keys: &Keys) -> Result<Architecture> {
     let mask = keys.token_ids("mask_token_id")?.first().copied().ok_or_else(|| {
         Error::config(keys.file(), "mask_token_id", "missing; a diffusion model cannot be decoded without it")
     })?;
-    Ok(Architecture {
-        name: "LLaDAModelLM".to_owned(),
-        vocab_size,
-        embedding_rows: keys.optional_size(&["embedding_size"])?.unwrap_or(vocab_size),
-        hidden,
-        layers: keys.size(&["n_layers", "num_hidden_layers"])?,
+    let max_positions = keys.size(&["max_sequence_length", "max_position_embeddings"])?;
+    let norm = Norm { kind: NormKind::Rms, eps: keys.number(&["rms_norm_eps"])? as f32 };
+    let theta = keys.number(&["rope_theta"])?;
+    let block = BlockSpec {
+        weights: 0,
+        cache: 0,
         attention: Attention {
             heads,
             kv_heads,
             head_dim,
             scale: (1.0 / (head_dim as f64).sqrt()) as f32,
-            visibility: Visibility::All,
+            window: None,
+            rotary: Some(0),
+            qk_norm: None,
+            qkv_bias: false,
+            out_bias: false,
         },
-        norm: Norm { kind: NormKind::Rms, eps: keys.number(&["rms_norm_eps"])? as f32 },
-        rotary: Rotary { theta: keys.number(&["rope_theta"])?, dims: head_dim, pairing: RotaryPairing::Halves },
-        mlp: Mlp { kind: MlpKind::SwiGlu, hidden: mlp_hidden },
-        biases: Biases::default(),
+        feed_forward: FeedForward { gated: true, activation: Activation::Silu, hidden: mlp_hidden, bias: false },
+        attention_norm: norm,
+        after_attention_norm: None,
+        feed_forward_norm: Some(norm),
+        after_feed_forward_norm: None,
+    };
+    Ok(Architecture {
+        name: "LLaDAModelLM".to_owned(),
+        vocab_size,
+        embedding_rows: keys.optional_size(&["embedding_size"])?.unwrap_or(vocab_size),
+        hidden,
+        blocks: super::uniform(keys, &["n_layers", "num_hidden_layers"], &block)?,
+        visibility: Visibility::All,
+        rotaries: vec![rotary::parse(keys, theta, head_dim, max_positions)?],
+        learned_positions: None,
+        final_norm: norm,
         tied_head: keys.required_flag(&["weight_tying", "tie_word_embeddings"])?,
+        head_bias: false,
         embedding_scale: scale(keys.flag("input_emb_norm", false)?, (hidden as f64).sqrt()),
         logit_scale: scale(keys.flag("scale_logits", false)?, 1.0 / (hidden as f64).sqrt()),
-        max_positions: keys.size(&["max_sequence_length", "max_position_embeddings"])?,
+        max_positions,
         shifted_logits: false,
         tokens: TokenIds {
             mask: Some(mask),
@@ -96,26 +114,26 @@ fn parse(keys: &Keys) -> Result<Architecture> {
     })
 }
 
-fn tensors(a: &Architecture) -> TensorNames {
+fn tensors(a: &Architecture, _has: &dyn Fn(&str) -> bool) -> Vec<TensorSpec> {
     let root = "model.transformer";
-    let layer = |i: usize| {
-        let name = |leaf: &str| format!("{root}.blocks.{i}.{leaf}.weight");
-        LayerNames {
-            attention_norm: name("attn_norm"),
-            q: name("q_proj"),
-            k: name("k_proj"),
-            v: name("v_proj"),
-            attention_out: name("attn_out"),
-            mlp_norm: name("ff_norm"),
-            gate: name("ff_proj"),
-            up: name("up_proj"),
-            down: name("ff_out"),
-        }
-    };
-    TensorNames {
-        embedding: format!("{root}.wte.weight"),
-        final_norm: format!("{root}.ln_f.weight"),
-        head: (!a.tied_head).then(|| format!("{root}.ff_out.weight")),
-        layers: (0..a.layers).map(layer).collect(),
-    }
+    tensors::list(a, &|role| {
+        let leaves: &[&str] = match role {
+            Role::Embedding => &["wte"],
+            Role::FinalNorm => &["ln_f"],
+            Role::Head => &["ff_out"],
+            Role::Block(_, block) => match block {
+                BlockRole::AttentionNorm => &["attn_norm"],
+                BlockRole::Qkv => &["q_proj", "k_proj", "v_proj"],
+                BlockRole::AttentionOut => &["attn_out"],
+                BlockRole::FeedForwardNorm => &["ff_norm"],
+                BlockRole::Up => &["ff_proj", "up_proj"],
+                BlockRole::Down => &["ff_out"],
+                _ => &[],
+            },
+            _ => &[],
+        };
+        let block = if let Role::Block(set, _) = role { format!("blocks.{set}.") } else { String::new() };
+        let name = |leaf: &&str| (format!("{root}.{block}{leaf}.weight"), Stored::default());
+        leaves.iter().map(name).collect()
+    })
 }

@@ -4,13 +4,19 @@
 //! Dispatch is on `architectures[0]` and never on `model_type`: LLaDA-8B and LLaDA-MoE both call
 //! themselves "llada". Adding a family is one file here, one row in [`FAMILIES`] and one golden.
 
+mod gemma3;
+mod gpt2;
 mod keys;
 mod llada;
+mod llama;
+mod phi;
+mod rotary;
 
 use serde_json::Value;
 
-use crate::architecture::{Architecture, TokenIds};
+use crate::architecture::{Architecture, BlockSpec, TokenIds};
 use crate::error::{Error, Result};
+use crate::tensors::TensorSpec;
 
 pub use keys::Keys;
 
@@ -20,52 +26,51 @@ pub struct Family {
     pub architectures: &'static [&'static str],
     /// Parses the config.
     pub parse: fn(&Keys) -> Result<Architecture>,
-    /// Names of its tensors.
-    pub tensors: fn(&Architecture) -> TensorNames,
+    /// Its tensors; the function answers whether the checkpoint has a tensor of some name, since exporters
+    /// differ in prefixes.
+    pub tensors: fn(&Architecture, &dyn Fn(&str) -> bool) -> Vec<TensorSpec>,
     /// Chat template (Jinja) where the checkpoint brings none.
     pub chat_template: Option<&'static str>,
-    /// Golden folder under `tests/golden` that pins it.
-    pub golden: &'static str,
+    /// Golden folders under `tests/golden` that pin it.
+    pub goldens: &'static [&'static str],
 }
 
 /// Every family this build can run.
-pub static FAMILIES: &[Family] = &[llada::FAMILY];
+pub static FAMILIES: &[Family] = &[llada::FAMILY, gpt2::FAMILY, phi::FAMILY, llama::FAMILY, gemma3::FAMILY];
 
-/// Full tensor names of a model, matched whole: leaf names repeat (LLaDA's `ff_out` is both the
-/// head and every block's down projection).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorNames {
-    /// Token embedding `[embedding_rows, hidden]`.
-    pub embedding: String,
-    /// Norm before the head `[hidden]`.
-    pub final_norm: String,
-    /// Head `[embedding_rows, hidden]`; `None` where it is tied to the embedding.
-    pub head: Option<String>,
-    /// One entry a block.
-    pub layers: Vec<LayerNames>,
+/// Most blocks that are accepted.
+const MOST_BLOCKS: usize = 4096;
+
+/// As many blocks like `block` as the config says, each with weights, keys and values of its own.
+fn uniform(keys: &Keys, names: &[&str], block: &BlockSpec) -> Result<Vec<BlockSpec>> {
+    let count = keys.size(names)?;
+    if !(1..=MOST_BLOCKS).contains(&count) {
+        let problem = format!("{count} layers; 1 to {MOST_BLOCKS} are accepted");
+        return Err(Error::config(keys.file(), names[0], problem));
+    }
+    Ok((0..count).map(|i| BlockSpec { weights: i, cache: i, ..block.clone() }).collect())
 }
 
-/// Tensor names of one block, `[out, in]` matrices.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayerNames {
-    /// Norm before attention `[hidden]`.
-    pub attention_norm: String,
-    /// Query projection `[heads * head_dim, hidden]`.
-    pub q: String,
-    /// Key projection `[kv_heads * head_dim, hidden]`.
-    pub k: String,
-    /// Value projection `[kv_heads * head_dim, hidden]`.
-    pub v: String,
-    /// Attention output `[hidden, heads * head_dim]`.
-    pub attention_out: String,
-    /// Norm before the MLP `[hidden]`.
-    pub mlp_norm: String,
-    /// Gate projection `[mlp hidden, hidden]`.
-    pub gate: String,
-    /// Up projection `[mlp hidden, hidden]`.
-    pub up: String,
-    /// Down projection `[hidden, mlp hidden]`.
-    pub down: String,
+/// The special ids of an autoregressive model under their usual keys.
+fn token_ids(keys: &Keys) -> Result<TokenIds> {
+    Ok(TokenIds {
+        mask: None,
+        eos: keys.token_ids("eos_token_id")?,
+        bos: keys.token_ids("bos_token_id")?.first().copied(),
+        pad: keys.token_ids("pad_token_id")?.first().copied(),
+    })
+}
+
+/// The size of a head: the config's own, or the hidden size shared out.
+fn head_dim(keys: &Keys, hidden: usize, heads: usize) -> Result<usize> {
+    if let Some(own) = keys.optional_size(&["head_dim"])? {
+        return Ok(own);
+    }
+    if heads == 0 || !hidden.is_multiple_of(heads) {
+        let problem = format!("{heads} heads do not divide the hidden size {hidden}");
+        return Err(Error::config(keys.file(), "num_attention_heads", problem));
+    }
+    Ok(hidden / heads)
 }
 
 /// Finds the family of a config and parses it.
@@ -100,38 +105,49 @@ const DIMENSION_LIMIT: usize = 1 << 24;
 
 /// What must hold for any family: no zero or absurd dimension, heads that divide, ids in range.
 fn check(file: &str, a: &Architecture) -> Result<()> {
-    let at = &a.attention;
-    for (key, value) in [
+    let sizes = |entries: &[(&str, usize)]| match entries.iter().find(|(_, v)| *v == 0 || *v > DIMENSION_LIMIT) {
+        Some((key, value)) => Err(Error::config(file, key, format!("{value} is outside 1..={DIMENSION_LIMIT}"))),
+        None => Ok(()),
+    };
+    let eps = |eps: f32| {
+        let right = eps.is_finite() && eps >= 0.0;
+        if right { Ok(()) } else { Err(Error::config(file, "norm eps", format!("{eps} must not be negative"))) }
+    };
+    sizes(&[
         ("vocab_size", a.vocab_size),
         ("embedding rows", a.embedding_rows),
         ("hidden size", a.hidden),
-        ("layers", a.layers),
-        ("attention heads", at.heads),
-        ("key/value heads", at.kv_heads),
-        ("head dimension", at.head_dim),
-        ("MLP hidden size", a.mlp.hidden),
+        ("layers", a.blocks.len()),
         ("maximum positions", a.max_positions),
-    ] {
-        if value == 0 || value > DIMENSION_LIMIT {
-            return Err(Error::config(file, key, format!("{value} is outside 1..={DIMENSION_LIMIT}")));
+        ("learned positions", a.learned_positions.unwrap_or(1)),
+    ])?;
+    eps(a.final_norm.eps)?;
+    for block in &a.blocks {
+        let at = &block.attention;
+        sizes(&[
+            ("attention heads", at.heads),
+            ("key/value heads", at.kv_heads),
+            ("head dimension", at.head_dim),
+            ("MLP hidden size", block.feed_forward.hidden),
+            ("sliding_window", at.window.unwrap_or(1)),
+        ])?;
+        if at.heads.checked_mul(at.head_dim).is_none_or(|width| width > DIMENSION_LIMIT) {
+            let problem = format!("{} heads of {} elements are more than {DIMENSION_LIMIT}", at.heads, at.head_dim);
+            return Err(Error::config(file, "attention heads", problem));
         }
-    }
-    if a.layers > 4096 {
-        return Err(Error::config(file, "layers", format!("{} layers; at most 4096 are accepted", a.layers)));
-    }
-    if !at.heads.is_multiple_of(at.kv_heads) {
-        let problem = format!("{} query heads cannot be shared by {} key/value heads", at.heads, at.kv_heads);
-        return Err(Error::config(file, "key/value heads", problem));
-    }
-    if a.rotary.dims > at.head_dim || !a.rotary.dims.is_multiple_of(2) {
-        let problem = format!("{} rotated elements in a head of {}; must be even and fit", a.rotary.dims, at.head_dim);
-        return Err(Error::config(file, "rotary", problem));
-    }
-    if !(a.rotary.theta.is_finite() && a.rotary.theta > 0.0) {
-        return Err(Error::config(file, "rope_theta", format!("{} must be positive", a.rotary.theta)));
-    }
-    if !(a.norm.eps.is_finite() && a.norm.eps >= 0.0) {
-        return Err(Error::config(file, "norm eps", format!("{} must not be negative", a.norm.eps)));
+        if !at.heads.is_multiple_of(at.kv_heads) {
+            let problem = format!("{} query heads cannot be shared by {} key/value heads", at.heads, at.kv_heads);
+            return Err(Error::config(file, "key/value heads", problem));
+        }
+        let rotated = at.rotary.and_then(|i| a.rotaries.get(i)).map_or(0, |r| r.dims);
+        if rotated > at.head_dim || !rotated.is_multiple_of(2) {
+            let problem = format!("{rotated} rotated elements in a head of {}; must be even and fit", at.head_dim);
+            return Err(Error::config(file, "rotary", problem));
+        }
+        let norms = [Some(block.attention_norm), block.after_attention_norm, block.feed_forward_norm];
+        for norm in norms.into_iter().chain([block.after_feed_forward_norm, at.qk_norm]).flatten() {
+            eps(norm.eps)?;
+        }
     }
     if a.embedding_rows < a.vocab_size {
         let problem = format!("{} rows cannot hold a vocabulary of {}", a.embedding_rows, a.vocab_size);
