@@ -8,14 +8,16 @@
 //!   "forward_passes"?, "threshold"?, "cfg_scale"?, "algorithm"? or "cache"?}]}`, all greedy.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Backend, Pass, Row, Select, TokenSet, logits};
+use crate::backend::{Backend, Row, Select, TokenSet};
 use crate::checkpoint::{Bytes, Checkpoint, DType};
-use crate::decode::{Acceptance, Cache, DecodeOptions, Order, StepReport, generate};
+use crate::decode::{Acceptance, Cache, DecodeOptions, Order, StepReport, Vocabulary, Work, generate};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::scheduler::logits;
 
 /// A golden folder's contents.
 pub struct Golden {
@@ -224,8 +226,8 @@ pub async fn check_logits(backend: &mut dyn Backend, model: &Model, golden: &Gol
         let row = |(position, token): (usize, &u32)| Row::of_canvas(a, store, position, *token, input.len());
         let rows: Vec<_> = input.iter().enumerate().map(row).collect();
         let select: Vec<_> = (0..rows.len()).map(|row| Select::logits(row, row)).collect();
-        let pass = Pass { rows: &rows, select: &select, suppressed: &[] };
-        let logits = logits(backend, &pass).await;
+        let work = Work { rows, select, suppressed: Vec::new() };
+        let logits = logits(backend, &work).await;
         backend.release_store(store);
         computed.extend(logits?);
     }
@@ -238,13 +240,14 @@ pub async fn check_logits(backend: &mut dyn Backend, model: &Model, golden: &Gol
 /// As [`generate`].
 pub async fn check_case(backend: &mut dyn Backend, model: &Model, case: &Case) -> Result<Option<CaseResult>> {
     let Some(options) = case.options() else { return Ok(None) };
-    let mut vocabulary = model.vocabulary.clone();
+    let mut vocabulary = Vocabulary::clone(&model.vocabulary);
     // The references suppress the mask id and everything above it while generating.
     let mut suppressed = TokenSet::clone(&vocabulary.suppressed);
     for id in vocabulary.mask.unwrap_or(u32::MAX)..model.architecture.embedding_rows as u32 {
         suppressed.insert(id);
     }
     vocabulary.suppressed = suppressed.into();
+    let vocabulary = Arc::new(vocabulary);
     let watch = &mut |_: &StepReport| ControlFlow::Continue(());
     let done = generate(backend, &model.architecture, &vocabulary, &case.prompt, &options, watch).await?;
     let ids = done.canvas.tokens();

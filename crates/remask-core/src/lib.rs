@@ -20,6 +20,7 @@ pub mod model;
 pub mod quantize;
 pub mod random;
 pub mod schedule;
+pub mod scheduler;
 pub mod tensors;
 pub mod tokenizer;
 pub mod trial;
@@ -36,5 +37,6 @@ pub use decode::{
 };
 pub use error::{Error, Result};
 pub use model::Model;
+pub use scheduler::{Scheduler, Ticket};
 pub use tokenizer::TextTokenizer;
 pub use trial::Trial;

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 #[cfg(not(target_arch = "wasm32"))]
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -39,7 +40,7 @@ pub struct Model {
     /// Its config.json, for models that have none made from what they have.
     pub config: String,
     /// Its shapes and kinds.
-    pub architecture: Architecture,
+    pub architecture: Arc<Architecture>,
     /// Its weights.
     pub checkpoint: Checkpoint,
     /// Its tensors.
@@ -47,7 +48,7 @@ pub struct Model {
     /// Its tokenizer, if it has one.
     pub tokenizer: Option<TextTokenizer>,
     /// Its ids that decoding treats specially.
-    pub vocabulary: Vocabulary,
+    pub vocabulary: Arc<Vocabulary>,
     chat: Option<ChatTemplate>,
     /// Why there is no tokenizer, where the model has one that cannot be used.
     no_tokenizer: Option<String>,
@@ -151,7 +152,14 @@ impl Model {
         };
         Ok(Self {
             chat,
-            ..Self::assemble(files.origin, files.config.into_owned(), architecture, files.checkpoint, tensors, tokenizer)?
+            ..Self::assemble(
+                files.origin,
+                files.config.into_owned(),
+                architecture,
+                files.checkpoint,
+                tensors,
+                tokenizer,
+            )?
         })
     }
 
@@ -202,11 +210,11 @@ impl Model {
         Ok(Self {
             origin,
             config,
-            architecture,
+            architecture: architecture.into(),
             checkpoint,
             tensors,
             tokenizer,
-            vocabulary,
+            vocabulary: vocabulary.into(),
             chat: None,
             no_tokenizer: None,
         })

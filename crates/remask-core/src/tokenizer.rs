@@ -166,7 +166,10 @@ impl TextTokenizer {
         let mask = vocabulary.mask;
         let named = MASK_TEXTS.iter().find_map(|t| self.id(t).map(|id| (t, id)));
         if let Some((text, id)) = named.filter(|(_, id)| mask.is_some_and(|mask| *id != mask)) {
-            return disagree(format!("its {text} is id {id} but the config's mask_token_id is {}", mask.unwrap_or_default()));
+            return disagree(format!(
+                "its {text} is id {id} but the config's mask_token_id is {}",
+                mask.unwrap_or_default()
+            ));
         }
         if let Some(id) = architecture.tokens.eos.iter().find(|id| !ids.contains(id)) {
             return disagree(format!("does not have the config's end-of-sequence id {id}"));

@@ -28,7 +28,13 @@ impl Trial {
     ) -> Result<Self, BackendError> {
         let store = backend.create_store(context)?;
         let keys = Keys { start: 0, end: context };
-        let rows = (0..context).map(|position| Row { store, token: position * 7919 % vocabulary, position, slot: position, keys });
+        let rows = (0..context).map(|position| Row {
+            store,
+            token: position * 7919 % vocabulary,
+            position,
+            slot: position,
+            keys,
+        });
         let suppressed = [Arc::new(TokenSet::new(backend.head_rows()))];
         let mut trial = Self { store, rows: rows.collect(), select: vec![Select::likeliest(0, 0)], suppressed };
         if count < context

@@ -4,10 +4,12 @@
 use std::ops::Range;
 
 use crate::architecture::Architecture;
-use crate::backend::{Backend, Pass, Row, Select, StoreId, logits};
+use crate::backend::{Backend, Row, Select, StoreId};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, step_key, threefry};
+use crate::scheduler::logits;
 
+use super::generating::Work;
 use super::options::Vocabulary;
 
 /// Mean negative log-likelihood a token, in nats, of `answer` after `prompt`: an upper bound on the
@@ -107,13 +109,15 @@ impl Judge<'_> {
                 Some(i) if masked.binary_search(&i).is_ok() => self.vocabulary.hole(),
                 Some(i) => self.answer[i],
             };
-            select.extend(masked.iter().map(|i| Select::logits(rows.len() + self.prompt.len() + i, self.prompt.len() + i)));
+            select.extend(
+                masked.iter().map(|i| Select::logits(rows.len() + self.prompt.len() + i, self.prompt.len() + i)),
+            );
             let row = |position| Row::of_canvas(self.architecture, *store, position, token(position), length);
             rows.extend((0..length).map(row));
             masks.push(masked);
         }
-        let pass = Pass { rows: &rows, select: &select, suppressed: &[] };
-        let logits = logits(backend, &pass).await?;
+        let work = Work { rows, select, suppressed: Vec::new() };
+        let logits = logits(backend, &work).await?;
         let mut logits = logits.chunks(backend.head_rows());
         let mut sum = 0.0;
         for masked in &masks {
