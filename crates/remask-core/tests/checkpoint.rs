@@ -1,7 +1,20 @@
 //! Checkpoints from outside: what a broken file is told, what a good one gives, and that no bytes at
 //! all make the reader panic. Files are built by hand, so that no writer can be wrong in the same way.
 
-// Helpers outside of a /// A vector of `len` elements called `name`.
+// Helpers outside of a #[test] fail the test by a panic, as the tests themselves do.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::Path;
+
+use half::{bf16, f16};
+use proptest::prelude::*;
+use remask_core::Result;
+use remask_core::checkpoint::{Bytes, Checkpoint, Matrix, ReadAt, WeightFormat, format_of_head};
+use remask_core::tensors::{Role, Stored, TensorKind, TensorSpec};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+
+/// A vector of `len` elements called `name`.
 fn vector(name: &str, len: usize) -> TensorSpec {
     TensorSpec {
         role: Role::FinalNorm,
@@ -12,19 +25,6 @@ fn vector(name: &str, len: usize) -> TensorSpec {
         stored: Stored::default(),
     }
 }
-
-#[test] fail the test by a panic, as the tests themselves do.
-#![allow(clippy::unwrap_used, clippy::panic)]
-
-use std::path::Path;
-
-use half::{bf16, f16};
-use proptest::prelude::*;
-use remask_core::tensors::{Role, Stored, TensorKind, TensorSpec};
-use remask_core::Result;
-use remask_core::checkpoint::{Bytes, Checkpoint, Matrix, ReadAt, WeightFormat, format_of_head};
-use safetensors::SafeTensors;
-use serde_json::{Value, json};
 
 /// A safetensors file: the header's length, the header, and `data`.
 fn file_of(header: &str, data: &[u8]) -> Vec<u8> {
@@ -157,7 +157,11 @@ fn tensors_that_are_not_what_the_config_asks_for_are_refused_by_name() {
     for (name, rows, cols, words) in table {
         refusal(name, Matrix::open(&checkpoint, name, *rows, *cols), &[&["m.safetensors: "], *words].concat());
     }
-    refusal("vector", checkpoint.vector(&vector("norm", 4)), &["m.safetensors: tensor norm", "I64", "F32, F16 or BF16"]);
+    refusal(
+        "vector",
+        checkpoint.vector(&vector("norm", 4)),
+        &["m.safetensors: tensor norm", "I64", "F32, F16 or BF16"],
+    );
     refusal("vector", checkpoint.vector(&vector("norm", 5)), &["tensor norm", "[4]", "[5]"]);
     refusal("vector", checkpoint.vector(&vector("gone", 5)), &["tensor gone", "missing", "[5]"]);
 }
@@ -502,5 +506,9 @@ fn a_file_larger_than_memory_is_read_by_the_rows_that_are_wanted() {
     let expected: Vec<_> = (0..512).flat_map(|i| bf16::from_f32((first + i / 256) as f32).to_le_bytes()).collect();
     assert_eq!(*found, *expected);
     assert!(most.load(std::sync::atomic::Ordering::Relaxed) <= 2048);
-    refusal("a disk that is gone", checkpoint.vector(&vector("norm", cols)), &["cannot read m.safetensors", "taken away"]);
+    refusal(
+        "a disk that is gone",
+        checkpoint.vector(&vector("norm", cols)),
+        &["cannot read m.safetensors", "taken away"],
+    );
 }

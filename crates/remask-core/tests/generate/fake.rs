@@ -193,6 +193,8 @@ pub fn options() -> impl Strategy<Value = DecodeOptions> {
                 block_length,
                 acceptance,
                 sampling: Sampling { temperature, seed, ..Sampling::default() },
+                stop_ids: Vec::new(),
+                ignore_eos: false,
                 cfg_scale,
                 cache,
                 mor,
