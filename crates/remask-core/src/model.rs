@@ -2,6 +2,7 @@
 //! checked against each other.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 #[cfg(not(target_arch = "wasm32"))]
 use std::path::Path;
 use std::sync::Arc;
@@ -11,9 +12,9 @@ use serde_json::Value;
 use crate::architecture::Architecture;
 use crate::chat::{ChatTemplate, MarkedText, Message};
 use crate::checkpoint::{Bytes, Checkpoint, Matrix, WeightFormat};
-use crate::decode::Vocabulary;
+use crate::decode::{Defaults, Vocabulary};
 use crate::error::{Error, Result};
-use crate::families::{Family, parse_config};
+use crate::families::{Family, Keys, parse_config, parse_object};
 use crate::tensors::{TensorKind, TensorSpec};
 use crate::tokenizer::TextTokenizer;
 
@@ -31,6 +32,8 @@ pub struct ModelFiles<'a> {
     pub tokenizer_config: Option<Cow<'a, str>>,
     /// chat_template.jinja, which goes before the one in tokenizer_config.json.
     pub chat_template: Option<Cow<'a, str>>,
+    /// generation_config.json: what to sample by where nobody says otherwise, and further ids that end a text.
+    pub generation_config: Option<Cow<'a, str>>,
 }
 
 /// A model that is ready for a backend.
@@ -49,6 +52,8 @@ pub struct Model {
     pub tokenizer: Option<TextTokenizer>,
     /// Its ids that decoding treats specially.
     pub vocabulary: Arc<Vocabulary>,
+    /// What its own files ask for where a user asks for nothing.
+    pub defaults: Defaults,
     chat: Option<ChatTemplate>,
     /// Why there is no tokenizer, where the model has one that cannot be used.
     no_tokenizer: Option<String>,
@@ -108,6 +113,7 @@ impl Model {
             tokenizer: own.or(optional("tokenizer.json")?.map(Cow::Owned)),
             tokenizer_config: text("tokenizer_config.json")?,
             chat_template: text("chat_template.jinja")?,
+            generation_config: text("generation_config.json")?,
         })
     }
 
@@ -128,6 +134,7 @@ impl Model {
             tokenizer: Some(Cow::Borrowed(tokenizer)),
             tokenizer_config: None,
             chat_template: None,
+            generation_config: None,
         })
     }
 
@@ -138,7 +145,22 @@ impl Model {
     /// The first disagreement, naming the file and the key or tensor.
     pub fn from_files(files: ModelFiles) -> Result<Self> {
         let named = |name: &str| format!("{}/{name}", files.origin);
-        let (family, architecture) = parse_config(&named("config.json"), &files.config)?;
+        let (family, mut architecture) = parse_config(&named("config.json"), &files.config)?;
+        let defaults = match &files.generation_config {
+            Some(text) => {
+                let file = named("generation_config.json");
+                let value = parse_object(&file, text)?;
+                let keys = Keys::new(&file, &value);
+                // Whoever trained a model to end turns says so here, and config.json names the end of a text alone.
+                let rows = architecture.embedding_rows;
+                let ends = keys.token_ids("eos_token_id")?.into_iter().filter(|id| (*id as usize) < rows);
+                architecture.tokens.eos.extend(ends);
+                let mut seen = HashSet::new();
+                architecture.tokens.eos.retain(|id| seen.insert(*id));
+                Defaults::parse(&keys)?
+            }
+            None => Defaults::default(),
+        };
         let tensors = (family.tensors)(&architecture, &|name| files.checkpoint.get(name).is_some());
         check_tensors(&tensors, &files.checkpoint)?;
         let tokenizer = files
@@ -152,6 +174,7 @@ impl Model {
         };
         Ok(Self {
             chat,
+            defaults,
             ..Self::assemble(
                 files.origin,
                 files.config.into_owned(),
@@ -215,6 +238,7 @@ impl Model {
             tensors,
             tokenizer,
             vocabulary: vocabulary.into(),
+            defaults: Defaults::default(),
             chat: None,
             no_tokenizer: None,
         })

@@ -31,6 +31,7 @@ fn assemble(tokenizer: Option<&Value>, config: Option<&str>, template: Option<&s
         tokenizer: tokenizer.map(|t| Cow::Owned(t.to_string().into_bytes())),
         tokenizer_config: None,
         chat_template: template.map(Cow::Borrowed),
+        generation_config: None,
     })
 }
 

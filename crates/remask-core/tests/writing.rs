@@ -163,7 +163,7 @@ fn the_end_of_a_text_ends_it_unless_it_is_ignored() {
     let plain = DecodeOptions { max_tokens: 400, ..DecodeOptions::default() };
     let done = run(&mut Causal::default(), &prompt, &plain);
     assert_eq!((done.finish, done.canvas.holes()), (FinishReason::Stop, 400 - stop));
-    assert_eq!(done.completion(&[STOP]), &text[1..stop]);
+    assert_eq!(done.completion(), &text[1..stop]);
     let own = DecodeOptions { stop_ids: vec![text[5]], ..writes(400) };
     assert_eq!(run(&mut Causal::default(), &prompt, &own).canvas.holes(), 400 - 5.min(stop));
 }

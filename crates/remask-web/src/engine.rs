@@ -294,10 +294,19 @@ fn open(mut files: Files, origin: &str) -> Result<Model, Error> {
     let missing = || Error::config(&named("config.json"), "(file)", "is missing; a model needs one");
     let config = text("config.json")?.ok_or_else(missing)?;
     let (tokenizer_config, chat_template) = (text("tokenizer_config.json")?, text("chat_template.jinja")?);
+    let generation_config = text("generation_config.json")?;
     let shards = files.take_all(".safetensors").into_iter();
     let checkpoint = Checkpoint::from_shards(shards.map(|(name, bytes)| (named(&name), bytes)).collect())?;
     let (origin, tokenizer) = (origin.to_owned(), tokenizer.map(std::borrow::Cow::Owned));
-    Model::from_files(ModelFiles { origin, config, checkpoint, tokenizer, tokenizer_config, chat_template })
+    Model::from_files(ModelFiles {
+        origin,
+        config,
+        checkpoint,
+        tokenizer,
+        tokenizer_config,
+        chat_template,
+        generation_config,
+    })
 }
 
 impl Engine {
@@ -428,7 +437,7 @@ impl Engine {
 /// filled, everything that is not a hole.
 fn known_ids(run: &Generation, vocabulary: &Vocabulary) -> Vec<u32> {
     if !vocabulary.stop.is_empty() {
-        return run.completion(&vocabulary.stop).to_vec();
+        return run.completion().to_vec();
     }
     let known = |(position, id): (usize, &u32)| (!run.canvas.is_hole(position)).then_some(*id);
     run.canvas.tokens().iter().enumerate().filter_map(known).collect()

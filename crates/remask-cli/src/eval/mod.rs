@@ -86,19 +86,19 @@ struct Report<'a> {
 
 pub fn run(args: &Args) -> Outcome {
     let questions = questions(args)?;
+    let model = open_model_with(&args.model, &args.tokenizer)?;
     let settings = match (&args.settings[..], args.sweep) {
-        ([], false) => sweep::presets(),
+        ([], false) => sweep::presets(&model),
         ([], true) => sweep::full(),
         (given, _) => given.to_vec(),
     };
-    let model = open_model_with(&args.model, &args.tokenizer)?;
     let prompts = questions
         .iter()
         .map(|q| model.encode_chat(&[remask_core::chat::Message { role: "user".into(), content: q.prompt.clone() }]))
         .collect::<Result<Vec<_>, _>>()?;
     for setting in &settings {
         for prompt in &prompts {
-            setting.options(args.max_tokens).check(&model.architecture, prompt)?;
+            setting.options(&model, args.max_tokens)?.check(&model.architecture, prompt)?;
         }
     }
     let mut backend = args.device.load(&model)?;

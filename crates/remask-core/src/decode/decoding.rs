@@ -94,6 +94,7 @@ impl Decoding {
         cells().filter(|(c, _)| c.decided_at().is_some()).for_each(|(_, token)| occurrences.add(*token));
         let mor = options.mor.map(|config| Mor::new(config, length));
         let prompt_tokens = open.first().copied().unwrap_or(length);
+        let ends = options.ends(&vocabulary);
         let mut decoding = Self {
             architecture,
             vocabulary,
@@ -115,7 +116,7 @@ impl Decoding {
             occurrences,
             logprobs: HashMap::new(),
             last: LastStep::default(),
-            output: Generation { forward_passes: passes_before, notes, ..Generation::new(canvas, prompt_tokens) },
+            output: Generation { forward_passes: passes_before, notes, ..Generation::new(canvas, prompt_tokens, ends) },
         };
         decoding.enter_block();
         decoding
@@ -349,16 +350,10 @@ impl Decoding {
         self.last.padded = tail;
     }
 
-    /// Whether `token` ends an answer.
-    fn ends(&self, token: u32) -> bool {
-        let own = !self.options.ignore_eos && self.vocabulary.stop.contains(&token);
-        own || self.options.stop_ids.contains(&token)
-    }
-
     /// Whether a stop id was decided at `position`.
     fn is_end(&self, position: usize) -> bool {
         let canvas = &self.output.canvas;
-        canvas.cells()[position].decided_at().is_some() && self.ends(canvas.tokens()[position])
+        canvas.cells()[position].decided_at().is_some() && self.output.ends.contains(&canvas.tokens()[position])
     }
 
     /// Whether a row behind the end was computed with its padding already.
@@ -439,7 +434,7 @@ impl Decoding {
     fn has_ended(&self) -> bool {
         let canvas = &self.output.canvas;
         let answer = self.output.prompt_tokens..canvas.len();
-        let end = answer.clone().find(|p| canvas.is_hole(*p) || self.ends(canvas.tokens()[*p]));
+        let end = answer.clone().find(|p| canvas.is_hole(*p) || self.output.ends.contains(&canvas.tokens()[*p]));
         end.is_some_and(|p| {
             matches!(canvas.cells()[p], Cell::Decided { .. }) && !canvas.cells()[p..].contains(&Cell::Given)
         })

@@ -332,7 +332,7 @@ mod tests {
             rows_selected: 7,
             rows_of_full_compute: 10,
             depth: vec![0, 1, 2, 2, 2],
-            ..Generation::new(canvas, 1)
+            ..Generation::new(canvas, 1, Vec::new())
         };
         let (stats, log) = mor.stats(&done, 2);
         assert_eq!(log, None);

@@ -173,6 +173,13 @@ impl DecodeOptions {
         self.check_settings()
     }
 
+    /// Ids that end an answer of a model with this vocabulary.
+    #[must_use]
+    pub fn ends(&self, vocabulary: &Vocabulary) -> Vec<u32> {
+        let own = if self.ignore_eos { &[][..] } else { &vocabulary.stop };
+        own.iter().chain(&self.stop_ids).copied().collect()
+    }
+
     /// Whether the settings make sense together, whatever the model.
     ///
     /// # Errors

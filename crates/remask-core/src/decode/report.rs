@@ -54,6 +54,8 @@ pub struct Generation {
     pub canvas: Canvas,
     /// Positions before the first that was not given: the prompt, before the answer.
     pub prompt_tokens: usize,
+    /// Ids that end the answer.
+    pub ends: Vec<u32>,
     /// Why it ended.
     pub finish: FinishReason,
     /// Forward passes run, those before a cut included.
@@ -96,8 +98,9 @@ pub struct AcceptanceStats {
 impl Generation {
     /// A generation of which nothing has been computed, on a canvas with `prompt_tokens` given at its start.
     #[must_use]
-    pub fn new(canvas: Canvas, prompt_tokens: usize) -> Self {
+    pub fn new(canvas: Canvas, prompt_tokens: usize, ends: Vec<u32>) -> Self {
         Self {
+            ends,
             depth: vec![0; canvas.len()],
             canvas,
             prompt_tokens,
@@ -113,12 +116,12 @@ impl Generation {
         }
     }
 
-    /// The answer's ids up to the first stop id or undecided position.
+    /// The answer's ids up to the first that ends it, or the first undecided position.
     #[must_use]
-    pub fn completion(&self, stop: &[u32]) -> &[u32] {
+    pub fn completion(&self) -> &[u32] {
         let answer = &self.canvas.tokens()[self.prompt_tokens..];
         let end = (0..answer.len())
-            .find(|i| stop.contains(&answer[*i]) || self.canvas.is_hole(self.prompt_tokens + i))
+            .find(|i| self.ends.contains(&answer[*i]) || self.canvas.is_hole(self.prompt_tokens + i))
             .unwrap_or(answer.len());
         &answer[..end]
     }

@@ -49,6 +49,7 @@ impl Writing {
         let next = canvas.cells().iter().position(|c| *c == Cell::Hole).unwrap_or(canvas.len());
         let mut occurrences = Occurrences::of_prompt(&canvas.tokens()[..given]);
         canvas.tokens()[given..next].iter().for_each(|token| occurrences.add(*token));
+        let ends = options.ends(&vocabulary);
         Self {
             architecture,
             vocabulary,
@@ -60,14 +61,8 @@ impl Writing {
             over: next == canvas.len(),
             computed: Vec::new(),
             committed: Vec::new(),
-            output: Generation::new(canvas, given),
+            output: Generation::new(canvas, given, ends),
         }
-    }
-
-    /// Whether `token` ends the text.
-    fn ends(&self, token: u32) -> bool {
-        let ends = &self.vocabulary.stop;
-        (!self.options.ignore_eos && ends.contains(&token)) || self.options.stop_ids.contains(&token)
     }
 
     /// The noise of a token depends on its place alone: how the passes before it were cut does not matter.
@@ -134,7 +129,7 @@ impl Generating for Writing {
             self.committed.push(Scored { position: at, candidate, score: candidate.probability });
             self.occurrences.add(candidate.token);
             self.next += 1;
-            if self.ends(candidate.token) {
+            if self.output.ends.contains(&candidate.token) {
                 self.over = true;
                 self.output.finish = FinishReason::Stop;
             }

@@ -73,6 +73,16 @@ fn head_dim(keys: &Keys, hidden: usize, heads: usize) -> Result<usize> {
     Ok(hidden / heads)
 }
 
+/// A JSON object of settings.
+///
+/// # Errors
+/// [`Error::Config`] where the text is none.
+pub fn parse_object(file: &str, text: &str) -> Result<Value> {
+    let value: Value =
+        serde_json::from_str(text).map_err(|e| Error::config(file, "(file)", format!("not valid JSON: {e}")))?;
+    if value.is_object() { Ok(value) } else { Err(Error::config(file, "(file)", "expected a JSON object of settings")) }
+}
+
 /// Finds the family of a config and parses it.
 ///
 /// # Errors
@@ -80,11 +90,7 @@ fn head_dim(keys: &Keys, hidden: usize, heads: usize) -> Result<usize> {
 /// another; [`Error::UnknownArchitecture`]; [`Error::Unsupported`] for settings that would change
 /// the result and are not implemented.
 pub fn parse_config(file: &str, text: &str) -> Result<(&'static Family, Architecture)> {
-    let value: Value =
-        serde_json::from_str(text).map_err(|e| Error::config(file, "(file)", format!("not valid JSON: {e}")))?;
-    if !value.is_object() {
-        return Err(Error::config(file, "(file)", "expected a JSON object of settings"));
-    }
+    let value = parse_object(file, text)?;
     let name = value.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str).ok_or_else(|| {
         Error::config(file, "architectures", "missing; expected a list with one name, such as [\"LLaDAModelLM\"]")
     })?;

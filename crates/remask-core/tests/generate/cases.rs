@@ -14,13 +14,13 @@ fn a_short_answer_in_a_long_canvas_costs_little() {
     let stops_early = |seed: &u32| {
         let mut backend = Fake { steady: true, ..Fake::new(*seed) };
         let full = run(&mut backend, &[1, 2], &options, &mut go_on).unwrap();
-        (2..6).contains(&full.completion(&[STOP]).len())
+        (2..6).contains(&full.completion().len())
     };
     let seed = (0..500).find(stops_early).unwrap();
     let cost = |options: &DecodeOptions| {
         let mut backend = Fake { steady: true, ..Fake::new(seed) };
         let done = run(&mut backend, &[1, 2], options, &mut go_on).unwrap();
-        (done.completion(&[STOP]).to_vec(), done.rows_computed, done.finish)
+        (done.completion().to_vec(), done.rows_computed, done.finish)
     };
     let full = cost(&options);
     let stopped = cost(&DecodeOptions { early_stop: true, ..options.clone() });
