@@ -2,8 +2,8 @@
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
-use remask_core::decode::{AdaptiveSteps, DecodeSettings, MorSetting, Preset, Revision, Strategy};
-use remask_core::{Acceptance, Cache, DecodeOptions, Error, Model, MorConfig};
+use remask_core::decode::{AdaptiveSteps, DecodeSettings, Defaults, MorSetting, Preset, Revision, Strategy};
+use remask_core::{Acceptance, Architecture, Cache, DecodeOptions, Error, Model, MorConfig};
 
 /// How to decode.
 #[derive(Args, Debug, Clone)]
@@ -186,13 +186,13 @@ enum StrategyKind {
 impl DecodeArgs {
     /// The decoder settings that these options ask of a model.
     pub fn options(&self, model: &Model) -> Result<DecodeOptions, Error> {
-        self.settings.options(model, self.max_tokens)
+        self.settings.options(&model.architecture, &model.defaults, self.max_tokens)
     }
 }
 
 impl SettingArgs {
     /// The decoder settings that these options ask of a model.
-    pub fn options(&self, model: &Model, max_tokens: usize) -> Result<DecodeOptions, Error> {
+    pub fn options(&self, a: &Architecture, defaults: &Defaults, max_tokens: usize) -> Result<DecodeOptions, Error> {
         let (rules, sampling) = (&self.rules, &self.sampling);
         let settings = DecodeSettings {
             preset: self.preset.preset(),
@@ -220,8 +220,8 @@ impl SettingArgs {
             early_stop: rules.early_stop,
             free_tail: rules.free_tail,
         };
-        settings.check_for(&model.architecture)?;
-        let mut options = settings.resolve(&model.defaults);
+        settings.check_for(a)?;
+        let mut options = settings.resolve(defaults);
         // Details count for whoever switched it on, the preset included.
         options.mor = options.mor.map(|_| self.mor.config());
         Ok(options)

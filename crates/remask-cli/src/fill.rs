@@ -26,7 +26,7 @@ pub struct Args {
     )]
     text: String,
     /// Model folder, .safetensors or GGUF file, or name of a bundled model
-    #[arg(long, default_value = BUNDLED[0].name)]
+    #[arg(long, default_value = BUNDLED.name)]
     model: String,
     #[command(flatten)]
     tokenizer: TokenizerArgs,
@@ -52,7 +52,7 @@ pub fn run(args: &Args) -> Outcome {
     model.vocabulary.stop.iter().for_each(|id| suppressed.insert(*id));
     let vocabulary = Arc::new(Vocabulary { suppressed: suppressed.into(), ..Vocabulary::clone(&model.vocabulary) });
     let canvases = choices.iter().map(|c| canvas(&model, &pieces, c)).collect::<Result<Vec<_>, _>>()?;
-    let options = |canvas: &Canvas| args.decode.options(&model, canvas.holes());
+    let options = |canvas: &Canvas| args.decode.options(&model.architecture, &model.defaults, canvas.holes());
     let options = canvases.iter().map(options).collect::<Result<Vec<_>, _>>()?;
     for (canvas, options) in canvases.iter().zip(&options) {
         options.check_canvas(&model.architecture, canvas)?;

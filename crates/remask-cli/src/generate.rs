@@ -19,7 +19,7 @@ pub struct Args {
     /// The prompt; read from standard input where absent or "-"
     prompt: Option<String>,
     /// Model folder, .safetensors or GGUF file, or name of a bundled model
-    #[arg(long, default_value = BUNDLED[0].name)]
+    #[arg(long, default_value = BUNDLED.name)]
     model: String,
     #[command(flatten)]
     tokenizer: TokenizerArgs,

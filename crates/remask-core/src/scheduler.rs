@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
-use crate::backend::{Answer, Backend, BackendError, Pass, StoreId};
+use crate::backend::{Answer, Backend, BackendError, StoreId};
 use crate::decode::{Generating, Generation, StepReport, Work};
 use crate::error::{Error, Result};
 
@@ -237,8 +237,7 @@ fn is_of_one_request(problem: &BackendError) -> bool {
 /// # Errors
 /// As [`Backend::forward`].
 pub async fn forward(backend: &mut dyn Backend, work: &Work) -> Result<Vec<Answer>, BackendError> {
-    let pass = Pass { rows: &work.rows, select: &work.select, suppressed: &work.suppressed };
-    backend.forward(&pass).await
+    backend.forward(&work.pass()).await
 }
 
 /// The logits of all selected rows, each of which must ask for them: `[select, head rows]`.

@@ -26,7 +26,7 @@ const QUESTIONS: &str = include_str!("../../../../benches/questions/tales-33m.js
 #[derive(clap::Args)]
 pub struct Args {
     /// Model folder, .safetensors or GGUF file, or name of a bundled model
-    #[arg(long, default_value = BUNDLED[0].name)]
+    #[arg(long, default_value = BUNDLED.name)]
     model: String,
     #[command(flatten)]
     tokenizer: TokenizerArgs,

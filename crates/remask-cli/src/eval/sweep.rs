@@ -29,7 +29,7 @@ struct Line {
 impl Setting {
     /// The decoder options for answers of this length by a model.
     pub fn options(&self, model: &Model, max_tokens: usize) -> Result<DecodeOptions, Error> {
-        self.args.options(model, max_tokens)
+        self.args.options(&model.architecture, &model.defaults, max_tokens)
     }
 
     /// The decoder that the setting is a point of.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::report::{Generation, StepReport};
-use crate::backend::{Answer, Row, Select, StoreId, TokenSet};
+use crate::backend::{Answer, Pass, Row, Select, StoreId, TokenSet};
 use crate::error::Result;
 
 /// The rows of the next pass of one generation. Indices in `select` count from the first of `rows` and of
@@ -18,6 +18,14 @@ pub struct Work {
     pub select: Vec<Select>,
     /// The sets of ids that candidates name.
     pub suppressed: Vec<Arc<TokenSet>>,
+}
+
+impl Work {
+    /// It as a backend takes it.
+    #[must_use]
+    pub fn pass(&self) -> Pass<'_> {
+        Pass { rows: &self.rows, select: &self.select, suppressed: &self.suppressed }
+    }
 }
 
 /// A generation under way, as a state machine: it says which rows the next pass computes and takes in what
