@@ -8,9 +8,10 @@ use remask_core::decode::AcceptanceStats;
 use remask_core::families::parse_config;
 use remask_core::golden::{CaseResult, Golden, check_case, check_logits};
 use remask_core::model::ModelFiles;
+use remask_core::scheduler::forward;
 use remask_core::{
     Backend, BackendError, Canvas, Cell, Checkpoint, Error, FinishReason, Generation, Model, MorStats, Request,
-    StepReport, Trial, Vocabulary, fill_all, infill,
+    StepReport, Trial, fill_all, infill,
 };
 use remask_wgpu::{Gpu, LimitChoice, WgpuBackend};
 use serde::Serialize;
@@ -165,9 +166,10 @@ impl Engine {
             "model": {
                 "origin": self.model.origin,
                 "architecture": a.name,
-                "layers": a.layers,
+                "layers": a.blocks.len(),
                 "hidden": a.hidden,
-                "heads": a.attention.heads,
+                "heads": a.blocks.first().map_or(0, |block| block.attention.heads),
+                "isDiffusion": a.is_diffusion(),
                 "vocabulary": a.vocab_size,
                 "maxPositions": a.max_positions,
                 "maskId": self.model.vocabulary.mask,
@@ -311,11 +313,11 @@ fn open(mut files: Files, origin: &str) -> Result<Model, Error> {
 
 impl Engine {
     async fn times(&mut self, trial: &Trial, repeats: u32) -> Result<Vec<f64>, BackendError> {
-        self.backend.forward(&trial.pass()).await?;
+        forward(&mut self.backend, trial.work()).await?;
         let mut times = Vec::new();
         for _ in 0..repeats {
             let begun = now();
-            self.backend.forward(&trial.pass()).await?;
+            forward(&mut self.backend, trial.work()).await?;
             times.push(now() - begun);
         }
         Ok(times)
@@ -342,7 +344,7 @@ impl Engine {
             let _ = on_step.call1(&JsValue::NULL, &shown[best]);
         }
         let (done, costs) = (runs.swap_remove(best), all[best].clone().among(&all));
-        let ids = known_ids(&done, &work.vocabulary);
+        let ids = known_ids(&done);
         let text = text_of(&self.model, &ids)?;
         let decided = done.canvas.cells().iter().filter(|cell| matches!(cell, Cell::Decided { .. })).count() as u64;
         let finished = Finished {
@@ -374,7 +376,7 @@ impl Engine {
         loop {
             // A choice that was finished before a device was lost stays as it is.
             let open: Vec<_> = (0..choices.len()).filter(|i| choices[*i].canvas.holes() > 0).collect();
-            let request = |i: &usize| Request { canvas: choices[*i].canvas.clone(), options: &work.choices[*i].1 };
+            let request = |i: &usize| Request { canvas: choices[*i].canvas.clone(), options: work.choices[*i].1.clone() };
             let requests = open.iter().map(request).collect();
             let before: Vec<_> = choices.iter().map(|choice| choice.costs.clone()).collect();
             let (model, pieces) = (&self.model, &mut self.pieces);
@@ -384,7 +386,7 @@ impl Engine {
                 choices[index].stands(report.so_far.clone(), &before[index]);
                 let all: Vec<_> = choices.iter().map(|choice| choice.costs.clone()).collect();
                 let costs = choices[index].costs.clone().among(&all);
-                let text = text_of(model, &known_ids(report.so_far, &work.vocabulary)).unwrap_or_default();
+                let text = text_of(model, &known_ids(report.so_far)).unwrap_or_default();
                 let step = JsValue::from(step_object(model, pieces, report, &costs, &text));
                 let seen = if index == shown { step.clone() } else { JsValue::NULL };
                 aborted |= !goes_on(on_step, &seen);
@@ -396,7 +398,7 @@ impl Engine {
             let problem = match run {
                 Ok(done) => {
                     for (i, run) in open.into_iter().zip(done) {
-                        choices[i].stands(run, &before[i]);
+                        choices[i].stands(run?, &before[i]);
                     }
                     return Ok((choices, lost));
                 }
@@ -435,8 +437,8 @@ impl Engine {
 
 /// Ids of the answer up to its end or first hole. Where nothing may end the answer, which is how gaps are
 /// filled, everything that is not a hole.
-fn known_ids(run: &Generation, vocabulary: &Vocabulary) -> Vec<u32> {
-    if !vocabulary.stop.is_empty() {
+fn known_ids(run: &Generation) -> Vec<u32> {
+    if !run.ends.is_empty() {
         return run.completion().to_vec();
     }
     let known = |(position, id): (usize, &u32)| (!run.canvas.is_hole(position)).then_some(*id);
