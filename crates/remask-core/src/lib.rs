@@ -13,15 +13,20 @@ pub mod checkpoint;
 pub mod decode;
 pub mod error;
 pub mod families;
+pub mod foreign;
 pub mod gguf;
 pub mod golden;
+#[cfg(not(target_arch = "wasm32"))]
+mod hub;
 pub mod infill;
+pub mod json;
 pub mod model;
 pub mod quantize;
 pub mod random;
 pub mod schedule;
 pub mod scheduler;
 pub mod tensors;
+pub mod text;
 pub mod tokenizer;
 pub mod trial;
 

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::families::{Family, Keys, parse_config, parse_object};
 use crate::tensors::{TensorKind, TensorSpec};
 use crate::tokenizer::TextTokenizer;
+use crate::{json, text};
 
 /// The files of a model, by content. Only config and checkpoint are required.
 pub struct ModelFiles<'a> {
@@ -60,7 +61,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a model folder, a `.safetensors` file with its config.json beside it, or a GGUF file.
+    /// Opens a model folder (one of Hugging Face's cache as well), a file of weights with its config.json beside it,
+    /// or a GGUF file.
     ///
     /// # Errors
     /// [`Error::Io`] for a missing file; otherwise as [`Model::from_files`] or [`Model::from_gguf`].
@@ -81,9 +83,11 @@ impl Model {
         }
         let own = |file: &Path| std::fs::read(file).map_err(Error::io("read", file));
         let own = tokenizer.map(own).transpose()?.map(Cow::Owned);
+        let path = &*crate::hub::files_of(path)?;
         if path.is_file() {
             let bytes = Bytes::map(path)?;
-            if crate::checkpoint::gguf::is_gguf(&bytes) {
+            let named = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+            if named || crate::checkpoint::gguf::is_gguf(&bytes) {
                 return Self::from_gguf(&path.display().to_string(), bytes, own.as_deref());
             }
         }
@@ -99,11 +103,16 @@ impl Model {
         };
         let text = |name: &str| -> Result<Option<Cow<'static, str>>> {
             let file = folder.join(name).display().to_string();
-            let utf8 = |b| String::from_utf8(b).map_err(|_| Error::config(&file, "(file)", "is not UTF-8 text"));
-            Ok(optional(name)?.map(utf8).transpose()?.map(Cow::Owned))
+            let decoded = |b| text::decoded(b).map_err(|problem| Error::config(&file, "(file)", problem));
+            Ok(optional(name)?.map(decoded).transpose()?.map(Cow::Owned))
         };
         let config = text("config.json")?.ok_or_else(|| {
-            let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file; a model folder needs one");
+            let mut missing = "no such file; a model folder needs one".to_owned();
+            let names = folder.read_dir().into_iter().flatten().flatten().map(|e| e.file_name());
+            if let Some(gguf) = names.filter(|n| n.to_string_lossy().ends_with(".gguf")).min() {
+                missing = format!("no such file; if {} is the model, name that file", gguf.to_string_lossy());
+            }
+            let missing = std::io::Error::new(std::io::ErrorKind::NotFound, missing);
             Error::io("read", folder.join("config.json"))(missing)
         })?;
         Self::from_files(ModelFiles {
@@ -310,8 +319,9 @@ fn chat_template(
 ) -> Result<Option<ChatTemplate>> {
     let settings_file = format!("{}/tokenizer_config.json", files.origin);
     let settings: Value = match &files.tokenizer_config {
-        Some(text) => serde_json::from_str(text)
-            .map_err(|e| Error::Tokenizer { file: settings_file.clone(), problem: format!("not valid JSON: {e}") })?,
+        Some(text) => {
+            json::value(text.as_bytes()).map_err(|problem| Error::Tokenizer { file: settings_file.clone(), problem })?
+        }
         None => Value::Null,
     };
     // A special token is given as its text or as an object with its content.

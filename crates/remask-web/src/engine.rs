@@ -11,7 +11,7 @@ use remask_core::model::ModelFiles;
 use remask_core::scheduler::forward;
 use remask_core::{
     Backend, BackendError, Canvas, Cell, Checkpoint, Error, FinishReason, Generation, Model, MorStats, Request,
-    StepReport, Trial, fill_all, infill,
+    StepReport, Trial, fill_all, infill, text,
 };
 use remask_wgpu::{Gpu, LimitChoice, WgpuBackend};
 use serde::Serialize;
@@ -289,7 +289,7 @@ fn open(mut files: Files, origin: &str) -> Result<Model, Error> {
         return Model::from_gguf(&named(&name), bytes, tokenizer.as_deref());
     }
     let mut text = |name: &str| -> Result<Option<_>, Error> {
-        let utf8 = |bytes| String::from_utf8(bytes).map_err(|_| Error::config(name, "(file)", "is not UTF-8 text"));
+        let utf8 = |bytes| text::decoded(bytes).map_err(|problem| Error::config(name, "(file)", problem));
         let bytes = files.take(name).map(|bytes| whole(name, bytes)).transpose()?;
         Ok(bytes.map(utf8).transpose()?.map(std::borrow::Cow::Owned))
     };
@@ -297,8 +297,11 @@ fn open(mut files: Files, origin: &str) -> Result<Model, Error> {
     let config = text("config.json")?.ok_or_else(missing)?;
     let (tokenizer_config, chat_template) = (text("tokenizer_config.json")?, text("chat_template.jinja")?);
     let generation_config = text("generation_config.json")?;
-    let shards = files.take_all(".safetensors").into_iter();
-    let checkpoint = Checkpoint::from_shards(shards.map(|(name, bytes)| (named(&name), bytes)).collect())?;
+    let mut shards = files.take_all(".safetensors");
+    if shards.is_empty() {
+        shards = files.take_all(".bin");
+    }
+    let checkpoint = Checkpoint::from_shards(shards.into_iter().map(|(name, bytes)| (named(&name), bytes)).collect())?;
     let (origin, tokenizer) = (origin.to_owned(), tokenizer.map(std::borrow::Cow::Owned));
     Model::from_files(ModelFiles {
         origin,

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::architecture::{Architecture, BlockSpec, TokenIds};
 use crate::error::{Error, Result};
+use crate::json;
 use crate::tensors::TensorSpec;
 
 pub use keys::Keys;
@@ -78,8 +79,7 @@ fn head_dim(keys: &Keys, hidden: usize, heads: usize) -> Result<usize> {
 /// # Errors
 /// [`Error::Config`] where the text is none.
 pub fn parse_object(file: &str, text: &str) -> Result<Value> {
-    let value: Value =
-        serde_json::from_str(text).map_err(|e| Error::config(file, "(file)", format!("not valid JSON: {e}")))?;
+    let value = json::value(text.as_bytes()).map_err(|problem| Error::config(file, "(file)", problem))?;
     if value.is_object() { Ok(value) } else { Err(Error::config(file, "(file)", "expected a JSON object of settings")) }
 }
 
