@@ -299,7 +299,9 @@ fn open(mut files: Files, origin: &str) -> Result<Model, Error> {
     let generation_config = text("generation_config.json")?;
     let mut shards = files.take_all(".safetensors");
     if shards.is_empty() {
+        // What training leaves beside it under the same ending holds no weights.
         shards = files.take_all(".bin");
+        shards.retain(|(name, _)| name.starts_with("pytorch_model"));
     }
     let checkpoint = Checkpoint::from_shards(shards.into_iter().map(|(name, bytes)| (named(&name), bytes)).collect())?;
     let (origin, tokenizer) = (origin.to_owned(), tokenizer.map(std::borrow::Cow::Owned));

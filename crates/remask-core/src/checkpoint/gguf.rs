@@ -186,10 +186,11 @@ fn metadata(reader: &mut Reader<'_>) -> Result<(Counts, BTreeMap<String, Value>)
         return Err("is empty (0 bytes); download it again".to_owned());
     }
     let first = reader.bytes.read(0..reader.bytes.len().min(foreign::HEAD)).map_err(|e| e.to_string())?;
-    if !first.starts_with(MAGIC) {
-        let shown = String::from_utf8_lossy(&first[..first.len().min(4)]).into_owned();
+    let begins = &first[..first.len().min(MAGIC.len())];
+    if !MAGIC.starts_with(begins) {
+        let begins = String::from_utf8_lossy(begins);
         let what = foreign::instead_of_weights(&first).map(|what| format!(": it is {what}")).unwrap_or_default();
-        return Err(format!("not a GGUF file, which begins with \"GGUF\" and not with {shown:?}{what}"));
+        return Err(format!("not a GGUF file, which begins with \"GGUF\" and not with {begins:?}{what}"));
     }
     reader.take(4)?;
     match reader.u32()? {
