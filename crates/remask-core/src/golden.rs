@@ -19,7 +19,6 @@ use crate::decode::{Acceptance, Cache, DecodeOptions, Order, StepReport, Vocabul
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::scheduler::{forward, logits};
-use crate::{json, text};
 
 /// A golden folder's contents.
 pub struct Golden {
@@ -80,7 +79,8 @@ impl Golden {
             cases: Vec<Case>,
         }
         let broken = |problem: String| Error::Golden { file: file.to_owned(), problem };
-        let cases: Cases = json::from_slice(cases.as_bytes()).map_err(|e| broken(format!("golden.json: {e}")))?;
+        let cases: Cases =
+            crate::json::from_slice(cases.as_bytes()).map_err(|e| broken(format!("golden.json: {e}")))?;
         let checkpoint = Checkpoint::from_bytes(&format!("{file}/golden.safetensors"), tensors)?;
         let missing = |name: &str| broken(format!("golden.safetensors has no usable {name}"));
         let ids = checkpoint
@@ -112,7 +112,7 @@ impl Golden {
         let nested = folder.join("golden");
         let at = if nested.is_dir() { nested } else { folder.to_path_buf() };
         let json = at.join("golden.json");
-        let text = text::read(&json)?;
+        let text = crate::text::read(&json)?;
         Self::from_parts(&at.display().to_string(), &text, Bytes::map(&at.join("golden.safetensors"))?)
     }
 }

@@ -15,9 +15,9 @@ use crate::checkpoint::{Bytes, Checkpoint, Matrix, WeightFormat};
 use crate::decode::{Defaults, Vocabulary};
 use crate::error::{Error, Result};
 use crate::families::{Family, Keys, parse_config, parse_object};
+use crate::json;
 use crate::tensors::{TensorKind, TensorSpec};
 use crate::tokenizer::TextTokenizer;
-use crate::{json, text};
 
 /// The files of a model, by content. Only config and checkpoint are required.
 pub struct ModelFiles<'a> {
@@ -103,7 +103,7 @@ impl Model {
         };
         let text = |name: &str| -> Result<Option<Cow<'static, str>>> {
             let file = folder.join(name).display().to_string();
-            let decoded = |b| text::decoded(b).map_err(|problem| Error::config(&file, "(file)", problem));
+            let decoded = |b| crate::text::decoded(b).map_err(|problem| Error::config(&file, "(file)", problem));
             Ok(optional(name)?.map(decoded).transpose()?.map(Cow::Owned))
         };
         let config = text("config.json")?.ok_or_else(|| {

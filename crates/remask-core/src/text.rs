@@ -1,6 +1,5 @@
 //! Texts from outside: how they are decoded, and how they are shown to people.
 
-use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
 
 /// A text from a file, a path or a prompt as it is shown to people: on one line, with every character escaped that
@@ -76,16 +75,6 @@ pub fn decoded(bytes: Vec<u8>) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A text without its byte order mark.
-#[must_use]
-pub fn without_mark(text: Cow<'_, str>) -> Cow<'_, str> {
-    match text {
-        Cow::Borrowed(text) => Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text)),
-        Cow::Owned(text) if text.starts_with('\u{feff}') => Cow::Owned(text['\u{feff}'.len_utf8()..].to_owned()),
-        text => text,
-    }
-}
-
 /// Reads a text file.
 ///
 /// # Errors
@@ -122,8 +111,6 @@ mod tests {
         assert_eq!(decode(b"\xEF\xBB\xBFa"), Ok("a"));
         assert_eq!(decode(b"a\xEF\xBB\xBF"), Ok("a\u{feff}"));
         assert_eq!(decoded(b"\xEF\xBB\xBFa".to_vec()), Ok("a".to_owned()));
-        assert_eq!(without_mark("\u{feff}a".into()), "a");
-        assert_eq!(without_mark("\u{feff}a".to_owned().into()), "a");
         assert!(decode(b"\xFF\xFEa\0").unwrap_err().contains("UTF-16"));
         assert!(decode(b"ab\xFF").unwrap_err().contains("byte 2"));
     }

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::{foreign, json};
+use crate::foreign;
 use header::{TensorInfo, read_header};
 use strided::Strided;
 
@@ -33,6 +33,7 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 pub const SINGLE_FILE: &str = "model.safetensors";
 /// What the weights of a folder are called, best first, and whether that is an index of shards. A folder that has
 /// several of them has the same weights in several formats.
+#[cfg(not(target_arch = "wasm32"))]
 const FOLDER_FILES: [(&str, bool); 6] = [
     (SINGLE_FILE, false),
     (INDEX_FILE, true),
@@ -381,7 +382,7 @@ fn read_index(file: &str, text: &[u8]) -> Result<BTreeMap<String, Vec<String>>> 
         weight_map: BTreeMap<String, String>,
     }
     let broken = |problem| Error::Checkpoint { file: file.to_owned(), problem };
-    let index: Index = json::from_slice(text).map_err(|e| broken(format!("not a shard index: {e}")))?;
+    let index: Index = crate::json::from_slice(text).map_err(|e| broken(format!("not a shard index: {e}")))?;
     let mut shards = BTreeMap::<String, Vec<String>>::new();
     for (tensor, shard) in index.weight_map {
         // A shard is a file beside the index; anything that could lead elsewhere is refused.

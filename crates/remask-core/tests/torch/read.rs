@@ -72,7 +72,11 @@ fn every_file_of_pytorch_holds_what_pytorch_says() {
             mapped.will_need(t.name);
             mapped.discard(t.name);
         });
-        assert_eq!(mapped.get("row").unwrap().to_f32().unwrap(), [0.0, 0.25, 0.5, 0.75], "pages that were dropped come back");
+        assert_eq!(
+            mapped.get("row").unwrap().to_f32().unwrap(),
+            [0.0, 0.25, 0.5, 0.75],
+            "pages that were dropped come back"
+        );
     }
     memory_was_bounded();
 }
