@@ -21,6 +21,9 @@ use crate::tensors::TensorSpec;
 
 pub use keys::Keys;
 
+/// The tensors of a family's model; the function answers whether the checkpoint has one of some name.
+pub type ListTensors = fn(&Architecture, &dyn Fn(&str) -> bool) -> Vec<TensorSpec>;
+
 /// One family of models.
 pub struct Family {
     /// Values of `architectures[0]` that belong to it.
@@ -29,7 +32,7 @@ pub struct Family {
     pub parse: fn(&Keys) -> Result<Architecture>,
     /// Its tensors; the function answers whether the checkpoint has a tensor of some name, since exporters
     /// differ in prefixes.
-    pub tensors: fn(&Architecture, &dyn Fn(&str) -> bool) -> Vec<TensorSpec>,
+    pub tensors: ListTensors,
     /// Chat template (Jinja) where the checkpoint brings none.
     pub chat_template: Option<&'static str>,
     /// Golden folders under `tests/golden` that pin it.
