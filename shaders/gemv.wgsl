@@ -3,7 +3,7 @@
 // SWIGLU as in gemm.
 //
 // weights [part_rows, cols], binding 0   x [m, cols] f32, binding 1   out [m, out_stride] f32, binding 2
-// m, at most ROWS, is the pass's row count, or its selected count where params.over_selected is 1.
+// m, at most ROWS, is how many of the pass's rows params.over says.
 // cols % 8 == 0. Workgroup (tile of TILE_N columns).
 
 #include "linear_params"
@@ -15,7 +15,7 @@
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let m = select(pass_info.rows, pass_info.selected, params.over_selected == 1u);
+    let m = rows_over(params.over);
     let n0 = group.x * TILE_N;
     var product = few_rows_product(m, n0, lane);
 #if SWIGLU

@@ -2,7 +2,7 @@
 //
 // weights [part_rows, cols], binding 0     x [selected, cols] f32, binding 1
 // partials [strips, selected] Selection, binding 2
-// selected [selected], binding 3           suppressed [ceil(ids / 32)] bits, binding 4
+// selected [selected], binding 3           suppressed [sets, words] bits, binding 4
 // A workgroup takes TILE_M rows (with FEW all of them, at most ROWS) and a strip of strip_tiles tiles of
 // TILE_N ids, and writes one partial selection a row; select_reduce merges the strips.
 // Workgroup (strip, m tile).
@@ -13,9 +13,9 @@ struct Params {
     first: u32,          // id of the part's first row
     first_strip: u32,    // strips of the parts before
     strip_tiles: u32,
+    words: u32,          // words of a set of suppressed ids
     padding0: u32,
     padding1: u32,
-    padding2: u32,
 }
 
 #include "pass"
@@ -37,7 +37,11 @@ var<workgroup> exchange: array<Selection, THREADS / 2u>;
 // What is kept of id first + local of a row, given what was kept of others. row < pass_info.selected.
 fn kept_with(kept: Selection, row: u32, local: u32, logit: f32) -> Selection {
     let token = params.first + local;
-    if local >= params.part_rows || ((suppressed[token >> 5u] >> (token & 31u)) & 1u) == 1u {
+    if local >= params.part_rows {
+        return kept;
+    }
+    let bits_from = selected[row].suppressed * params.words;
+    if ((suppressed[bits_from + (token >> 5u)] >> (token & 31u)) & 1u) == 1u {
         return kept;
     }
     let temperature = selected[row].temperature;

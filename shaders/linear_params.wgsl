@@ -5,7 +5,7 @@ struct Params {
     part_rows: u32,
     first: u32,          // output column of the part's first row
     out_stride: u32,
-    over_selected: u32,
+    over: u32,           // which rows x has: `rows_over`
     eps: f32,            // added to the mean square by NORM
     padding0: u32,
     padding1: u32,

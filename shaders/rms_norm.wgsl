@@ -14,7 +14,7 @@ struct Params {
     eps: f32,
     scale: f32,           // factor on the result (logit scale at the last norm, 1 elsewhere)
     split_stride4: u32,   // elements of a split / 4
-    padding: u32,
+    over: u32,            // which rows are gathered: `rows_over`
 }
 
 #include "pass"
@@ -99,7 +99,7 @@ fn over_workgroup(own: Squares, lane: u32) -> Squares {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
 #if GATHER
-    if group.x >= pass_info.selected {
+    if group.x >= rows_over(params.over) {
         return;
     }
     let pick = selected[group.x];

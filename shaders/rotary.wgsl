@@ -1,6 +1,6 @@
 // Rotary embedding of queries and keys, and the write of fresh K/V into the store.
 //
-// rows [pass rows], binding 0             table [positions, ROTATED / 2] (cos, sin), binding 1
+// rows [pass rows], binding 0             table [turns, ROTATED / 2] (cos, sin), binding 1
 // qkv  [SPLITS, .., stride] f32, summed over splits, binding 2: heads queries, kv_heads keys, kv_heads
 //      values of HEAD_DIM
 // keys, values [slots, kv_heads * HEAD_DIM] f32, or f16 with HALF_KV, bindings 3 and 4
@@ -80,7 +80,7 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     if row >= pass_info.rows || head >= heads {
         return;
     }
-    let position = rows[row].position;
+    let from = rows[row].turn * TURNS;
     let slot = rows[row].slot;
     var a = 2u * unit;
     var b = 2u * unit + 1u;
@@ -96,7 +96,7 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     var w = summed(base + b);
     let is_value = head >= params.heads + params.kv_heads;
     if unit < TURNS && !is_value {
-        let turn = table[position * TURNS + unit];
+        let turn = table[from + unit];
 #if WIDTH == 4
         let cosines = Vector(turn[0].xz, turn[1].xz);
         let sines = Vector(turn[0].yw, turn[1].yw);

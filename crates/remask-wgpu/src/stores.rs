@@ -1,4 +1,4 @@
-//! Key/value stores as ranges of slots in one arena per layer, so that one pass can carry rows of
+//! Key/value stores as ranges of slots in one arena, so that one pass can carry rows of
 //! several stores.
 
 use std::collections::BTreeMap;
@@ -14,8 +14,8 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// A store of `capacity` slots in the lowest gap that holds it.
-    pub fn create(&mut self, capacity: u32) -> StoreId {
+    /// A store of `capacity` slots in the lowest gap that holds it; `None` where it would reach beyond slot `most`.
+    pub fn create(&mut self, capacity: u32, most: u32) -> Option<StoreId> {
         let mut taken: Vec<_> = self.ranges.values().cloned().collect();
         taken.sort_by_key(|r| r.start);
         let mut start = 0;
@@ -25,10 +25,11 @@ impl Stores {
             }
             start = range.end;
         }
+        let end = start.checked_add(capacity).filter(|end| *end <= most)?;
         let id = StoreId(self.next);
         self.next += 1;
-        self.ranges.insert(id, start..start + capacity);
-        id
+        self.ranges.insert(id, start..end);
+        Some(id)
     }
 
     /// Gives a store's slots back.
@@ -41,12 +42,6 @@ impl Stores {
     pub fn slots(&self, store: StoreId) -> Option<Range<u32>> {
         self.ranges.get(&store).cloned()
     }
-
-    /// Slots that an arena must have to hold every store.
-    #[must_use]
-    pub fn extent(&self) -> u32 {
-        self.ranges.values().map(|r| r.end).max().unwrap_or(0)
-    }
 }
 
 #[cfg(test)]
@@ -57,12 +52,13 @@ mod tests {
     #[test]
     fn gaps_are_used_again() {
         let mut stores = Stores::default();
-        let a = stores.create(10);
-        let b = stores.create(5);
+        let a = stores.create(10, 15).unwrap();
+        let b = stores.create(5, 15).unwrap();
         stores.release(a);
-        let c = stores.create(4);
+        let c = stores.create(4, 15).unwrap();
         assert_eq!((stores.slots(c), stores.slots(b), stores.slots(a)), (Some(0..4), Some(10..15), None));
-        assert_eq!(stores.extent(), 15);
+        assert_eq!(stores.create(7, 15), None, "there is a gap of six");
+        assert!(stores.create(6, 15).is_some());
     }
 
     proptest! {
@@ -71,7 +67,7 @@ mod tests {
             let mut stores = Stores::default();
             let mut live = Vec::new();
             for (capacity, release) in steps {
-                live.push(stores.create(capacity));
+                live.extend(stores.create(capacity, u32::MAX));
                 if release && live.len() > 1 {
                     stores.release(live.remove(0));
                 }

@@ -10,7 +10,8 @@ use remask_wgpu::kernels::{
     RowRecord, SelectRecord, all_specs, attention, embed, fragment_probe, gemm, gemm_matrix, head_select, reorder,
     rms_norm, rotary, select_reduce, select_strips, swiglu,
 };
-use remask_wgpu::uniforms::{PassSizes, SLOT};
+use remask_wgpu::plan::PassSizes;
+use remask_wgpu::uniforms::SLOT;
 use remask_wgpu::wgsl::{Dialect, Extension, KernelSpec, SHADERS};
 
 fn parse(spec: &KernelSpec) -> naga::Module {

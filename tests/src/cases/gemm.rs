@@ -95,7 +95,7 @@ pub(super) fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: P
                 part_rows: part.rows,
                 first: part.first,
                 out_stride: columns as u32,
-                over_selected: u32::from(c.over_selected),
+                over: u32::from(c.over_selected),
                 eps: EPS,
                 padding: [0; 2],
             };

@@ -81,7 +81,12 @@ fn select(
     let matrix = block_on(matrix).unwrap_or_else(|e| panic!("head {ids}x{cols}: {e}"));
     let rows = select.len() as u32;
     let strips = head_select::strips(strategy, ids as u32);
-    let (device_x, device_select, bits) = (h.upload(x), h.upload(select), h.upload(suppressed.words()));
+    // The rows' set is the second of two; the first suppresses everything.
+    let mut all = TokenSet::new(ids);
+    (0..ids as u32).for_each(|id| all.insert(id));
+    let select: Vec<_> = select.iter().map(|s| SelectRecord { suppressed: 1, ..*s }).collect();
+    let (device_x, device_select) = (h.upload(x), h.upload(&select));
+    let bits = h.upload(&[all.words(), suppressed.words()].concat());
     let (partials, out) = (h.poisoned((strips * rows * 8) as usize), h.poisoned(select.len() * 4));
     let head = head_select::Params {
         cols4: cols as u32 / 4,
@@ -89,7 +94,8 @@ fn select(
         first: 0,
         first_strip: 0,
         strip_tiles: head_select::strip_tiles(strategy, ids as u32),
-        padding: [0; 3],
+        words: ids.div_ceil(32) as u32,
+        padding: [0; 2],
     };
     let tensors = [&matrix.parts[0].buffer, &device_x, &partials, &device_select, &bits];
     let pass = sizes(1, select.len(), 1);

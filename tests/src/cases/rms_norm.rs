@@ -66,7 +66,7 @@ fn spec(h: &Harness, cols: usize, variant: rms_norm::Variant) -> KernelSpec {
 }
 
 fn params(rows: usize, cols: usize, scale: f32) -> rms_norm::Params {
-    rms_norm::Params { eps: EPS, scale, split_stride4: (rows * cols / 4) as u32, padding: 0 }
+    rms_norm::Params { eps: EPS, scale, split_stride4: (rows * cols / 4) as u32, over: 1 }
 }
 
 /// x and every split of what is added to it.

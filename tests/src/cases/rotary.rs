@@ -1,6 +1,6 @@
 //! Rotary embedding and the K/V write.
 
-use remask_core::architecture::{Rotary, RotaryPairing};
+use remask_core::architecture::{Rotary, RotaryPairing, RotaryScaling};
 use remask_wgpu::kernels::{RowRecord, rotary};
 
 use crate::data::{uniform, widen};
@@ -49,8 +49,8 @@ pub fn run_half(h: &mut Harness) {
 /// Keys and values that f16 cannot hold become its largest number, NaN stays; queries are float32.
 fn saturation(h: &mut Harness) {
     let rows = h.upload(&[RowRecord::default()]);
-    let settings = Rotary { theta: 10_000.0, dims: 0, pairing: RotaryPairing::Halves };
-    let table = h.upload(&rotary::table(&settings, 1));
+    // A buffer of nothing cannot be made.
+    let table = h.upload(&[1f32, 0.0]);
     let qkv = [1e6, 2.0, -7e4, 3.0, f32::NAN, 1e30];
     let (qkv, keys, values) = (h.upload(&qkv), h.poisoned(1), h.poisoned(1));
     let variant = rotary::Variant { head_dim: 2, rotated: 0, interleaved: false, splits: 1, half_kv: true };
@@ -72,15 +72,15 @@ where
 {
     // Positions far apart, slots in another order than rows.
     let rows: Vec<_> = [(0, 7), (4000, 3), (17, 19)]
-        .map(|(position, slot)| RowRecord { position, slot, ..RowRecord::default() })
+        .map(|(position, slot)| RowRecord { position, slot, turn: position, ..RowRecord::default() })
         .to_vec();
     let (heads, width) = (c.heads + 2 * c.kv_heads, c.kv_heads * c.head_dim);
     let parts: Vec<_> = (0..splits).map(|s| uniform(10 + s as u32, rows.len() * heads * c.head_dim, 1.0)).collect();
     let count = parts[0].len();
     let qkv: Vec<f64> = (0..count).map(|i| parts.iter().map(|p| f64::from(p[i])).sum()).collect();
     let old: Vec<T> = uniform(2, SLOTS * width, 1.0).into_iter().map(T::narrow).collect();
-    let settings = Rotary { theta: 500_000.0, dims: c.rotated, pairing: c.pairing };
-    let table = h.upload(&rotary::table(&settings, 4001));
+    let settings = Rotary { theta: 500_000.0, dims: c.rotated, pairing: c.pairing, scaling: RotaryScaling::None };
+    let table = h.upload(&rotary::table(&settings, 0..4001));
     let (device_rows, device_qkv) = (h.upload(&rows), h.upload(&parts.concat()));
     let (keys, values) = (h.upload(&old), h.upload(&old));
     let params =

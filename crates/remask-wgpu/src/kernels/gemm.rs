@@ -18,8 +18,8 @@ pub struct Params {
     pub first: u32,
     /// Columns of the output.
     pub out_stride: u32,
-    /// 1 where the rows of x are the selected ones.
-    pub over_selected: u32,
+    /// Which rows x has, as `rows_over` of `shaders/pass.wgsl` numbers them.
+    pub over: u32,
     /// Added to the mean square where rows are normalised.
     pub eps: f32,
     /// Zeros.

@@ -20,8 +20,10 @@ pub struct Params {
     pub first_strip: u32,
     /// Tiles of 64 ids that a workgroup takes.
     pub strip_tiles: u32,
+    /// Words of a set of suppressed ids.
+    pub words: u32,
     /// Zeros.
-    pub padding: [u32; 3],
+    pub padding: [u32; 2],
 }
 
 /// Bytes of a `Selection` of `shaders/selection.wgsl`.

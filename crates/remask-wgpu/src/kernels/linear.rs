@@ -1,6 +1,7 @@
 //! Which kernel computes a linear layer, as a pure function of the adapter and the shape.
 
 use remask_core::Architecture;
+use remask_core::architecture::BlockSpec;
 use remask_core::checkpoint::WeightFormat;
 use serde::{Deserialize, Serialize};
 
@@ -49,21 +50,19 @@ impl Arithmetic {
     /// and bf16 weights ask for more than f16 holds.
     #[must_use]
     pub fn choose(profile: &AdapterProfile, a: &Architecture, formats: &[WeightFormat]) -> Self {
-        let at = &a.attention;
-        let qkv = (at.heads + 2 * at.kv_heads) * at.head_dim;
-        let layers = [
-            (a.hidden, qkv),
-            (at.heads * at.head_dim, a.hidden),
-            (a.hidden, 2 * a.mlp.hidden),
-            (a.mlp.hidden, a.hidden),
-        ];
-        let fits = |format: &WeightFormat| {
-            layers.iter().all(|(cols, out)| gemm_matrix::fits(*format, *cols as u32, *out as u32))
+        let fits = |format: &WeightFormat, cols: usize, out: usize| gemm_matrix::fits(*format, cols as u32, out as u32);
+        let block_fits = |b: &BlockSpec| {
+            let (at, ff) = (&b.attention, &b.feed_forward);
+            let layers = [
+                (a.hidden, at.qkv_width()),
+                (at.q_width(), a.hidden),
+                (a.hidden, ff.up_width()),
+                (ff.hidden, a.hidden),
+            ];
+            attention_matrix::fits(at.head_dim as u32)
+                && layers.iter().all(|(cols, out)| formats.iter().all(|f| fits(f, *cols, *out)))
         };
-        let half = MatrixTile::supported(profile)
-            && attention_matrix::fits(at.head_dim as u32)
-            && a.hidden >= MATRIX_HIDDEN
-            && formats.iter().all(fits);
+        let half = MatrixTile::supported(profile) && a.hidden >= MATRIX_HIDDEN && a.distinct_blocks().all(block_fits);
         if half { Self::Half } else { Self::Full }
     }
 
@@ -229,33 +228,6 @@ impl Portable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::{MatrixShape, ProfileLimits};
-
-    fn profile(kind: &str, matrix: bool) -> AdapterProfile {
-        let shape = MatrixShape { m: 16, n: 16, k: 16, input: "F16".into(), output: "F32".into() };
-        AdapterProfile {
-            name: String::new(),
-            api: "Vulkan".into(),
-            kind: kind.into(),
-            driver: String::new(),
-            vendor: 0,
-            device: 0,
-            shader_f16: matrix,
-            subgroups: matrix.then_some((32, 32)),
-            matrix_shapes: if matrix { vec![shape] } else { Vec::new() },
-            timestamps: false,
-            pipeline_cache: false,
-            limits: ProfileLimits {
-                buffer: 1 << 30,
-                binding: 1 << 30,
-                storage_buffers: if matrix { 10 } else { 8 },
-                workgroup_bytes: if matrix { 48 << 10 } else { 16 << 10 },
-                invocations: 1024,
-                workgroups: 65535,
-                uniform_alignment: 256,
-            },
-        }
-    }
 
     /// The name of the kernel that a device picks.
     fn picked(profile: &AdapterProfile, order: Order, format: WeightFormat, shape: [u32; 3]) -> String {
@@ -269,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_kernel_that_cannot_be_used_is_stood_in_for() {
-        let matrix = profile("DiscreteGpu", true);
+        let matrix = AdapterProfile::made_up("DiscreteGpu", true);
         let shape = |rows| Shape { rows, cols: 4096, out: 4096 };
         let picked = |rows, refused: &[&str]| {
             let usable = |spec: &KernelSpec| !refused.contains(&spec.shader);
@@ -299,6 +271,7 @@ mod tests {
     fn kernels_follow_adapter_and_shape() {
         use Order::{Fragments, Paired, Rows};
         use WeightFormat::{Bf16, F16, Q4, Q8};
+        let profile = AdapterProfile::made_up;
         let (plain, matrix, software) =
             (profile("DiscreteGpu", false), profile("DiscreteGpu", true), profile("Cpu", false));
         let table = [

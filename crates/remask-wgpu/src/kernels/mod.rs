@@ -34,7 +34,7 @@ use crate::wgsl::{Define, KernelSpec};
 pub struct RowRecord {
     /// Token id.
     pub token: u32,
-    /// Position: its rotary angle.
+    /// Position: its learned embedding.
     pub position: u32,
     /// Absolute slot that its K/V go to.
     pub slot: u32,
@@ -42,8 +42,10 @@ pub struct RowRecord {
     pub key_start: u32,
     /// One past the last absolute slot it sees.
     pub key_end: u32,
+    /// Where its position's cosines and sines lie in rotary tables.
+    pub turn: u32,
     /// Zeros.
-    pub padding: [u32; 3],
+    pub padding: [u32; 2],
 }
 
 /// `Select` of `shaders/pass.wgsl`.
@@ -60,10 +62,10 @@ pub struct SelectRecord {
     pub temperature: f32,
     /// Key of the noise.
     pub key: [u32; 2],
-    /// Position, the first half of the noise's counter.
+    /// Position of the predicted token, the first half of the noise's counter.
     pub position: u32,
-    /// Zero.
-    pub padding: u32,
+    /// The set of ids that are never chosen.
+    pub suppressed: u32,
 }
 
 /// What `shaders/weights.wgsl` asks for.

@@ -14,8 +14,8 @@ pub struct Params {
     pub scale: f32,
     /// Elements of a split / 4.
     pub split_stride4: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Which rows are gathered, as `rows_over` of `shaders/pass.wgsl` numbers them.
+    pub over: u32,
 }
 
 /// What a norm does beside normalising.

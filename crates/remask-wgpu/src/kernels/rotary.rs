@@ -1,5 +1,7 @@
 //! Rotary embedding and the K/V write; see `shaders/rotary.wgsl`.
 
+use std::ops::Range;
+
 use remask_core::architecture::Rotary;
 
 use super::flags;
@@ -62,16 +64,14 @@ pub fn grid(variant: Variant, rows: u32, heads: u32) -> [u32; 3] {
     [(heads * variant.head_dim / 2).div_ceil(THREADS * variant.width()), rows, 1]
 }
 
-/// `(cos, sin)` of every position and pair, `[positions, dims / 2]`, from float64: shader `sin` is too
-/// inexact for large angles. At least one entry, so that a buffer can be made of it.
+/// `(cos, sin)` of these positions and every pair, `[positions, dims / 2]`, from float64: shader `sin` is too
+/// inexact for large angles.
 #[must_use]
-pub fn table(rotary: &Rotary, positions: usize) -> Vec<[f32; 2]> {
-    let turns = rotary.dims / 2;
-    let angle = |p: usize, i: usize| p as f64 * rotary.theta.powf(-2.0 * i as f64 / rotary.dims as f64);
-    let turn = |(sin, cos): (f64, f64)| [cos as f32, sin as f32];
-    let mut table: Vec<_> = (0..positions).flat_map(|p| (0..turns).map(move |i| turn(angle(p, i).sin_cos()))).collect();
-    if table.is_empty() {
-        table.push([1.0, 0.0]);
-    }
-    table
+pub fn table(rotary: &Rotary, positions: Range<u32>) -> Vec<[f32; 2]> {
+    let (frequencies, amplitude) = (rotary.frequencies(), rotary.amplitude());
+    let turn = |position: u32, frequency: &f64| {
+        let (sin, cos) = (f64::from(position) * frequency).sin_cos();
+        [(cos * amplitude) as f32, (sin * amplitude) as f32]
+    };
+    positions.flat_map(|p| frequencies.iter().map(move |f| turn(p, f))).collect()
 }
