@@ -10,14 +10,14 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::architecture::Architecture;
-use crate::chat::{ChatTemplate, MarkedText, Message};
+use crate::chat::{ChatTemplate, Message};
 use crate::checkpoint::{Bytes, Checkpoint, Matrix, WeightFormat};
 use crate::decode::{Defaults, Vocabulary};
 use crate::error::{Error, Result};
 use crate::families::{Family, Keys, parse_config, parse_object};
 use crate::json;
 use crate::tensors::{TensorKind, TensorSpec};
-use crate::tokenizer::TextTokenizer;
+use crate::tokenizer::{TextTokenizer, TokenizerFiles};
 
 /// The files of a model, by content. Only config and checkpoint are required.
 pub struct ModelFiles<'a> {
@@ -27,8 +27,8 @@ pub struct ModelFiles<'a> {
     pub config: Cow<'a, str>,
     /// The weights.
     pub checkpoint: Checkpoint,
-    /// tokenizer.json.
-    pub tokenizer: Option<Cow<'a, [u8]>>,
+    /// The tokenizer.
+    pub tokenizer: TokenizerFiles<'a>,
     /// tokenizer_config.json: special token texts and, often, the chat template.
     pub tokenizer_config: Option<Cow<'a, str>>,
     /// chat_template.jinja, which goes before the one in tokenizer_config.json.
@@ -71,7 +71,7 @@ impl Model {
         Self::open_with(path, None)
     }
 
-    /// As [`Model::open`], with this tokenizer.json in place of the model's own.
+    /// As [`Model::open`], with the tokenizer in this file or folder in place of the model's own.
     ///
     /// # Errors
     /// As [`Model::open`].
@@ -81,14 +81,13 @@ impl Model {
             let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file or folder");
             return Err(Error::io("open the model", path)(missing));
         }
-        let own = |file: &Path| std::fs::read(file).map_err(Error::io("read", file));
-        let own = tokenizer.map(own).transpose()?.map(Cow::Owned);
+        let own = tokenizer.map(TokenizerFiles::of_path).transpose()?;
         let path = &*crate::hub::files_of(path)?;
         if path.is_file() {
             let bytes = Bytes::map(path)?;
             let named = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
             if named || crate::checkpoint::gguf::is_gguf(&bytes) {
-                return Self::from_gguf(&path.display().to_string(), bytes, own.as_deref());
+                return Self::from_gguf(&path.display().to_string(), bytes, own.as_ref());
             }
         }
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
@@ -119,7 +118,7 @@ impl Model {
             origin: folder.display().to_string(),
             config,
             checkpoint: Checkpoint::open(path)?,
-            tokenizer: own.or(optional("tokenizer.json")?.map(Cow::Owned)),
+            tokenizer: own.map_or_else(|| TokenizerFiles::of_folder(folder), Ok)?,
             tokenizer_config: text("tokenizer_config.json")?,
             chat_template: text("chat_template.jinja")?,
             generation_config: text("generation_config.json")?,
@@ -140,7 +139,7 @@ impl Model {
             origin: origin.to_owned(),
             config: Cow::Borrowed(config),
             checkpoint: Checkpoint::from_bytes(&format!("{origin}/model.safetensors"), Bytes::Static(weights))?,
-            tokenizer: Some(Cow::Borrowed(tokenizer)),
+            tokenizer: TokenizerFiles::new().with("tokenizer.json", tokenizer),
             tokenizer_config: None,
             chat_template: None,
             generation_config: None,
@@ -172,11 +171,7 @@ impl Model {
         };
         let tensors = (family.tensors)(&architecture, &|name| files.checkpoint.get(name).is_some());
         check_tensors(&tensors, &files.checkpoint)?;
-        let tokenizer = files
-            .tokenizer
-            .as_deref()
-            .map(|bytes| TextTokenizer::from_bytes(&named("tokenizer.json"), bytes))
-            .transpose()?;
+        let tokenizer = files.tokenizer.read(&files.origin, files.tokenizer_config.as_deref())?;
         let chat = match &tokenizer {
             Some(tokenizer) => chat_template(&files, family, &architecture, tokenizer)?,
             None => None,
@@ -195,12 +190,12 @@ impl Model {
         })
     }
 
-    /// A model from one GGUF file called `origin`, with `tokenizer` (a tokenizer.json) in place of the
-    /// file's own where given. A tokenizer that cannot be used is an error only when it is asked for.
+    /// A model from one GGUF file called `origin`, with `tokenizer` in place of the file's own where
+    /// given. A tokenizer that cannot be used is an error only when it is asked for.
     ///
     /// # Errors
     /// The first thing that is broken, missing or not supported, naming the file and the key or tensor.
-    pub fn from_gguf(origin: &str, bytes: Bytes, tokenizer: Option<&[u8]>) -> Result<Self> {
+    pub fn from_gguf(origin: &str, bytes: Bytes, tokenizer: Option<&TokenizerFiles<'_>>) -> Result<Self> {
         let (checkpoint, metadata) = Checkpoint::from_gguf(origin, bytes)?;
         let config = crate::gguf::config(&metadata, &checkpoint)?;
         let config = format!("{config:#}");
@@ -208,9 +203,9 @@ impl Model {
         let tensors = crate::gguf::tensors(&metadata, &architecture, &checkpoint)?;
         check_tensors(&tensors, &checkpoint)?;
         let (tokenizer, no_tokenizer) = match tokenizer {
-            Some(bytes) => (Some(TextTokenizer::from_bytes("tokenizer.json", bytes)?), None),
-            None => match crate::gguf::tokenizer(&metadata) {
-                Ok(json) => (json.map(|json| TextTokenizer::from_json(origin, json)).transpose()?, None),
+            Some(files) => (files.read("", None)?, None),
+            None => match TextTokenizer::from_gguf(&metadata) {
+                Ok(tokenizer) => (tokenizer, None),
                 Err(Error::Tokenizer { problem, .. }) => (None, Some(problem)),
                 Err(other) => return Err(other),
             },
@@ -293,14 +288,14 @@ impl Model {
         tokenizer.encode(&chat.render(messages)?)
     }
 
-    /// Ids of plain text to be continued: the start id, where the model has one, and the text.
+    /// Ids of plain text to be continued, with what the reference puts around it. Where the tokenizer's files do
+    /// not say what that is, it is the config's start id, if that is not the end id too.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] where there is no tokenizer.
     pub fn encode_raw(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = Vec::from_iter(self.architecture.tokens.bos);
-        ids.extend(self.text()?.encode(&MarkedText::from_user(text))?);
-        Ok(ids)
+        let ids = &self.architecture.tokens;
+        self.text()?.encode_raw(text, ids.bos.filter(|bos| !ids.eos.contains(bos)))
     }
 
     /// The first tensor that holds a NaN or an infinity, for a clear word when logits do; one that cannot be read

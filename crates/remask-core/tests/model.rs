@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use remask_core::chat::Message;
 use remask_core::checkpoint::Checkpoint;
 use remask_core::model::ModelFiles;
+use remask_core::tokenizer::TokenizerFiles;
 use remask_core::{Model, Result};
 use serde_json::{Value, json};
 
@@ -28,7 +29,9 @@ fn assemble(tokenizer: Option<&Value>, config: Option<&str>, template: Option<&s
             .map_or_else(|| std::fs::read_to_string(folder.join("config.json")).unwrap(), str::to_owned)
             .into(),
         checkpoint: Checkpoint::open(&folder).unwrap(),
-        tokenizer: tokenizer.map(|t| Cow::Owned(t.to_string().into_bytes())),
+        tokenizer: tokenizer.map_or_else(TokenizerFiles::new, |t| {
+            TokenizerFiles::new().with("tokenizer.json", t.to_string().into_bytes())
+        }),
         tokenizer_config: None,
         chat_template: template.map(Cow::Borrowed),
         generation_config: None,
