@@ -61,6 +61,7 @@ pub fn made_up(config: &str, change: impl Fn(&str, &mut [f32])) -> Model {
         tokenizer: TokenizerFiles::new(),
         tokenizer_config: None,
         chat_template: None,
+        chat_templates: Vec::new(),
         generation_config: None,
     })
     .expect("a model with every tensor")

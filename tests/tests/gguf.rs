@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use remask_burn::CpuBackend;
-use remask_core::chat::{MarkedText, Message};
+use remask_core::chat::{Conversation, MarkedText};
 use remask_core::checkpoint::{Bytes, WeightFormat};
 use remask_core::golden::{Golden, check_case, check_logits};
 use remask_core::tokenizer::TokenizerFiles;
@@ -52,7 +52,7 @@ fn converted(stored: Stored) -> Model {
 
 fn say(model: &Model) -> Vec<u32> {
     let content = "What is the capital of France?".to_owned();
-    model.encode_chat(&[Message { role: "user".to_owned(), content }]).unwrap()
+    model.encode_chat(&Conversation::ask(content)).unwrap()
 }
 
 fn answer(backend: &mut dyn Backend, model: &Model) -> Vec<u32> {

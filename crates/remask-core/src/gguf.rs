@@ -4,9 +4,11 @@
 use serde_json::{Map, Value as Json, json};
 
 use crate::architecture::Architecture;
+use crate::chat::ChatTemplate;
 use crate::checkpoint::gguf::{Metadata, Value};
 use crate::checkpoint::{Checkpoint, Matrix, WeightFormat};
 use crate::error::{Error, Result};
+use crate::families::Family;
 use crate::tensors::{self, BlockRole, Role, Stored, TensorKind, TensorSpec};
 use crate::tokenizer::MASK_TEXTS;
 
@@ -383,6 +385,39 @@ pub fn tensors(metadata: &Metadata, a: &Architecture, checkpoint: &Checkpoint) -
 
 /// Rows of each matrix that [`requantization`] looks at, spread over all of it.
 const SAMPLED_ROWS: usize = 16;
+
+/// The chat templates in a file's metadata (`tokenizer.chat_template` and `tokenizer.chat_template.NAME`), or the
+/// family's own; `None` where there is none. `token` gives the text of what templates call `bos_token` or
+/// `eos_token`.
+///
+/// # Errors
+/// [`Error::Config`] where a template is no text, [`Error::Tokenizer`] where it does not parse.
+pub fn chat_template(
+    origin: &str,
+    metadata: &Metadata,
+    family: &Family,
+    token: impl Fn(&str) -> Option<String>,
+) -> Result<Option<ChatTemplate>> {
+    let key = "tokenizer.chat_template";
+    let mut named = Vec::from_iter(metadata.text(key)?.map(|source| ("default", source)));
+    for name in metadata.behind("tokenizer.chat_template.") {
+        named.extend(metadata.text(&format!("{key}.{name}"))?.map(|source| (name, source)));
+    }
+    let mut tokens = Vec::from(["bos_token", "eos_token"].map(|name| (name, token(name).unwrap_or_default())));
+    let texts = metadata.list("tokenizer.ggml.tokens", "a list of texts", Value::as_text)?.unwrap_or_default();
+    for (name, key) in [("unk_token", "unknown"), ("pad_token", "padding"), ("sep_token", "seperator")] {
+        let id = metadata.size(&format!("tokenizer.ggml.{key}_token_id"))?;
+        tokens.extend(id.and_then(|id| texts.get(id)).map(|text| (name, (*text).to_owned())));
+    }
+    let tokens = tokens.into_iter().map(|(name, text)| (name.to_owned(), text));
+    match (named.is_empty(), family.chat_template) {
+        (true, None) => Ok(None),
+        (true, Some(own)) => {
+            ChatTemplate::from_named("(the family's chat template)", [("default", own)], tokens).map(Some)
+        }
+        (false, _) => ChatTemplate::from_named(origin, named, tokens).map(Some),
+    }
+}
 
 /// What becomes of weights whose blocks no format of ours holds exactly, where they are kept in `format` or
 /// else in their own: a sentence with the error, measured on rows of every such matrix. `None` where nothing

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::architecture::Architecture;
-use crate::chat::{ChatTemplate, Message};
+use crate::chat::{ChatTemplate, Conversation, TemplateFiles};
 use crate::checkpoint::{Bytes, Checkpoint, Matrix, WeightFormat};
 use crate::decode::{Defaults, Vocabulary};
 use crate::error::{Error, Result};
@@ -33,6 +33,8 @@ pub struct ModelFiles<'a> {
     pub tokenizer_config: Option<Cow<'a, str>>,
     /// chat_template.jinja, which goes before the one in tokenizer_config.json.
     pub chat_template: Option<Cow<'a, str>>,
+    /// Name and text of each file additional_chat_templates/NAME.jinja.
+    pub chat_templates: Vec<(String, Cow<'a, str>)>,
     /// generation_config.json: what to sample by where nobody says otherwise, and further ids that end a text.
     pub generation_config: Option<Cow<'a, str>>,
 }
@@ -121,6 +123,7 @@ impl Model {
             tokenizer: own.map_or_else(|| TokenizerFiles::of_folder(folder), Ok)?,
             tokenizer_config: text("tokenizer_config.json")?,
             chat_template: text("chat_template.jinja")?,
+            chat_templates: additional_templates(folder)?,
             generation_config: text("generation_config.json")?,
         })
     }
@@ -142,6 +145,7 @@ impl Model {
             tokenizer: TokenizerFiles::new().with("tokenizer.json", tokenizer),
             tokenizer_config: None,
             chat_template: None,
+            chat_templates: Vec::new(),
             generation_config: None,
         })
     }
@@ -210,14 +214,13 @@ impl Model {
                 Err(other) => return Err(other),
             },
         };
-        let own = metadata.text("tokenizer.chat_template")?.map(|own| (origin, own));
-        let template = own.or(family.chat_template.map(|own| ("(the family's chat template)", own)));
-        let chat = tokenizer.as_ref().zip(template).map(|(tokenizer, (file, source))| {
-            let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
-            let ids = &architecture.tokens;
-            ChatTemplate::new(file, source, &text(ids.bos), &text(ids.eos.first().copied()))
-        });
-        let chat = chat.transpose()?;
+        let chat = match &tokenizer {
+            Some(tokenizer) => {
+                let token = |name: &str| special_token(name, &architecture, tokenizer);
+                crate::gguf::chat_template(origin, &metadata, family, token)?
+            }
+            None => None,
+        };
         let model = Self::assemble(origin.to_owned(), config, architecture, checkpoint, tensors, tokenizer)?;
         Ok(Self { chat, no_tokenizer, ..model })
     }
@@ -279,13 +282,13 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Tokenizer`] where there is no tokenizer or chat template, or the template refuses.
-    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
+    pub fn encode_chat(&self, conversation: &Conversation) -> Result<Vec<u32>> {
         let tokenizer = self.text()?;
         let chat = self.chat.as_ref().ok_or_else(|| Error::Tokenizer {
             file: self.origin.clone(),
             problem: "no chat template; give the prompt as raw text".to_owned(),
         })?;
-        tokenizer.encode(&chat.render(messages)?)
+        tokenizer.encode(&chat.render(conversation)?)
     }
 
     /// Ids of plain text to be continued, with what the reference puts around it. Where the tokenizer's files do
@@ -306,6 +309,27 @@ impl Model {
     }
 }
 
+/// Name and text of each template in additional_chat_templates.
+#[cfg(not(target_arch = "wasm32"))]
+fn additional_templates(folder: &Path) -> Result<Vec<(String, Cow<'static, str>)>> {
+    let folder = folder.join("additional_chat_templates");
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut templates = Vec::new();
+    for entry in std::fs::read_dir(&folder).map_err(Error::io("read", &folder))? {
+        let file = entry.map_err(Error::io("read", &folder))?.path();
+        let name = file.file_stem().and_then(|name| name.to_str()).map(str::to_owned);
+        if let Some(name) = name.filter(|_| file.extension().is_some_and(|extension| extension == "jinja")) {
+            let bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
+            let broken = |problem| Error::config(&file.display().to_string(), "(file)", problem);
+            templates.push((name, crate::text::decoded(bytes).map_err(broken)?.into()));
+        }
+    }
+    templates.sort();
+    Ok(templates)
+}
+
 fn chat_template(
     files: &ModelFiles,
     family: &Family,
@@ -313,30 +337,28 @@ fn chat_template(
     tokenizer: &TextTokenizer,
 ) -> Result<Option<ChatTemplate>> {
     let settings_file = format!("{}/tokenizer_config.json", files.origin);
-    let settings: Value = match &files.tokenizer_config {
+    let settings: Option<Value> = match &files.tokenizer_config {
         Some(text) => {
-            json::value(text.as_bytes()).map_err(|problem| Error::Tokenizer { file: settings_file.clone(), problem })?
+            let broken = |problem| Error::Tokenizer { file: settings_file.clone(), problem };
+            Some(json::value(text.as_bytes()).map_err(broken)?)
         }
-        None => Value::Null,
+        None => None,
     };
-    // A special token is given as its text or as an object with its content.
-    let special = |key: &str, id: Option<u32>| -> String {
-        let value = settings.get(key);
-        let text = value.and_then(|v| v.as_str().or_else(|| v.get("content").and_then(Value::as_str)));
-        text.map(str::to_owned).or_else(|| id.and_then(|id| tokenizer.token(id))).unwrap_or_default()
+    let sources = TemplateFiles {
+        origin: &files.origin,
+        template: files.chat_template.as_deref(),
+        additional: files.chat_templates.iter().map(|(name, text)| (name.as_str(), text.as_ref())).collect(),
+        settings: settings.as_ref(),
+        fallback: family.chat_template,
     };
-    let (file, source) = if let Some(source) = &files.chat_template {
-        (format!("{}/chat_template.jinja", files.origin), source.to_string())
-    } else if let Some(source) = settings.get("chat_template").and_then(Value::as_str) {
-        (settings_file, source.to_owned())
-    } else if let Some(source) = family.chat_template {
-        ("(the family's chat template)".to_owned(), source.to_owned())
-    } else {
-        return Ok(None);
-    };
-    let bos = special("bos_token", architecture.tokens.bos);
-    let eos = special("eos_token", architecture.tokens.eos.first().copied());
-    ChatTemplate::new(&file, &source, &bos, &eos).map(Some)
+    ChatTemplate::from_files(&sources, |name| special_token(name, architecture, tokenizer))
+}
+
+/// The text of what templates call `bos_token` or `eos_token`.
+fn special_token(name: &str, architecture: &Architecture, tokenizer: &TextTokenizer) -> Option<String> {
+    let ids = &architecture.tokens;
+    let id = if name == "bos_token" { ids.bos } else { ids.eos.first().copied() };
+    tokenizer.token(id?)
 }
 
 fn check_tensors(tensors: &[TensorSpec], checkpoint: &Checkpoint) -> Result<()> {

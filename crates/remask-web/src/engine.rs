@@ -315,6 +315,7 @@ fn open(mut files: Files, origin: &str) -> Result<Model, Error> {
         tokenizer,
         tokenizer_config,
         chat_template,
+        chat_templates: Vec::new(),
         generation_config,
     })
 }
