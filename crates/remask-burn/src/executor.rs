@@ -1,5 +1,7 @@
 //! The [`Backend`] on Burn.
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 use remask_core::backend::{Answer, BackendInfo, Select, Want};
@@ -38,7 +40,7 @@ pub type CpuBackend = BurnBackend<Packed>;
 /// A model on one of Burn's devices.
 pub struct BurnBackend<L: Served> {
     transformer: Transformer<L>,
-    architecture: Architecture,
+    architecture: Arc<Architecture>,
     device: Device,
     stores: Stores<L::Slots>,
     info: BackendInfo,
