@@ -253,7 +253,11 @@ fn vectors<'a>(
         let shape = vec![spec.cols];
         let (part, behind) = rest.split_at_mut(spec.cols.min(rest.len()));
         rest = behind;
-        let view = own.get(index).filter(|_| same).and_then(|own| checkpoint.get(&own.name)).filter(|view| view.blocks.is_none());
+        let view = own
+            .get(index)
+            .filter(|_| same)
+            .and_then(|own| checkpoint.get(&own.name))
+            .filter(|view| view.blocks.is_none());
         let output = match view {
             Some(view) => Output::AsIs { dtype: view.dtype, shape, bytes: view.bytes()? },
             None => {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::{Write, stdout};
 
+use remask_core::Model;
 use remask_core::architecture::{Architecture, BlockSpec, Norm, Rotary};
 use remask_core::checkpoint::{Matrix, TensorView, WeightFormat};
 use remask_core::tensors::TensorKind;
 use remask_core::text::shown;
-use remask_core::Model;
 use serde_json::json;
 
 use crate::Outcome;
@@ -149,7 +149,9 @@ fn describe(a: &Architecture) -> Vec<Vec<String>> {
         row("special ids", format!("mask {}, end {:?}, start {}, pad {}", id(t.mask), t.eos, id(t.bos), id(t.pad))),
     ]);
     let factors = [("embedding scale", a.embedding_scale), ("logit scale", a.logit_scale)];
-    rows.extend(factors.iter().filter(|(_, factor)| *factor != 1.0).map(|(name, factor)| row(name, factor.to_string())));
+    rows.extend(
+        factors.iter().filter(|(_, factor)| *factor != 1.0).map(|(name, factor)| row(name, factor.to_string())),
+    );
     rows
 }
 

@@ -149,7 +149,8 @@ struct Values {
 
 impl Values {
     fn new() -> Self {
-        let uniform = |most: f32| (0..=u16::MAX).map(|i| f16::from_f32((f32::from(i) / 32767.5 - 1.0) * most)).collect();
+        let uniform =
+            |most: f32| (0..=u16::MAX).map(|i| f16::from_f32((f32::from(i) / 32767.5 - 1.0) * most)).collect();
         // Uniform in +-0.035 has the standard deviation 0.02 of common initialisations.
         Self { weights: uniform(0.035), biases: uniform(0.01) }
     }

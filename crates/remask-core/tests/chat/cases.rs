@@ -19,7 +19,7 @@ fn tokenizer() -> TextTokenizer {
         "version": "1.0", "added_tokens": specials.iter().enumerate().map(added).collect::<Vec<_>>(), "pre_tokenizer": { "type": "WhitespaceSplit" },
         "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "w0" },
     });
-    TextTokenizer::from_json("tokenizer.json", json).unwrap()
+    TextTokenizer::from_bytes("tokenizer.json", json.to_string().as_bytes()).unwrap()
 }
 
 /// The ids of a question in the chat form of a case.
