@@ -60,6 +60,7 @@ pub fn made_up(config: &str, change: impl Fn(&str, &mut [f32])) -> Model {
         tokenizer: None,
         tokenizer_config: None,
         chat_template: None,
+        generation_config: None,
     })
     .expect("a model with every tensor")
 }

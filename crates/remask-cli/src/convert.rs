@@ -12,7 +12,7 @@ use remask_core::quantize::{BLOCK, scale_name};
 use remask_core::{DType, Error, Model};
 use safetensors::View;
 
-use crate::bundled::Bundled;
+use crate::bundled::{Named, find};
 use crate::model_args::open_model;
 use crate::report::tell;
 use crate::{Failure, Outcome};
@@ -91,7 +91,7 @@ pub fn run(args: &Args) -> Outcome {
     let metadata =
         HashMap::from([("format".to_owned(), "pt".to_owned()), ("remask.weights".to_owned(), args.to.to_string())]);
     safetensors::serialize_to_file(tensors, Some(metadata), &file)?;
-    if let Some(bundled) = Bundled::find(&args.input) {
+    if let Named::Bundled(bundled) = find(&args.input) {
         for (name, bytes) in bundled.companions() {
             let to = args.output.join(name);
             std::fs::write(&to, bytes).map_err(Error::io("write", &to))?;

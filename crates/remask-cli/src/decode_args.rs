@@ -2,8 +2,8 @@
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
-use remask_core::decode::{AdaptiveSteps, DecodeSettings, MorSetting, Preset, Revision, Strategy};
-use remask_core::{Acceptance, Cache, DecodeOptions, MorConfig};
+use remask_core::decode::{AdaptiveSteps, DecodeSettings, Defaults, MorSetting, Preset, Revision, Strategy};
+use remask_core::{Acceptance, Architecture, Cache, DecodeOptions, Error, Model, MorConfig};
 
 /// How to decode.
 #[derive(Args, Debug, Clone)]
@@ -20,7 +20,9 @@ pub struct DecodeArgs {
 pub struct SettingArgs {
     #[command(flatten, next_help_heading = "Presets")]
     preset: PresetArgs,
-    #[command(flatten, next_help_heading = "Decoding")]
+    #[command(flatten, next_help_heading = "Sampling")]
+    sampling: SamplingArgs,
+    #[command(flatten, next_help_heading = "Decoding of diffusion models")]
     rules: RuleArgs,
     #[command(flatten, next_help_heading = "Mixture of recursions")]
     mor: MorArgs,
@@ -41,6 +43,54 @@ struct PresetArgs {
     quality: bool,
 }
 
+/// How tokens are chosen; a model's generation_config.json says what holds otherwise.
+#[derive(Args, Debug, Clone)]
+struct SamplingArgs {
+    /// Sample from softmax(logits / T), by Gumbel noise; 0, the default, takes the likeliest token
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
+    /// Only the K likeliest tokens; 0 for all
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Only the likeliest tokens that together reach this probability
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Only tokens at least this share as probable as the likeliest
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Divide positive logits of tokens that occurred by this, multiply negative ones; 1 is off
+    #[arg(long, value_name = "F")]
+    repetition_penalty: Option<f32>,
+    /// Subtract this from the logits of tokens that were written
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    presence_penalty: Option<f32>,
+    /// Subtract this from them as often as they were written
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    frequency_penalty: Option<f32>,
+    /// Add to a token's logit: ID=BIAS, comma separated or several times
+    #[arg(long, value_name = "ID=BIAS", value_delimiter = ',', value_parser = parse_bias)]
+    logit_bias: Vec<(u32, f32)>,
+    /// Report log-probabilities (with --json): of each token and of this many of the likeliest
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0")]
+    logprobs: Option<usize>,
+    /// Seed of every random choice
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Ids that end the answer beside the model's own
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    stop_ids: Vec<u32>,
+    /// Write on behind the model's own end of a text
+    #[arg(long)]
+    ignore_eos: bool,
+}
+
+/// `ID=BIAS`.
+fn parse_bias(text: &str) -> Result<(u32, f32), String> {
+    let wrong = || format!("{text:?} is not ID=BIAS, such as 50256=-100");
+    let (id, bias) = text.split_once('=').ok_or_else(wrong)?;
+    Ok((id.trim().parse().map_err(|_| wrong())?, bias.trim().parse().map_err(|_| wrong())?))
+}
+
 /// Rules of the decoder.
 #[derive(Args, Debug, Clone)]
 struct RuleArgs {
@@ -58,12 +108,6 @@ struct RuleArgs {
     /// Short for --accept threshold:P
     #[arg(long, value_name = "P", conflicts_with = "accept")]
     threshold: Option<f32>,
-    /// Add Gumbel noise times this to the logits; 0, the default, takes the likeliest token
-    #[arg(long, value_name = "T")]
-    temperature: Option<f32>,
-    /// Seed of every random choice
-    #[arg(long)]
-    seed: Option<u64>,
     /// Classifier-free guidance strength; doubles the work
     #[arg(long, value_name = "S")]
     cfg_scale: Option<f32>,
@@ -140,24 +184,34 @@ enum StrategyKind {
 }
 
 impl DecodeArgs {
-    /// The decoder settings that these options ask for.
-    pub fn options(&self) -> DecodeOptions {
-        self.settings.options(self.max_tokens)
+    /// The decoder settings that these options ask of a model.
+    pub fn options(&self, model: &Model) -> Result<DecodeOptions, Error> {
+        self.settings.options(&model.architecture, &model.defaults, self.max_tokens)
     }
 }
 
 impl SettingArgs {
-    /// The decoder settings that these options ask for.
-    pub fn options(&self, max_tokens: usize) -> DecodeOptions {
-        let rules = &self.rules;
-        let mut options = DecodeSettings {
+    /// The decoder settings that these options ask of a model.
+    pub fn options(&self, a: &Architecture, defaults: &Defaults, max_tokens: usize) -> Result<DecodeOptions, Error> {
+        let (rules, sampling) = (&self.rules, &self.sampling);
+        let settings = DecodeSettings {
             preset: self.preset.preset(),
             max_tokens: Some(max_tokens),
             steps: rules.steps,
             block_length: rules.block_length,
             accept: rules.accept.or(rules.threshold.map(Acceptance::Threshold)),
-            temperature: rules.temperature,
-            seed: rules.seed,
+            temperature: sampling.temperature,
+            top_k: sampling.top_k,
+            top_p: sampling.top_p,
+            min_p: sampling.min_p,
+            repetition_penalty: sampling.repetition_penalty,
+            presence_penalty: sampling.presence_penalty,
+            frequency_penalty: sampling.frequency_penalty,
+            logit_bias: sampling.logit_bias.iter().copied().collect(),
+            logprobs: sampling.logprobs,
+            seed: sampling.seed,
+            stop_ids: sampling.stop_ids.clone(),
+            ignore_eos: sampling.ignore_eos,
             cfg_scale: rules.cfg_scale,
             cache: rules.cache,
             mor: self.mor.mor.map(MorSetting::Switch),
@@ -165,11 +219,12 @@ impl SettingArgs {
             revise: rules.revise,
             early_stop: rules.early_stop,
             free_tail: rules.free_tail,
-        }
-        .resolve();
+        };
+        settings.check_for(a)?;
+        let mut options = settings.resolve(defaults);
         // Details count for whoever switched it on, the preset included.
         options.mor = options.mor.map(|_| self.mor.config());
-        options
+        Ok(options)
     }
 }
 

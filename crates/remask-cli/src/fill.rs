@@ -2,10 +2,13 @@
 
 use std::io::{Write, stdout};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use remask_core::infill::{MOST_CHOICES, Piece, best, canvas, fit, lengths, parse};
-use remask_core::{Backend, DecodeOptions, Error, Generation, Model, Request, StepReport, Vocabulary, fill_all};
+use remask_core::{
+    Backend, Canvas, DecodeOptions, Error, Generation, Model, Request, StepReport, TokenSet, Vocabulary, fill_all,
+};
 use serde_json::json;
 
 use crate::bundled::BUNDLED;
@@ -23,7 +26,7 @@ pub struct Args {
     )]
     text: String,
     /// Model folder, .safetensors or GGUF file, or name of a bundled model
-    #[arg(long, default_value = BUNDLED[0].name)]
+    #[arg(long, default_value = BUNDLED.name)]
     model: String,
     #[command(flatten)]
     tokenizer: TokenizerArgs,
@@ -45,12 +48,12 @@ pub fn run(args: &Args) -> Outcome {
     let choices = lengths(&pieces, MOST_CHOICES)?;
     let model = open_model_with(&args.model, &args.tokenizer)?;
     // A blank is a part of the text: its end is not the text's.
-    let mut vocabulary = model.vocabulary.clone();
-    for id in &model.vocabulary.stop {
-        vocabulary.suppressed.insert(*id);
-    }
+    let mut suppressed = TokenSet::clone(&model.vocabulary.suppressed);
+    model.vocabulary.stop.iter().for_each(|id| suppressed.insert(*id));
+    let vocabulary = Arc::new(Vocabulary { suppressed: suppressed.into(), ..Vocabulary::clone(&model.vocabulary) });
     let canvases = choices.iter().map(|c| canvas(&model, &pieces, c)).collect::<Result<Vec<_>, _>>()?;
-    let options: Vec<_> = canvases.iter().map(|canvas| args.decode.options(canvas.holes())).collect();
+    let options = |canvas: &Canvas| args.decode.options(&model.architecture, &model.defaults, canvas.holes());
+    let options = canvases.iter().map(options).collect::<Result<Vec<_>, _>>()?;
     for (canvas, options) in canvases.iter().zip(&options) {
         options.check_canvas(&model.architecture, canvas)?;
     }
@@ -58,7 +61,8 @@ pub fn run(args: &Args) -> Outcome {
     let started = Instant::now();
     let watched = canvases.len() - 1;
     let mut view = View::new(args.watch, &model, canvases[watched].holes())?;
-    let requests = canvases.into_iter().zip(&options).map(|(canvas, options)| Request { canvas, options }).collect();
+    let request = |(canvas, options): (Canvas, &DecodeOptions)| Request { canvas, options: options.clone() };
+    let requests = canvases.into_iter().zip(&options).map(request).collect();
     let mut watch = |index: usize, report: &StepReport| {
         if index == watched { view.step(&model, report) } else { ControlFlow::Continue(()) }
     };
@@ -80,12 +84,13 @@ pub fn run(args: &Args) -> Outcome {
 fn decode(
     backend: &mut dyn Backend,
     model: &Model,
-    vocabulary: &Vocabulary,
+    vocabulary: &Arc<Vocabulary>,
     requests: Vec<Request>,
     watch: &mut dyn FnMut(usize, &StepReport) -> ControlFlow<()>,
 ) -> Result<Vec<Generation>, Error> {
     let run = fill_all(backend, &model.architecture, vocabulary, requests, watch);
-    pollster::block_on(run).map_err(|e| explain(e, model))
+    let done = pollster::block_on(run).and_then(|done| done.into_iter().collect());
+    done.map_err(|e| explain(e, model))
 }
 
 /// The whole text, with what was filled in.

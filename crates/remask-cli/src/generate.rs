@@ -19,7 +19,7 @@ pub struct Args {
     /// The prompt; read from standard input where absent or "-"
     prompt: Option<String>,
     /// Model folder, .safetensors or GGUF file, or name of a bundled model
-    #[arg(long, default_value = BUNDLED[0].name)]
+    #[arg(long, default_value = BUNDLED.name)]
     model: String,
     #[command(flatten)]
     tokenizer: TokenizerArgs,
@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> Outcome {
     let started = Instant::now();
     let model = open_model_with(&args.model, &args.tokenizer)?;
     let prompt = args.prompt_ids(&model)?;
-    let options = args.decode.options();
+    let options = args.decode.options(&model)?;
     options.check(&model.architecture, &prompt)?;
     let mut backend = args.device.load(&model)?;
     let load = milliseconds(started);
@@ -112,7 +112,7 @@ fn milliseconds(since: Instant) -> f64 {
 
 /// The answer as text; ids where the model has no tokenizer. An answer to a chat is trimmed.
 fn text_of(args: &Args, model: &Model, done: &Generation) -> Result<String, Failure> {
-    let ids = done.completion(&model.vocabulary.stop);
+    let ids = done.completion();
     let Some(tokenizer) = &model.tokenizer else {
         return Ok(ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","));
     };
@@ -128,7 +128,7 @@ fn as_json(
     times: &Times,
     backend: &dyn Backend,
 ) -> Result<serde_json::Value, Failure> {
-    let ids = done.completion(&model.vocabulary.stop);
+    let ids = done.completion();
     let info = backend.info();
     Ok(json!({
         "model": args.model,

@@ -6,6 +6,7 @@ use std::io::{Write, stdout};
 use remask_core::Model;
 use remask_core::checkpoint::{Matrix, TensorView, WeightFormat};
 use remask_core::model::layer_matrices;
+use remask_core::text::shown;
 use serde_json::json;
 
 use crate::Outcome;
@@ -129,7 +130,7 @@ pub fn run(args: &Args) -> Outcome {
         Some([]) => writeln!(out, "every weight is finite, and f16 holds those that are bf16")?,
         Some(problems) => {
             for (tensor, problem) in problems {
-                writeln!(out, "{tensor}: {problem}")?;
+                writeln!(out, "{}: {problem}", shown(tensor))?;
             }
         }
     }

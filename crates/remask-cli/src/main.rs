@@ -3,6 +3,7 @@
 mod backend;
 mod bench;
 mod bundled;
+mod chat;
 mod convert;
 mod decode_args;
 mod devices;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-/// Portable inference for diffusion language models, on any GPU through Vulkan, Metal or DX12.
+/// Portable inference for diffusion and autoregressive language models, on any GPU through Vulkan, Metal or DX12.
 #[derive(Parser)]
 #[command(name = "remask", version, about, propagate_version = true, after_help = VARIABLES)]
 struct Cli {
@@ -42,8 +43,10 @@ const VARIABLES: &str = "Environment:
 
 #[derive(Subcommand)]
 enum Command {
-    /// Answer a prompt by filling in a canvas of masked tokens
+    /// Answer a prompt: by filling in a canvas of masked tokens, or token after token
     Generate(generate::Args),
+    /// Hold a conversation
+    Chat(chat::Args),
     /// Fill in the blanks of a text.
     #[command(about = "Fill in the blanks of a text: \"The [MASK] sat on the [MASK].\"")]
     Fill(fill::Args),
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     let outcome = match Cli::parse().command {
         Command::Generate(args) => generate::run(&args),
+        Command::Chat(args) => chat::run(&args),
         Command::Fill(args) => fill::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Devices(args) => devices::run(&args),

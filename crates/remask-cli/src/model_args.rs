@@ -1,6 +1,6 @@
 //! Options that choose a model and a device, shared by the commands that need them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,7 +10,7 @@ use remask_wgpu::tuning::Tuning;
 use remask_wgpu::{ADAPTER_VARIABLE, AdapterProfile, Gpu, LimitChoice, adapters, cache_folder};
 
 use crate::backend::BackendName;
-use crate::bundled::{BUNDLED, Bundled};
+use crate::bundled::{self, Named};
 use crate::report::tell;
 
 /// Which device, and how weights are kept on it.
@@ -92,15 +92,17 @@ pub fn open_model(name: &str) -> Result<Model, Error> {
     open_model_with(name, &TokenizerArgs::default())
 }
 
-/// As [`open_model`], with a tokenizer of its own. A bundled model has one and keeps it.
+/// As [`open_model`], with a tokenizer of its own.
 pub fn open_model_with(name: &str, tokenizer: &TokenizerArgs) -> Result<Model, Error> {
-    let path = Path::new(name);
-    match Bundled::find(name) {
-        Some(bundled) => bundled.open(),
-        None => Model::open_with(path, tokenizer.tokenizer.as_deref()).map_err(|e| match e {
+    match bundled::find(name) {
+        Named::Bundled(_) if tokenizer.tokenizer.is_some() => {
+            let problem = format!("{name} is part of the program and has its own tokenizer; leave --tokenizer out");
+            Err(Error::Request(problem))
+        }
+        Named::Bundled(bundled) => bundled.open(),
+        Named::Path(path) => Model::open_with(&path, tokenizer.tokenizer.as_deref()).map_err(|e| match e {
             Error::Io { action, path: missing, source } if !path.exists() => {
-                let names: Vec<_> = BUNDLED.iter().map(|b| b.name).collect();
-                let hint = format!("{source} (bundled models: {})", names.join(", "));
+                let hint = format!("{source} (models by name: {})", bundled::names().join(", "));
                 Error::Io { action, path: missing, source: std::io::Error::new(source.kind(), hint) }
             }
             other => other,

@@ -1,7 +1,11 @@
 //! What `remask bench` and `remask tune` run passes of.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::ValueEnum;
 use remask_core::checkpoint::WeightFormat;
-use remask_core::decode::Vocabulary;
+use remask_core::decode::{Defaults, Vocabulary};
 use remask_core::families::parse_config;
 use remask_core::{Architecture, Backend, Model};
 use remask_wgpu::WgpuBackend;
@@ -16,7 +20,7 @@ use crate::synth::Shape;
 #[derive(clap::Args)]
 pub struct SubjectArgs {
     /// Model folder, .safetensors or GGUF file, or name of a bundled model
-    #[arg(long, default_value = BUNDLED[0].name)]
+    #[arg(long, default_value = BUNDLED.name)]
     model: String,
     /// Random weights of this shape in place of a model
     #[arg(long, value_enum, conflicts_with = "model")]
@@ -25,24 +29,59 @@ pub struct SubjectArgs {
 
 /// What is measured: a model, or a shape without one, which only our own kernels can have.
 pub struct Subject {
+    /// What the user calls it.
+    pub name: String,
     /// Its shapes.
-    pub architecture: Architecture,
+    pub architecture: Arc<Architecture>,
     /// Its tokens.
-    pub vocabulary: Vocabulary,
+    pub vocabulary: Arc<Vocabulary>,
     model: Option<Model>,
 }
 
 impl Subject {
     /// The model, or the shape with this many blocks.
     pub fn open(args: &SubjectArgs, layers: Option<usize>) -> Result<Self, Failure> {
-        if let Some(shape) = args.shape {
-            let text = serde_json::to_string(&shape.config(layers))?;
-            let (_, architecture) = parse_config("config.json", &text)?;
-            let vocabulary = Vocabulary::of(&architecture)?;
-            return Ok(Self { architecture, vocabulary, model: None });
+        args.shape.map_or_else(|| Self::model(&args.model), |shape| Self::shape(shape, layers))
+    }
+
+    /// A shape or a model of this name; a file or folder of a shape's name goes before it.
+    pub fn named(name: &str) -> Result<Self, Failure> {
+        match Shape::from_str(name, true) {
+            Ok(shape) if !Path::new(name).exists() => Self::shape(shape, None),
+            _ => Self::model(name),
         }
-        let model = open_model(&args.model)?;
-        Ok(Self { architecture: model.architecture.clone(), vocabulary: model.vocabulary.clone(), model: Some(model) })
+    }
+
+    fn shape(shape: Shape, layers: Option<usize>) -> Result<Self, Failure> {
+        let text = serde_json::to_string(&shape.config(layers))?;
+        let (_, architecture) = parse_config("config.json", &text)?;
+        let vocabulary = Vocabulary::of(&architecture).into();
+        let name = shape.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
+        Ok(Self { name: format!("{name}'s shape"), architecture: architecture.into(), vocabulary, model: None })
+    }
+
+    fn model(name: &str) -> Result<Self, Failure> {
+        let model = open_model(name)?;
+        let (architecture, vocabulary) = (model.architecture.clone(), model.vocabulary.clone());
+        Ok(Self { name: name.to_owned(), architecture, vocabulary, model: Some(model) })
+    }
+
+    /// Whether its weights mean something.
+    pub fn is_trained(&self) -> bool {
+        self.model.is_some()
+    }
+
+    /// What its files ask for.
+    pub fn defaults(&self) -> Defaults {
+        self.model.as_ref().map_or(Defaults::default(), |model| model.defaults)
+    }
+
+    /// Ids of a text; some ids where there is no tokenizer.
+    pub fn prompt(&self, text: &str) -> Result<Vec<u32>, Failure> {
+        match &self.model {
+            Some(model) if model.tokenizer.is_some() => Ok(model.encode_raw(text)?),
+            _ => Ok((0..8).map(|i| (i * 7919 + 11) % self.architecture.vocab_size as u32).collect()),
+        }
     }
 
     /// It on our own kernels.
@@ -52,7 +91,7 @@ impl Subject {
             Some(model) => pollster::block_on(WgpuBackend::load(device.open()?, model, device.weights, silent)),
             None => {
                 let format = device.weights.unwrap_or(WeightFormat::F16);
-                pollster::block_on(WgpuBackend::random(device.open()?, self.architecture.clone(), format))
+                pollster::block_on(WgpuBackend::random(device.open()?, Architecture::clone(&self.architecture), format))
             }
         };
         Ok(backend?)

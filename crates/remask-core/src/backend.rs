@@ -272,6 +272,11 @@ pub trait Backend {
         Vec::new()
     }
 
+    /// Rows that one pass may carry; the scheduler forms passes within it.
+    fn most_rows(&self) -> usize {
+        8192
+    }
+
     /// Rows of the head: the width of logits and of [`TokenSet`]s.
     fn head_rows(&self) -> usize;
 
@@ -291,15 +296,6 @@ pub trait Backend {
     /// [`BackendError::InvalidPass`] before anything is computed; [`BackendError::NotFinite`],
     /// [`BackendError::DeviceLost`] or [`BackendError::Device`] after, with the stores' contents lost.
     fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Answer>>;
-}
-
-/// The logits of a pass all of whose selected rows ask for them: `[select, head rows]`.
-///
-/// # Errors
-/// As [`Backend::forward`].
-pub async fn logits(backend: &mut dyn Backend, pass: &Pass<'_>) -> Result<Vec<f32>, BackendError> {
-    let answers = backend.forward(pass).await?;
-    Ok(answers.into_iter().filter_map(Answer::logits).flatten().collect())
 }
 
 /// Failures of a device or of what was asked of it.

@@ -64,7 +64,11 @@ impl Source<'_> {
         let (key, value) = (self.size("attention.key_length")?, self.size("attention.value_length")?);
         if let Some((key, value)) = key.zip(value).filter(|(key, value)| key != value) {
             return self.unsupported(
-                &format!("{} = {key}, {} = {value}", self.key("attention.key_length"), self.key("attention.value_length")),
+                &format!(
+                    "{} = {key}, {} = {value}",
+                    self.key("attention.key_length"),
+                    self.key("attention.value_length")
+                ),
                 "no kernel computes keys and values of different lengths",
             );
         }
@@ -137,7 +141,8 @@ pub fn config(metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Json> {
         return source.unsupported("a part of a split model", "join the parts with llama-gguf-split --merge");
     }
     let diffusion = *name == "llada";
-    for (key, expected) in [(source.key("attention.causal"), !diffusion), ("diffusion.shift_logits".to_owned(), false)] {
+    for (key, expected) in [(source.key("attention.causal"), !diffusion), ("diffusion.shift_logits".to_owned(), false)]
+    {
         if metadata.flag(&key)?.is_some_and(|on| on != expected) {
             return source.unsupported(&format!("{key} = {}", !expected), "models of this family were not trained so");
         }

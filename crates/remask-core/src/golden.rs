@@ -4,18 +4,21 @@
 //! A golden folder holds `golden.json` and `golden.safetensors` (directly or in a `golden` folder)
 //! beside the model's own files:
 //! - `golden.safetensors`: `input_ids` `[batch, T]` int64 and `logits` `[batch, T, V]` float32;
-//! - `golden.json`: `{"cases": [{"prompt": ids, "gen_length", "steps", "block_length", "expect": ids,
-//!   "forward_passes"?, "threshold"?, "cfg_scale"?, "algorithm"? or "cache"?}]}`, all greedy.
+//! - `golden.json`: `{"cases": [...]}`, all greedy. A diffusion model's: `{"prompt": ids, "gen_length", "steps",
+//!   "block_length", "expect": ids, "forward_passes"?, "threshold"?, "cfg_scale"?, "algorithm"? or "cache"?}`. An
+//!   autoregressive model's: `{"algorithm": "greedy", "prompt": ids, "max_new_tokens", "expect": ids}`.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Backend, Pass, Row, Select, TokenSet, logits};
+use crate::backend::{Backend, Row, Select, TokenSet};
 use crate::checkpoint::{Bytes, Checkpoint, DType};
-use crate::decode::{Acceptance, Cache, DecodeOptions, Order, StepReport, generate};
+use crate::decode::{Acceptance, Cache, DecodeOptions, Order, StepReport, Vocabulary, Work, generate};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::scheduler::{forward, logits};
 
 /// A golden folder's contents.
 pub struct Golden {
@@ -40,12 +43,15 @@ pub struct Case {
     cache: Option<String>,
     /// Prompt ids.
     pub prompt: Vec<u32>,
-    /// Holes after the prompt.
+    /// Holes after the prompt, or tokens that are written at most.
+    #[serde(alias = "max_new_tokens")]
     pub gen_length: usize,
-    /// Steps over all blocks.
-    pub steps: usize,
+    /// Steps over all blocks; an autoregressive model has none.
+    #[serde(default)]
+    pub steps: Option<usize>,
     /// Block length.
-    pub block_length: usize,
+    #[serde(default)]
+    pub block_length: Option<usize>,
     /// Confidence threshold, if the case uses one.
     #[serde(default)]
     pub threshold: Option<f32>,
@@ -67,13 +73,14 @@ impl Golden {
     ///
     /// # Errors
     /// [`Error::Golden`] where they are not of the form above.
-    pub fn from_parts(file: &str, json: &str, tensors: Bytes) -> Result<Self> {
+    pub fn from_parts(file: &str, cases: &str, tensors: Bytes) -> Result<Self> {
         #[derive(Deserialize)]
         struct Cases {
             cases: Vec<Case>,
         }
         let broken = |problem: String| Error::Golden { file: file.to_owned(), problem };
-        let cases: Cases = serde_json::from_str(json).map_err(|e| broken(format!("golden.json: {e}")))?;
+        let cases: Cases =
+            crate::json::from_slice(cases.as_bytes()).map_err(|e| broken(format!("golden.json: {e}")))?;
         let checkpoint = Checkpoint::from_bytes(&format!("{file}/golden.safetensors"), tensors)?;
         let missing = |name: &str| broken(format!("golden.safetensors has no usable {name}"));
         let ids = checkpoint
@@ -105,7 +112,7 @@ impl Golden {
         let nested = folder.join("golden");
         let at = if nested.is_dir() { nested } else { folder.to_path_buf() };
         let json = at.join("golden.json");
-        let text = std::fs::read_to_string(&json).map_err(Error::io("read", &json))?;
+        let text = crate::text::read(&json)?;
         Self::from_parts(&at.display().to_string(), &text, Bytes::map(&at.join("golden.safetensors"))?)
     }
 }
@@ -117,7 +124,12 @@ impl Case {
         let cache = self.cache.as_deref().filter(|c| *c != "full");
         let algorithm = self.algorithm.as_deref().filter(|a| *a != "llada");
         let mut label = algorithm.or(cache).unwrap_or("plain").to_owned();
-        label += &format!(" {}/{}/{}", self.gen_length, self.block_length, self.steps);
+        label += &format!(" {}", self.gen_length);
+        if let Some((block, steps)) = self.block_length.zip(self.steps) {
+            label += &format!("/{block}/{steps}");
+        } else {
+            label += &format!(" after {}", self.prompt.len());
+        }
         if let Some(t) = self.threshold {
             label += &format!(" threshold {t}");
         }
@@ -137,13 +149,23 @@ impl Case {
         }
     }
 
+    /// Whether an autoregressive model's likeliest tokens are asked for.
+    fn is_greedy(&self) -> bool {
+        self.algorithm.as_deref() == Some("greedy")
+    }
+
     /// Decoder settings of the case; `None` where it asks for what this build does not have.
     #[must_use]
     pub fn options(&self) -> Option<DecodeOptions> {
+        if self.is_greedy() {
+            // Wherever the reference ended: what counts are the tokens.
+            let max_tokens = self.expect.len().checked_sub(self.prompt.len())?;
+            return Some(DecodeOptions { max_tokens, ignore_eos: true, ..DecodeOptions::default() });
+        }
         Some(DecodeOptions {
             max_tokens: self.gen_length,
-            steps: self.steps,
-            block_length: self.block_length,
+            steps: self.steps?,
+            block_length: self.block_length?,
             acceptance: self.threshold.map_or(Acceptance::Quota(Order::LowConfidence), Acceptance::Threshold),
             cfg_scale: self.cfg_scale,
             cache: self.cache()?,
@@ -224,12 +246,34 @@ pub async fn check_logits(backend: &mut dyn Backend, model: &Model, golden: &Gol
         let row = |(position, token): (usize, &u32)| Row::of_canvas(a, store, position, *token, input.len());
         let rows: Vec<_> = input.iter().enumerate().map(row).collect();
         let select: Vec<_> = (0..rows.len()).map(|row| Select::logits(row, row)).collect();
-        let pass = Pass { rows: &rows, select: &select, suppressed: &[] };
-        let logits = logits(backend, &pass).await;
+        let work = Work { rows, select, suppressed: Vec::new() };
+        let logits = logits(backend, &work).await;
         backend.release_store(store);
         computed.extend(logits?);
     }
     Ok(LogitError::between(&computed, &golden.logits))
+}
+
+/// First position after the prompt whose expected token is not the likeliest after those before it.
+async fn recomputed(
+    backend: &mut dyn Backend,
+    model: &Model,
+    vocabulary: &Vocabulary,
+    case: &Case,
+) -> Result<Option<usize>> {
+    let (a, text) = (&model.architecture, &case.expect);
+    let store = backend.create_store(text.len() as u32)?;
+    let row = |(position, token): (usize, &u32)| Row::of_canvas(a, store, position, *token, text.len());
+    let asked = case.prompt.len()..text.len();
+    let work = Work {
+        rows: text.iter().enumerate().map(row).collect(),
+        select: asked.clone().map(|position| Select::likeliest(position - 1, position)).collect(),
+        suppressed: vec![vocabulary.suppressed.clone()],
+    };
+    let answers = forward(backend, &work).await;
+    backend.release_store(store);
+    let likeliest = answers?.into_iter().filter_map(|answer| answer.candidate()).map(|c| c.token);
+    Ok(asked.zip(likeliest).find(|(position, token)| text[*position] != *token).map(|(position, _)| position))
 }
 
 /// Runs one case on `backend`; `None` where this build does not have its decoder.
@@ -237,14 +281,16 @@ pub async fn check_logits(backend: &mut dyn Backend, model: &Model, golden: &Gol
 /// # Errors
 /// As [`generate`].
 pub async fn check_case(backend: &mut dyn Backend, model: &Model, case: &Case) -> Result<Option<CaseResult>> {
-    let Some(options) = case.options() else { return Ok(None) };
-    let mut vocabulary = model.vocabulary.clone();
+    let greedy = case.is_greedy() && !model.architecture.is_diffusion();
+    let Some(options) = case.options().filter(|_| greedy || model.architecture.is_diffusion()) else { return Ok(None) };
+    let mut vocabulary = Vocabulary::clone(&model.vocabulary);
     // The references suppress the mask id and everything above it while generating.
     let mut suppressed = TokenSet::clone(&vocabulary.suppressed);
     for id in vocabulary.mask.unwrap_or(u32::MAX)..model.architecture.embedding_rows as u32 {
         suppressed.insert(id);
     }
     vocabulary.suppressed = suppressed.into();
+    let vocabulary = Arc::new(vocabulary);
     let watch = &mut |_: &StepReport| ControlFlow::Continue(());
     let done = generate(backend, &model.architecture, &vocabulary, &case.prompt, &options, watch).await?;
     let ids = done.canvas.tokens();
@@ -253,6 +299,9 @@ pub async fn check_case(backend: &mut dyn Backend, model: &Model, case: &Case) -
     } else {
         Some(ids.len().min(case.expect.len()))
     };
+    // Without keys and values of earlier passes: all rows of the expected text at once.
+    let recomputed = if greedy { recomputed(backend, model, &vocabulary, case).await? } else { None };
+    let first_difference = first_difference.into_iter().chain(recomputed).min();
     Ok(Some(CaseResult {
         label: case.label(),
         first_difference,

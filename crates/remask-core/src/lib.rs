@@ -13,14 +13,20 @@ pub mod checkpoint;
 pub mod decode;
 pub mod error;
 pub mod families;
+pub mod foreign;
 pub mod gguf;
 pub mod golden;
+#[cfg(not(target_arch = "wasm32"))]
+mod hub;
 pub mod infill;
+pub mod json;
 pub mod model;
 pub mod quantize;
 pub mod random;
 pub mod schedule;
+pub mod scheduler;
 pub mod tensors;
+pub mod text;
 pub mod tokenizer;
 pub mod trial;
 
@@ -36,5 +42,6 @@ pub use decode::{
 };
 pub use error::{Error, Result};
 pub use model::Model;
+pub use scheduler::{Scheduler, Ticket};
 pub use tokenizer::TextTokenizer;
 pub use trial::Trial;

@@ -2,17 +2,20 @@
 //! checked against each other.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 #[cfg(not(target_arch = "wasm32"))]
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::architecture::Architecture;
 use crate::chat::{ChatTemplate, MarkedText, Message};
 use crate::checkpoint::{Bytes, Checkpoint, Matrix, WeightFormat};
-use crate::decode::Vocabulary;
+use crate::decode::{Defaults, Vocabulary};
 use crate::error::{Error, Result};
-use crate::families::{Family, parse_config};
+use crate::families::{Family, Keys, parse_config, parse_object};
+use crate::json;
 use crate::tensors::{TensorKind, TensorSpec};
 use crate::tokenizer::TextTokenizer;
 
@@ -30,6 +33,8 @@ pub struct ModelFiles<'a> {
     pub tokenizer_config: Option<Cow<'a, str>>,
     /// chat_template.jinja, which goes before the one in tokenizer_config.json.
     pub chat_template: Option<Cow<'a, str>>,
+    /// generation_config.json: what to sample by where nobody says otherwise, and further ids that end a text.
+    pub generation_config: Option<Cow<'a, str>>,
 }
 
 /// A model that is ready for a backend.
@@ -39,7 +44,7 @@ pub struct Model {
     /// Its config.json, for models that have none made from what they have.
     pub config: String,
     /// Its shapes and kinds.
-    pub architecture: Architecture,
+    pub architecture: Arc<Architecture>,
     /// Its weights.
     pub checkpoint: Checkpoint,
     /// Its tensors.
@@ -47,14 +52,17 @@ pub struct Model {
     /// Its tokenizer, if it has one.
     pub tokenizer: Option<TextTokenizer>,
     /// Its ids that decoding treats specially.
-    pub vocabulary: Vocabulary,
+    pub vocabulary: Arc<Vocabulary>,
+    /// What its own files ask for where a user asks for nothing.
+    pub defaults: Defaults,
     chat: Option<ChatTemplate>,
     /// Why there is no tokenizer, where the model has one that cannot be used.
     no_tokenizer: Option<String>,
 }
 
 impl Model {
-    /// Opens a model folder, a `.safetensors` file with its config.json beside it, or a GGUF file.
+    /// Opens a model folder (one of Hugging Face's cache as well), a file of weights with its config.json beside it,
+    /// or a GGUF file.
     ///
     /// # Errors
     /// [`Error::Io`] for a missing file; otherwise as [`Model::from_files`] or [`Model::from_gguf`].
@@ -75,9 +83,11 @@ impl Model {
         }
         let own = |file: &Path| std::fs::read(file).map_err(Error::io("read", file));
         let own = tokenizer.map(own).transpose()?.map(Cow::Owned);
+        let path = &*crate::hub::files_of(path)?;
         if path.is_file() {
             let bytes = Bytes::map(path)?;
-            if crate::checkpoint::gguf::is_gguf(&bytes) {
+            let named = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+            if named || crate::checkpoint::gguf::is_gguf(&bytes) {
                 return Self::from_gguf(&path.display().to_string(), bytes, own.as_deref());
             }
         }
@@ -93,11 +103,16 @@ impl Model {
         };
         let text = |name: &str| -> Result<Option<Cow<'static, str>>> {
             let file = folder.join(name).display().to_string();
-            let utf8 = |b| String::from_utf8(b).map_err(|_| Error::config(&file, "(file)", "is not UTF-8 text"));
-            Ok(optional(name)?.map(utf8).transpose()?.map(Cow::Owned))
+            let decoded = |b| crate::text::decoded(b).map_err(|problem| Error::config(&file, "(file)", problem));
+            Ok(optional(name)?.map(decoded).transpose()?.map(Cow::Owned))
         };
         let config = text("config.json")?.ok_or_else(|| {
-            let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file; a model folder needs one");
+            let mut missing = "no such file; a model folder needs one".to_owned();
+            let names = folder.read_dir().into_iter().flatten().flatten().map(|e| e.file_name());
+            if let Some(gguf) = names.filter(|n| n.to_string_lossy().ends_with(".gguf")).min() {
+                missing = format!("no such file; if {} is the model, name that file", gguf.to_string_lossy());
+            }
+            let missing = std::io::Error::new(std::io::ErrorKind::NotFound, missing);
             Error::io("read", folder.join("config.json"))(missing)
         })?;
         Self::from_files(ModelFiles {
@@ -107,6 +122,7 @@ impl Model {
             tokenizer: own.or(optional("tokenizer.json")?.map(Cow::Owned)),
             tokenizer_config: text("tokenizer_config.json")?,
             chat_template: text("chat_template.jinja")?,
+            generation_config: text("generation_config.json")?,
         })
     }
 
@@ -127,6 +143,7 @@ impl Model {
             tokenizer: Some(Cow::Borrowed(tokenizer)),
             tokenizer_config: None,
             chat_template: None,
+            generation_config: None,
         })
     }
 
@@ -137,7 +154,22 @@ impl Model {
     /// The first disagreement, naming the file and the key or tensor.
     pub fn from_files(files: ModelFiles) -> Result<Self> {
         let named = |name: &str| format!("{}/{name}", files.origin);
-        let (family, architecture) = parse_config(&named("config.json"), &files.config)?;
+        let (family, mut architecture) = parse_config(&named("config.json"), &files.config)?;
+        let defaults = match &files.generation_config {
+            Some(text) => {
+                let file = named("generation_config.json");
+                let value = parse_object(&file, text)?;
+                let keys = Keys::new(&file, &value);
+                // Whoever trained a model to end turns says so here, and config.json names the end of a text alone.
+                let rows = architecture.embedding_rows;
+                let ends = keys.token_ids("eos_token_id")?.into_iter().filter(|id| (*id as usize) < rows);
+                architecture.tokens.eos.extend(ends);
+                let mut seen = HashSet::new();
+                architecture.tokens.eos.retain(|id| seen.insert(*id));
+                Defaults::parse(&keys)?
+            }
+            None => Defaults::default(),
+        };
         let tensors = (family.tensors)(&architecture, &|name| files.checkpoint.get(name).is_some());
         check_tensors(&tensors, &files.checkpoint)?;
         let tokenizer = files
@@ -151,7 +183,15 @@ impl Model {
         };
         Ok(Self {
             chat,
-            ..Self::assemble(files.origin, files.config.into_owned(), architecture, files.checkpoint, tensors, tokenizer)?
+            defaults,
+            ..Self::assemble(
+                files.origin,
+                files.config.into_owned(),
+                architecture,
+                files.checkpoint,
+                tensors,
+                tokenizer,
+            )?
         })
     }
 
@@ -202,11 +242,12 @@ impl Model {
         Ok(Self {
             origin,
             config,
-            architecture,
+            architecture: architecture.into(),
             checkpoint,
             tensors,
             tokenizer,
-            vocabulary,
+            vocabulary: vocabulary.into(),
+            defaults: Defaults::default(),
             chat: None,
             no_tokenizer: None,
         })
@@ -278,8 +319,9 @@ fn chat_template(
 ) -> Result<Option<ChatTemplate>> {
     let settings_file = format!("{}/tokenizer_config.json", files.origin);
     let settings: Value = match &files.tokenizer_config {
-        Some(text) => serde_json::from_str(text)
-            .map_err(|e| Error::Tokenizer { file: settings_file.clone(), problem: format!("not valid JSON: {e}") })?,
+        Some(text) => {
+            json::value(text.as_bytes()).map_err(|problem| Error::Tokenizer { file: settings_file.clone(), problem })?
+        }
         None => Value::Null,
     };
     // A special token is given as its text or as an object with its content.

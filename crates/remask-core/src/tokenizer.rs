@@ -12,6 +12,7 @@ use crate::backend::TokenSet;
 use crate::chat::MarkedText;
 use crate::decode::Vocabulary;
 use crate::error::{Error, Result};
+use crate::json;
 
 /// Texts that name the mask in the tokenizers of the supported families.
 pub(crate) const MASK_TEXTS: &[&str] = &["<|mdm_mask|>", "<|mask|>", "[MASK]", "<mask>"];
@@ -35,9 +36,8 @@ impl TextTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] where it is not a valid tokenizer.json.
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self> {
-        let value = serde_json::from_slice(bytes)
-            .map_err(|e| Error::Tokenizer { file: file.to_owned(), problem: format!("not valid JSON: {e}") })?;
-        Self::from_json(file, value)
+        let broken = |problem| Error::Tokenizer { file: file.to_owned(), problem };
+        Self::from_json(file, json::value(bytes).map_err(broken)?)
     }
 
     /// As [`TextTokenizer::from_bytes`], from the JSON itself.
@@ -166,7 +166,10 @@ impl TextTokenizer {
         let mask = vocabulary.mask;
         let named = MASK_TEXTS.iter().find_map(|t| self.id(t).map(|id| (t, id)));
         if let Some((text, id)) = named.filter(|(_, id)| mask.is_some_and(|mask| *id != mask)) {
-            return disagree(format!("its {text} is id {id} but the config's mask_token_id is {}", mask.unwrap_or_default()));
+            return disagree(format!(
+                "its {text} is id {id} but the config's mask_token_id is {}",
+                mask.unwrap_or_default()
+            ));
         }
         if let Some(id) = architecture.tokens.eos.iter().find(|id| !ids.contains(id)) {
             return disagree(format!("does not have the config's end-of-sequence id {id}"));

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, BackendError, Keys, Pass, Row, Select, StoreId, TokenSet};
+use crate::backend::{Backend, BackendError, Keys, Row, Select, StoreId, TokenSet, Want};
+use crate::decode::Work;
+use crate::scheduler::forward;
 
 /// A pass over the first rows of a canvas of arbitrary tokens, in a store of its own. Every row sees the
 /// whole canvas, and the candidates of all of them are wanted.
 #[derive(Debug, Clone)]
 pub struct Trial {
     store: StoreId,
-    rows: Vec<Row>,
-    select: Vec<Select>,
-    suppressed: [Arc<TokenSet>; 1],
+    work: Work,
 }
 
 impl Trial {
@@ -28,30 +28,38 @@ impl Trial {
     ) -> Result<Self, BackendError> {
         let store = backend.create_store(context)?;
         let keys = Keys { start: 0, end: context };
-        let rows = (0..context).map(|position| Row { store, token: position * 7919 % vocabulary, position, slot: position, keys });
-        let suppressed = [Arc::new(TokenSet::new(backend.head_rows()))];
-        let mut trial = Self { store, rows: rows.collect(), select: vec![Select::likeliest(0, 0)], suppressed };
+        let row = |position| Row { store, token: position * 7919 % vocabulary, position, slot: position, keys };
+        let suppressed = vec![Arc::new(TokenSet::new(backend.head_rows()))];
+        let work = Work { rows: (0..context).map(row).collect(), select: Vec::new(), suppressed };
+        let mut trial = Self { store, work };
         if count < context
-            && let Err(problem) = backend.forward(&trial.pass()).await
+            && let Err(problem) = forward(backend, &trial.work).await
         {
             trial.end(backend);
             return Err(problem);
         }
-        trial.rows.truncate(count as usize);
-        trial.select = (0..count as usize).map(|row| Select::likeliest(row, row)).collect();
+        trial.work.rows.truncate(count as usize);
+        trial.work.select = (0..count as usize).map(|row| Select::likeliest(row, row)).collect();
         Ok(trial)
     }
 
     /// The pass.
     #[must_use]
-    pub fn pass(&self) -> Pass<'_> {
-        Pass { rows: &self.rows, select: &self.select, suppressed: &self.suppressed }
+    pub fn work(&self) -> &Work {
+        &self.work
+    }
+
+    /// The pass, asking for the logits of every row in place of candidates.
+    #[must_use]
+    pub fn logits(&self) -> Work {
+        let select = self.work.select.iter().map(|s| Select { want: Want::Logits, ..*s }).collect();
+        Work { rows: self.work.rows.clone(), select, suppressed: Vec::new() }
     }
 
     /// Its rows.
     #[must_use]
     pub fn rows(&self) -> u32 {
-        self.rows.len() as u32
+        self.work.rows.len() as u32
     }
 
     /// Gives its store back.

@@ -4,25 +4,26 @@
 #![allow(clippy::unwrap_used)]
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use remask_core::backend::BackendInfo;
 use remask_core::decode::apd::{ApdConfig, Verified, Verifier, generate_verified};
 use remask_core::families::parse_config;
 use remask_core::{
-    Architecture, Backend, BackendError, BackendFuture, Candidate, Canvas, Error, Pass, StoreId, Vocabulary,
+    Answer, Architecture, Backend, BackendError, BackendFuture, Canvas, Error, Pass, StoreId, Vocabulary,
 };
 
 const HEAD: usize = 8;
 const MASK: u32 = 7;
 const STOP: u32 = 6;
 
-fn architecture() -> Architecture {
+fn architecture() -> Arc<Architecture> {
     let config = format!(
         "{{\"architectures\": [\"LLaDAModelLM\"], \"d_model\": 8, \"n_heads\": 1, \"n_layers\": 1, \
          \"mlp_hidden_size\": 8, \"vocab_size\": {HEAD}, \"max_sequence_length\": 64, \"rope_theta\": 1e4, \
          \"rms_norm_eps\": 1e-5, \"weight_tying\": true, \"mask_token_id\": {MASK}, \"eos_token_id\": {STOP}}}"
     );
-    parse_config("config.json", &config).unwrap().1
+    parse_config("config.json", &config).unwrap().1.into()
 }
 
 /// A diffusion model whose marginals at a position are `weights(position)`, whatever stands elsewhere.
@@ -50,20 +51,16 @@ impl<F: Fn(u32) -> [f32; HEAD]> Backend for Marginals<F> {
         self.stores -= 1;
     }
 
-    fn forward<'a>(&'a mut self, _: &'a Pass<'a>) -> BackendFuture<'a, Vec<Candidate>> {
-        Box::pin(async { Err(BackendError::InvalidPass("only logits are scripted".into())) })
-    }
-
-    fn logits<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<f32>> {
+    fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Answer>> {
         self.rows.push(pass.rows.len());
         let row = |s: &remask_core::Select| {
             let row = pass.rows[s.row as usize];
             assert_eq!(row.token, MASK, "a proposal was asked for where there is no hole");
             // Logits need not be normalised.
-            (self.weights)(row.position).map(|w| w.ln() + 3.0)
+            Answer::Logits((self.weights)(row.position).map(|w| w.ln() + 3.0).to_vec())
         };
-        let logits = pass.select.iter().flat_map(row).collect();
-        Box::pin(async { Ok(logits) })
+        let answers = pass.select.iter().map(row).collect();
+        Box::pin(async { Ok(answers) })
     }
 }
 
@@ -83,7 +80,7 @@ fn run(
     config: &ApdConfig,
 ) -> Result<(Verified, Vec<usize>), Error> {
     let architecture = architecture();
-    let vocabulary = Vocabulary::of(&architecture).unwrap();
+    let vocabulary = Arc::new(Vocabulary::of(&architecture));
     let mut backend = Marginals { weights: diffusion, rows: Vec::new(), stores: 0 };
     let mut verifier = Causal(verifier);
     let watch = &mut |_: &Canvas| ControlFlow::Continue(());

@@ -10,8 +10,21 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use remask_core::Result;
 use remask_core::checkpoint::{Bytes, Checkpoint, Matrix, ReadAt, WeightFormat, format_of_head};
+use remask_core::tensors::{Role, Stored, TensorKind, TensorSpec};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
+
+/// A vector of `len` elements called `name`.
+fn vector(name: &str, len: usize) -> TensorSpec {
+    TensorSpec {
+        role: Role::FinalNorm,
+        name: name.to_owned(),
+        rows: 1,
+        cols: len,
+        kind: TensorKind::Vector,
+        stored: Stored::default(),
+    }
+}
 
 /// A safetensors file: the header's length, the header, and `data`.
 fn file_of(header: &str, data: &[u8]) -> Vec<u8> {
@@ -144,9 +157,13 @@ fn tensors_that_are_not_what_the_config_asks_for_are_refused_by_name() {
     for (name, rows, cols, words) in table {
         refusal(name, Matrix::open(&checkpoint, name, *rows, *cols), &[&["m.safetensors: "], *words].concat());
     }
-    refusal("vector", checkpoint.vector("norm", 4), &["m.safetensors: tensor norm", "I64", "F32, F16 or BF16"]);
-    refusal("vector", checkpoint.vector("norm", 5), &["tensor norm", "[4]", "[5]"]);
-    refusal("vector", checkpoint.vector("gone", 5), &["tensor gone", "missing", "[5]"]);
+    refusal(
+        "vector",
+        checkpoint.vector(&vector("norm", 4)),
+        &["m.safetensors: tensor norm", "I64", "F32, F16 or BF16"],
+    );
+    refusal("vector", checkpoint.vector(&vector("norm", 5)), &["tensor norm", "[4]", "[5]"]);
+    refusal("vector", checkpoint.vector(&vector("gone", 5)), &["tensor gone", "missing", "[5]"]);
 }
 
 /// Files by name.
@@ -176,7 +193,7 @@ fn shards_open_as_one_checkpoint() {
     let checkpoint = open_folder(&files).unwrap();
     assert_eq!(checkpoint.tensors().map(|t| t.name.to_owned()).collect::<Vec<_>>(), ["a", "b"]);
     assert!(checkpoint.get("b").unwrap().file.ends_with("2.safetensors"));
-    assert_eq!((checkpoint.files().count(), checkpoint.vector("b", 1).unwrap()), (2, vec![1.0]));
+    assert_eq!((checkpoint.files().count(), checkpoint.vector(&vector("b", 1)).unwrap()), (2, vec![1.0]));
 }
 
 #[test]
@@ -340,7 +357,7 @@ fn use_up(checkpoint: &Checkpoint) {
         let _ = (t.to_f32(), t.has_non_finite());
         checkpoint.will_need(t.name);
         match *t.shape {
-            [len] => drop(checkpoint.vector(t.name, len)),
+            [len] => drop(checkpoint.vector(&vector(t.name, len))),
             [rows, cols] => {
                 let Ok(matrix) = Matrix::open(checkpoint, t.name, rows, cols) else { continue };
                 for format in FORMATS.into_iter().filter(|f| f.fits(cols)) {
@@ -489,5 +506,9 @@ fn a_file_larger_than_memory_is_read_by_the_rows_that_are_wanted() {
     let expected: Vec<_> = (0..512).flat_map(|i| bf16::from_f32((first + i / 256) as f32).to_le_bytes()).collect();
     assert_eq!(*found, *expected);
     assert!(most.load(std::sync::atomic::Ordering::Relaxed) <= 2048);
-    refusal("a disk that is gone", checkpoint.vector("norm", cols), &["cannot read m.safetensors", "taken away"]);
+    refusal(
+        "a disk that is gone",
+        checkpoint.vector(&vector("norm", cols)),
+        &["cannot read m.safetensors", "taken away"],
+    );
 }

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use remask_core::checkpoint::gguf::Value;
 use remask_core::checkpoint::{BlockType, Bytes, Checkpoint, Matrix, WeightFormat};
 use remask_core::quantize::{dequantize_q4, dequantize_q8};
+use remask_core::tensors::TensorKind;
 use remask_core::{Model, Result};
 use serde_json::Value as Json;
 
@@ -241,18 +242,19 @@ fn a_converted_model_is_the_one_it_was_made_from() {
     let converted = Model::open(&folder.join("model.gguf")).unwrap();
     let (a, b) = (&original.architecture, &converted.architecture);
     assert_eq!(format!("{a:?}"), format!("{b:?}"));
-    let pairs = original.names.layers.iter().zip(&converted.names.layers);
-    for (ours, theirs) in pairs {
-        for ((name, rows, cols), (other, ..)) in
-            remask_core::model::layer_matrices(a, ours).into_iter().zip(remask_core::model::layer_matrices(b, theirs))
-        {
-            let all = |model: &Model, name: &str| {
-                Matrix::open(&model.checkpoint, name, rows, cols).unwrap().to_f32(0..rows).unwrap()
-            };
-            assert_eq!(all(&original, name), all(&converted, other), "{name}");
-            // Rows that begin inside a head.
-            let matrix = Matrix::open(&converted.checkpoint, other, rows, cols).unwrap();
-            assert_eq!(matrix.to_f32(5..23).unwrap(), all(&original, name)[5 * cols..23 * cols], "{name}, some rows");
+    assert_eq!(original.tensors.len(), converted.tensors.len());
+    for (ours, theirs) in original.tensors.iter().zip(&converted.tensors) {
+        assert_eq!((ours.role, ours.rows, ours.cols), (theirs.role, theirs.rows, theirs.cols));
+        let name = &ours.name;
+        if ours.kind == TensorKind::Vector {
+            assert_eq!(original.checkpoint.vector(ours).unwrap(), converted.checkpoint.vector(theirs).unwrap());
+            continue;
         }
+        let all = |model: &Model, spec| Matrix::of(&model.checkpoint, spec).unwrap().to_f32(0..ours.rows).unwrap();
+        let expected = all(&original, ours);
+        assert_eq!(expected, all(&converted, theirs), "{name}");
+        // Rows that begin inside a head.
+        let matrix = Matrix::of(&converted.checkpoint, theirs).unwrap();
+        assert_eq!(matrix.to_f32(5..23).unwrap(), expected[5 * ours.cols..23 * ours.cols], "{name}, some rows");
     }
 }

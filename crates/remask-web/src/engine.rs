@@ -8,9 +8,10 @@ use remask_core::decode::AcceptanceStats;
 use remask_core::families::parse_config;
 use remask_core::golden::{CaseResult, Golden, check_case, check_logits};
 use remask_core::model::ModelFiles;
+use remask_core::scheduler::forward;
 use remask_core::{
     Backend, BackendError, Canvas, Cell, Checkpoint, Error, FinishReason, Generation, Model, MorStats, Request,
-    StepReport, Trial, Vocabulary, fill_all, infill,
+    StepReport, Trial, fill_all, infill, text,
 };
 use remask_wgpu::{Gpu, LimitChoice, WgpuBackend};
 use serde::Serialize;
@@ -165,9 +166,10 @@ impl Engine {
             "model": {
                 "origin": self.model.origin,
                 "architecture": a.name,
-                "layers": a.layers,
+                "layers": a.blocks.len(),
                 "hidden": a.hidden,
-                "heads": a.attention.heads,
+                "heads": a.blocks.first().map_or(0, |block| block.attention.heads),
+                "isDiffusion": a.is_diffusion(),
                 "vocabulary": a.vocab_size,
                 "maxPositions": a.max_positions,
                 "maskId": self.model.vocabulary.mask,
@@ -287,26 +289,40 @@ fn open(mut files: Files, origin: &str) -> Result<Model, Error> {
         return Model::from_gguf(&named(&name), bytes, tokenizer.as_deref());
     }
     let mut text = |name: &str| -> Result<Option<_>, Error> {
-        let utf8 = |bytes| String::from_utf8(bytes).map_err(|_| Error::config(name, "(file)", "is not UTF-8 text"));
+        let utf8 = |bytes| text::decoded(bytes).map_err(|problem| Error::config(name, "(file)", problem));
         let bytes = files.take(name).map(|bytes| whole(name, bytes)).transpose()?;
         Ok(bytes.map(utf8).transpose()?.map(std::borrow::Cow::Owned))
     };
     let missing = || Error::config(&named("config.json"), "(file)", "is missing; a model needs one");
     let config = text("config.json")?.ok_or_else(missing)?;
     let (tokenizer_config, chat_template) = (text("tokenizer_config.json")?, text("chat_template.jinja")?);
-    let shards = files.take_all(".safetensors").into_iter();
-    let checkpoint = Checkpoint::from_shards(shards.map(|(name, bytes)| (named(&name), bytes)).collect())?;
+    let generation_config = text("generation_config.json")?;
+    let mut shards = files.take_all(".safetensors");
+    if shards.is_empty() {
+        // What training leaves beside it under the same ending holds no weights.
+        shards = files.take_all(".bin");
+        shards.retain(|(name, _)| name.starts_with("pytorch_model"));
+    }
+    let checkpoint = Checkpoint::from_shards(shards.into_iter().map(|(name, bytes)| (named(&name), bytes)).collect())?;
     let (origin, tokenizer) = (origin.to_owned(), tokenizer.map(std::borrow::Cow::Owned));
-    Model::from_files(ModelFiles { origin, config, checkpoint, tokenizer, tokenizer_config, chat_template })
+    Model::from_files(ModelFiles {
+        origin,
+        config,
+        checkpoint,
+        tokenizer,
+        tokenizer_config,
+        chat_template,
+        generation_config,
+    })
 }
 
 impl Engine {
     async fn times(&mut self, trial: &Trial, repeats: u32) -> Result<Vec<f64>, BackendError> {
-        self.backend.forward(&trial.pass()).await?;
+        forward(&mut self.backend, trial.work()).await?;
         let mut times = Vec::new();
         for _ in 0..repeats {
             let begun = now();
-            self.backend.forward(&trial.pass()).await?;
+            forward(&mut self.backend, trial.work()).await?;
             times.push(now() - begun);
         }
         Ok(times)
@@ -333,7 +349,7 @@ impl Engine {
             let _ = on_step.call1(&JsValue::NULL, &shown[best]);
         }
         let (done, costs) = (runs.swap_remove(best), all[best].clone().among(&all));
-        let ids = known_ids(&done, &work.vocabulary);
+        let ids = known_ids(&done);
         let text = text_of(&self.model, &ids)?;
         let decided = done.canvas.cells().iter().filter(|cell| matches!(cell, Cell::Decided { .. })).count() as u64;
         let finished = Finished {
@@ -365,7 +381,7 @@ impl Engine {
         loop {
             // A choice that was finished before a device was lost stays as it is.
             let open: Vec<_> = (0..choices.len()).filter(|i| choices[*i].canvas.holes() > 0).collect();
-            let request = |i: &usize| Request { canvas: choices[*i].canvas.clone(), options: &work.choices[*i].1 };
+            let request = |i: &usize| Request { canvas: choices[*i].canvas.clone(), options: work.choices[*i].1.clone() };
             let requests = open.iter().map(request).collect();
             let before: Vec<_> = choices.iter().map(|choice| choice.costs.clone()).collect();
             let (model, pieces) = (&self.model, &mut self.pieces);
@@ -375,7 +391,7 @@ impl Engine {
                 choices[index].stands(report.so_far.clone(), &before[index]);
                 let all: Vec<_> = choices.iter().map(|choice| choice.costs.clone()).collect();
                 let costs = choices[index].costs.clone().among(&all);
-                let text = text_of(model, &known_ids(report.so_far, &work.vocabulary)).unwrap_or_default();
+                let text = text_of(model, &known_ids(report.so_far)).unwrap_or_default();
                 let step = JsValue::from(step_object(model, pieces, report, &costs, &text));
                 let seen = if index == shown { step.clone() } else { JsValue::NULL };
                 aborted |= !goes_on(on_step, &seen);
@@ -387,7 +403,7 @@ impl Engine {
             let problem = match run {
                 Ok(done) => {
                     for (i, run) in open.into_iter().zip(done) {
-                        choices[i].stands(run, &before[i]);
+                        choices[i].stands(run?, &before[i]);
                     }
                     return Ok((choices, lost));
                 }
@@ -426,9 +442,9 @@ impl Engine {
 
 /// Ids of the answer up to its end or first hole. Where nothing may end the answer, which is how gaps are
 /// filled, everything that is not a hole.
-fn known_ids(run: &Generation, vocabulary: &Vocabulary) -> Vec<u32> {
-    if !vocabulary.stop.is_empty() {
-        return run.completion(&vocabulary.stop).to_vec();
+fn known_ids(run: &Generation) -> Vec<u32> {
+    if !run.ends.is_empty() {
+        return run.completion().to_vec();
     }
     let known = |(position, id): (usize, &u32)| (!run.canvas.is_hole(position)).then_some(*id);
     run.canvas.tokens().iter().enumerate().filter_map(known).collect()

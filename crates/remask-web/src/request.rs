@@ -1,9 +1,11 @@
 //! Requests as JSON: what to write from, and the settings that [`DecodeSettings`] reads, which have the
 //! same names everywhere.
 
+use std::sync::Arc;
+
 use remask_core::chat::Message;
 use remask_core::infill::{self, Piece};
-use remask_core::{Canvas, DecodeOptions, DecodeSettings, Error, Model, Result, Vocabulary};
+use remask_core::{Canvas, DecodeOptions, DecodeSettings, Error, Model, Result, TokenSet, Vocabulary};
 use serde::Deserialize;
 
 /// What a generation starts from.
@@ -56,7 +58,7 @@ pub struct Work {
     /// first, and the one that fits best is the answer.
     pub choices: Vec<(Canvas, DecodeOptions)>,
     /// What may stand in them.
-    pub vocabulary: Vocabulary,
+    pub vocabulary: Arc<Vocabulary>,
 }
 
 /// Reads a JSON value, with the reason in words where it does not fit.
@@ -93,31 +95,32 @@ impl Prompt {
     /// [`Error::Tokenizer`] where text cannot become ids; [`Error::Request`] where the request does not fit
     /// the model.
     pub fn prepare(&self, model: &Model, settings: &DecodeSettings) -> Result<Work> {
-        let mut vocabulary = model.vocabulary.clone();
+        settings.check_for(&model.architecture)?;
         let prompt = match self {
             Self::Messages(messages) => model.encode_chat(messages)?,
             Self::Raw(text) => model.encode_raw(text)?,
             Self::Ids(ids) => ids.clone(),
             Self::Fill(blanks) => {
                 // A blank is a part of the text: its end is not the text's.
-                for id in std::mem::take(&mut vocabulary.stop) {
-                    vocabulary.suppressed.insert(id);
-                }
+                let mut suppressed = TokenSet::clone(&model.vocabulary.suppressed);
+                model.vocabulary.stop.iter().for_each(|id| suppressed.insert(*id));
+                let vocabulary =
+                    Vocabulary { stop: Vec::new(), suppressed: suppressed.into(), ..Vocabulary::clone(&model.vocabulary) };
                 let prepared = |canvas: Canvas| {
                     let settings = DecodeSettings { max_tokens: Some(canvas.holes()), ..settings.clone() };
-                    let options = settings.resolve();
+                    let options = settings.resolve(&model.defaults);
                     options.check_canvas(&model.architecture, &canvas)?;
                     Ok((canvas, options))
                 };
                 let canvases = canvases_with_blanks(model, blanks.pieces()?)?;
                 let choices = canvases.into_iter().map(prepared).collect::<Result<_>>()?;
-                return Ok(Work { choices, vocabulary });
+                return Ok(Work { choices, vocabulary: vocabulary.into() });
             }
         };
-        let options = settings.resolve();
+        let options = settings.resolve(&model.defaults);
         options.check(&model.architecture, &prompt)?;
-        let canvas = Canvas::new(&prompt, options.max_tokens, vocabulary.mask);
-        Ok(Work { choices: vec![(canvas, options)], vocabulary })
+        let canvas = Canvas::new(&prompt, options.max_tokens, model.vocabulary.hole());
+        Ok(Work { choices: vec![(canvas, options)], vocabulary: model.vocabulary.clone() })
     }
 }
 

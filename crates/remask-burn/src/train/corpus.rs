@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use remask_core::chat::{ChatTemplate, MarkedText, Message};
-use remask_core::{Error, Result, TextTokenizer};
+use remask_core::{Error, Result, TextTokenizer, json, text};
 use serde::Deserialize;
 
 /// The line that separates the documents of a `.txt` file.
@@ -45,14 +45,14 @@ impl Corpus {
             if !matches!(kind, "txt" | "jsonl") {
                 continue;
             }
-            let text = std::fs::read_to_string(&file).map_err(Error::io("read", &file))?;
+            let text = text::read(&file)?;
             if kind == "txt" {
                 let documents = text.split(SEPARATOR).map(str::trim).filter(|d| !d.is_empty());
                 corpus.documents.extend(documents.map(str::to_owned));
                 continue;
             }
             for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-                let pair = serde_json::from_str(line).map_err(|e| {
+                let pair = json::from_slice(line.as_bytes()).map_err(|e| {
                     let problem = format!("expected {{\"prompt\": text, \"response\": text}}: {e}");
                     Error::config(&file.display().to_string(), &format!("line {}", number + 1), problem)
                 })?;

@@ -125,7 +125,7 @@ impl<'a> Measurer<'a> {
         first: Option<&Measured>,
         progress: &mut dyn FnMut(),
     ) -> Result<Measured, Error> {
-        let options = setting.options(max_tokens);
+        let options = setting.options(self.model, max_tokens)?;
         // A setting's first pass may build pipelines: that is not its speed.
         self.generate(0..self.together.min(self.prompts.len()), &options)?;
         let mut answers = Vec::with_capacity(self.prompts.len());
@@ -173,15 +173,16 @@ impl<'a> Measurer<'a> {
     fn generate(&mut self, indices: Range<usize>, options: &DecodeOptions) -> Result<Vec<Generation>, Error> {
         let watch = &mut |_: usize, _: &StepReport| ControlFlow::Continue(());
         let model = self.model;
-        let canvas = |prompt: &Vec<u32>| Canvas::new(prompt, options.max_tokens, model.vocabulary.mask);
-        let request = |prompt| Request { canvas: canvas(prompt), options };
+        let canvas = |prompt: &Vec<u32>| Canvas::new(prompt, options.max_tokens, model.vocabulary.hole());
+        let request = |prompt| Request { canvas: canvas(prompt), options: options.clone() };
         let requests = self.prompts[indices].iter().map(request).collect();
         let run = fill_all(self.backend, &model.architecture, &model.vocabulary, requests, watch);
-        pollster::block_on(run).map_err(|e| explain(e, model))
+        let done = pollster::block_on(run).and_then(|done| done.into_iter().collect());
+        done.map_err(|e| explain(e, model))
     }
 
     fn answer(&mut self, index: usize, done: &Generation, milliseconds: f64) -> Result<Answer, Error> {
-        let ids = done.completion(&self.model.vocabulary.stop).to_vec();
+        let ids = done.completion().to_vec();
         let nll = if self.samples > 0 { Some(self.nll(index, done, &ids)?) } else { None };
         Ok(Answer {
             text: self.model.text()?.decode(&ids, true)?.trim().to_owned(),

@@ -9,8 +9,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use remask_core::Error;
 use remask_core::backend::BackendInfo;
+use remask_core::{Error, json, text};
 use serde::{Deserialize, Serialize};
 
 use crate::bundled::BUNDLED;
@@ -26,7 +26,7 @@ const QUESTIONS: &str = include_str!("../../../../benches/questions/tales-33m.js
 #[derive(clap::Args)]
 pub struct Args {
     /// Model folder, .safetensors or GGUF file, or name of a bundled model
-    #[arg(long, default_value = BUNDLED[0].name)]
+    #[arg(long, default_value = BUNDLED.name)]
     model: String,
     #[command(flatten)]
     tokenizer: TokenizerArgs,
@@ -86,19 +86,19 @@ struct Report<'a> {
 
 pub fn run(args: &Args) -> Outcome {
     let questions = questions(args)?;
+    let model = open_model_with(&args.model, &args.tokenizer)?;
     let settings = match (&args.settings[..], args.sweep) {
-        ([], false) => sweep::presets(),
+        ([], false) => sweep::presets(&model),
         ([], true) => sweep::full(),
         (given, _) => given.to_vec(),
     };
-    let model = open_model_with(&args.model, &args.tokenizer)?;
     let prompts = questions
         .iter()
         .map(|q| model.encode_chat(&[remask_core::chat::Message { role: "user".into(), content: q.prompt.clone() }]))
         .collect::<Result<Vec<_>, _>>()?;
     for setting in &settings {
         for prompt in &prompts {
-            setting.options(args.max_tokens).check(&model.architecture, prompt)?;
+            setting.options(&model, args.max_tokens)?.check(&model.architecture, prompt)?;
         }
     }
     let mut backend = args.device.load(&model)?;
@@ -141,12 +141,12 @@ in brackets how many points of accuracy and percent of nll a setting differs fro
 
 fn questions(args: &Args) -> Result<Vec<Question>, Failure> {
     let (file, text) = match &args.questions {
-        Some(path) => (path.display().to_string(), std::fs::read_to_string(path).map_err(Error::io("read", path))?),
+        Some(path) => (path.display().to_string(), text::read(path)?),
         None => ("(bundled questions)".to_owned(), QUESTIONS.to_owned()),
     };
     let mut questions = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let question = serde_json::from_str(line).map_err(|e| {
+        let question = json::from_slice(line.as_bytes()).map_err(|e| {
             Failure::Message(format!(
                 "{file}, line {}: {e}; each is {{\"prompt\": TEXT, \"response\": TEXT?}}",
                 number + 1

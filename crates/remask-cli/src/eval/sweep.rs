@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use clap::Parser;
-use remask_core::DecodeOptions;
+use remask_core::{DecodeOptions, Error, Model};
 
 use crate::decode_args::SettingArgs;
 
@@ -27,9 +27,9 @@ struct Line {
 }
 
 impl Setting {
-    /// The decoder options for answers of this length.
-    pub fn options(&self, max_tokens: usize) -> DecodeOptions {
-        self.args.options(max_tokens)
+    /// The decoder options for answers of this length by a model.
+    pub fn options(&self, model: &Model, max_tokens: usize) -> Result<DecodeOptions, Error> {
+        self.args.options(&model.architecture, &model.defaults, max_tokens)
     }
 
     /// The decoder that the setting is a point of.
@@ -55,9 +55,13 @@ impl FromStr for Setting {
 /// What everything is held against: LLaDA's loop at dfastllm's steps, every row in every pass to the end.
 const FULL: &str = "full=--quality --steps 64 --early-stop=false";
 
-/// Full compute and the presets.
-pub fn presets() -> Vec<Setting> {
-    let lines = [FULL, "quality=--quality", "balanced=--balanced", "fast=--fast"];
+/// Full compute and the presets; an autoregressive model has but one way.
+pub fn presets(model: &Model) -> Vec<Setting> {
+    let lines: &[&str] = if model.architecture.is_diffusion() {
+        &[FULL, "quality=--quality", "balanced=--balanced", "fast=--fast"]
+    } else {
+        &["greedy=--temperature 0"]
+    };
     lines.iter().filter_map(|line| line.parse().ok()).collect()
 }
 

@@ -217,7 +217,8 @@ impl<'a> Matrix<'a> {
         let mut gathered = vec![0; rows.len() * self.cols * size];
         for col in 0..self.cols {
             let from = col as u64 * self.rows as u64;
-            let piece = self.view.read((from + rows.start as u64) * size as u64..(from + rows.end as u64) * size as u64)?;
+            let piece =
+                self.view.read((from + rows.start as u64) * size as u64..(from + rows.end as u64) * size as u64)?;
             for (row, element) in piece.chunks_exact(size).enumerate() {
                 gathered[(row * self.cols + col) * size..][..size].copy_from_slice(element);
             }

@@ -14,12 +14,14 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 
+use super::generating::Work;
 use super::options::Vocabulary;
 use crate::architecture::Architecture;
-use crate::backend::{Backend, BackendFuture, Pass, Row, Select, StoreId, TokenSet, logits};
+use crate::backend::{Backend, BackendFuture, Row, Select, StoreId, TokenSet};
 use crate::canvas::Canvas;
 use crate::error::{Error, Result};
 use crate::random::{Key, Purpose, gumbel, step_key, threefry};
+use crate::scheduler::logits;
 
 /// A causal language model over the same vocabulary.
 pub trait Verifier {
@@ -188,10 +190,10 @@ impl Run<'_> {
         let row = |p: usize| Row::of_canvas(self.architecture, self.store, p, canvas.tokens()[p], canvas.len());
         let rows: Vec<_> = (first..last).map(row).collect();
         let select: Vec<_> = (self.next..self.next + length).map(|p| Select::logits(p - first, p)).collect();
-        let pass = Pass { rows: &rows, select: &select, suppressed: &[] };
-        let mut logits = logits(backend, &pass).await?;
+        let work = Work { rows, select, suppressed: Vec::new() };
+        let mut logits = logits(backend, &work).await?;
         self.done.forward_passes += 1;
-        self.done.rows_computed += rows.len() as u64;
+        self.done.rows_computed += work.rows.len() as u64;
         for row in logits.chunks_mut(backend.head_rows()) {
             normalise(row, &self.vocabulary.suppressed);
         }

@@ -1,36 +1,30 @@
-//! A generation under way, as a state machine: it says which rows the next pass computes and takes in
-//! the candidates that come back. It never sees a device, so that any number of generations can share
-//! passes.
+//! Diffusion decoding under way: blocks of a canvas, filled in over passes whose rows cache and mixture of
+//! recursions choose, until every hole is decided.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::accept::{Acceptance, Order, Scored};
 use super::cache::Progress;
 use super::credit::Credits;
+use super::generating::{Generating, Work};
 use super::mor::Mor;
 use super::options::{DecodeOptions, Revision, Vocabulary};
-use super::report::{AcceptanceStats, FinishReason, Generation, StepReport};
+use super::report::{FinishReason, Generation, StepReport};
+use super::sampling::{Logprobs, Occurrences, choose};
 use crate::architecture::Architecture;
-use crate::backend::{Candidate, Guide, Row, Select, StoreId, Want};
+use crate::backend::{Answer, BackendError, Candidate, Guide, Row, Select, StoreId, Want};
 use crate::canvas::{Canvas, Cell};
+use crate::error::Result;
 use crate::random::{Purpose, step_key, threefry, unit};
 use crate::schedule::{Block, BlockPlan, quota};
 
-/// The rows of the next pass of one generation. Indices in `select` count from the first of `rows`.
-#[derive(Debug, Clone, Default)]
-pub struct Work {
-    /// Rows to compute.
-    pub rows: Vec<Row>,
-    /// Rows whose candidates are wanted.
-    pub select: Vec<Select>,
-}
-
-/// A generation under way.
-pub struct Decoding<'a> {
-    architecture: &'a Architecture,
-    vocabulary: &'a Vocabulary,
-    options: &'a DecodeOptions,
+/// A diffusion model's generation under way.
+pub struct Decoding {
+    architecture: Arc<Architecture>,
+    vocabulary: Arc<Vocabulary>,
+    options: DecodeOptions,
     stores: Vec<StoreId>,
     blocks: Vec<Block>,
     /// Index of the block at work; past the last one when all are done.
@@ -55,6 +49,10 @@ pub struct Decoding<'a> {
     asked: Vec<usize>,
     mor: Option<Mor>,
     credits: Credits,
+    /// What occurs in the text so far, for penalties.
+    occurrences: Occurrences,
+    /// Log-probabilities of the latest candidate at a position, where they are asked for.
+    logprobs: HashMap<usize, Logprobs>,
     last: LastStep,
     output: Generation,
 }
@@ -70,19 +68,18 @@ struct LastStep {
     padded: Vec<usize>,
 }
 
-impl<'a> Decoding<'a> {
-    /// Begins to fill the holes of `canvas`, with options that were checked for it. `stores` are those of
-    /// the text and, under guidance, of its twin without the given part; each has a slot a position.
+impl Decoding {
+    /// Begins to fill the holes of `canvas`, with options that were checked for it. It has a store for the text
+    /// and, under guidance, one for its twin without the given part; each has a slot a position.
     ///
     /// What was decided on the canvas before counts: blocks, steps, quotas and random choices go on where it
     /// stands, so that a plain generation cut off after any step ends as it would have without the cut.
     #[must_use]
     pub fn new(
-        architecture: &'a Architecture,
-        vocabulary: &'a Vocabulary,
-        options: &'a DecodeOptions,
+        architecture: Arc<Architecture>,
+        vocabulary: Arc<Vocabulary>,
+        options: DecodeOptions,
         canvas: Canvas,
-        stores: Vec<StoreId>,
     ) -> Self {
         let length = canvas.len();
         let open: Vec<_> = (0..length).filter(|p| canvas.cells()[*p] != Cell::Given).collect();
@@ -90,11 +87,19 @@ impl<'a> Decoding<'a> {
         // Steps count only for the rules that have a number of them.
         let notes = if matches!(options.acceptance, Acceptance::Quota(_)) { plan.notes } else { Vec::new() };
         let passes_before = canvas.cells().iter().filter_map(Cell::decided_at).max().map_or(0, |step| step + 1);
+        let given = |cell: &Cell| *cell == Cell::Given;
+        let cells = || canvas.cells().iter().zip(canvas.tokens());
+        let prompt: Vec<_> = cells().filter(|(cell, _)| given(cell)).map(|(_, token)| *token).collect();
+        let mut occurrences = Occurrences::of_prompt(&prompt);
+        cells().filter(|(c, _)| c.decided_at().is_some()).for_each(|(_, token)| occurrences.add(*token));
+        let mor = options.mor.map(|config| Mor::new(config, length));
+        let prompt_tokens = open.first().copied().unwrap_or(length);
+        let ends = options.ends(&vocabulary);
         let mut decoding = Self {
             architecture,
             vocabulary,
             options,
-            stores,
+            stores: Vec::new(),
             blocks: plan.blocks,
             block: 0,
             step: 0,
@@ -106,29 +111,19 @@ impl<'a> Decoding<'a> {
             end: None,
             computed: Vec::new(),
             asked: Vec::new(),
-            mor: options.mor.map(|config| Mor::new(config, length)),
+            mor,
             credits: Credits::default(),
+            occurrences,
+            logprobs: HashMap::new(),
             last: LastStep::default(),
-            output: Generation {
-                canvas,
-                prompt_tokens: open.first().copied().unwrap_or(length),
-                finish: FinishReason::Length,
-                forward_passes: passes_before,
-                rows_computed: 0,
-                rows_selected: 0,
-                rows_of_full_compute: 0,
-                depth: vec![0; length],
-                acceptance: AcceptanceStats::default(),
-                mor: None,
-                notes,
-            },
+            output: Generation { forward_passes: passes_before, notes, ..Generation::new(canvas, prompt_tokens, ends) },
         };
         decoding.enter_block();
         decoding
     }
 
     /// The rows of the next pass; `None` when the generation is over.
-    pub fn next_pass(&mut self) -> Option<Work> {
+    fn plan(&mut self) -> Option<Work> {
         let block = self.blocks.get(self.block)?.positions.clone();
         let canvas = &self.output.canvas;
         let progress = Progress { canvas, block: &block, step: self.step, pass: self.output.forward_passes };
@@ -152,10 +147,16 @@ impl<'a> Decoding<'a> {
                 // The unconditional twin sees the mask in place of everything that was given.
                 let hidden = twin == 1 && canvas.cells()[position] == Cell::Given;
                 let token = if hidden { canvas.mask() } else { canvas.tokens()[position] };
-                rows.push(Row::of_canvas(self.architecture, *store, position, token, length));
+                rows.push(Row::of_canvas(&self.architecture, *store, position, token, length));
             }
         }
-        let key = step_key(self.options.seed, self.output.forward_passes, Purpose::Sample);
+        let sampling = &self.options.sampling;
+        let key = step_key(sampling.seed, self.output.forward_passes, Purpose::Sample);
+        let want = if sampling.needs_logits() {
+            Want::Logits
+        } else {
+            Want::Candidate { temperature: sampling.temperature, key, suppressed: 0 }
+        };
         let guided = self.stores.len() == 2;
         let guide = |row: usize| Guide { row: (positions.len() + row) as u32, scale: self.options.cfg_scale };
         let edits = matches!(self.options.revision, Some(Revision::Edit { .. }));
@@ -173,7 +174,7 @@ impl<'a> Decoding<'a> {
                 row: row as u32,
                 guide: guided.then(|| guide(row)),
                 position: positions[row] as u32,
-                want: Want::Candidate { temperature: self.options.temperature, key, suppressed: 0 },
+                want,
             })
             .collect();
         self.asked = select.iter().map(|s| positions[s.row as usize]).collect();
@@ -181,18 +182,52 @@ impl<'a> Decoding<'a> {
         self.output.rows_computed += rows.len() as u64;
         self.output.rows_selected += select.len() as u64;
         self.output.rows_of_full_compute += (length * self.stores.len()) as u64;
-        Some(Work { rows, select })
+        Some(Work { rows, select, suppressed: vec![self.vocabulary.suppressed.clone()] })
     }
 
-    /// Takes in the candidates of the pass that [`Decoding::next_pass`] asked for, one a selected row,
-    /// and decides.
-    pub fn absorb(&mut self, candidates: &[Candidate]) -> StepReport<'_> {
+    /// The candidates in a pass's answers, each with its position.
+    fn candidates(&mut self, answers: Vec<Answer>) -> Result<Vec<(usize, Candidate)>> {
+        let key = step_key(self.options.sampling.seed, self.output.forward_passes, Purpose::Sample);
+        let mut found = Vec::with_capacity(answers.len());
+        for (position, answer) in std::mem::take(&mut self.asked).into_iter().zip(answers) {
+            found.push((
+                position,
+                match answer {
+                    Answer::Candidate(candidate) => candidate,
+                    Answer::Logits(logits) => {
+                        let (sampling, suppressed) = (&self.options.sampling, &self.vocabulary.suppressed);
+                        let at = position as u32;
+                        let choice = choose(logits, sampling, key, at, suppressed, &self.occurrences);
+                        let choice = choice.ok_or(BackendError::NotFinite { position: at })?;
+                        self.logprobs.extend(choice.logprobs.map(|logprobs| (position, logprobs)));
+                        choice.candidate
+                    }
+                },
+            ));
+        }
+        Ok(found)
+    }
+
+    /// Writes a token and what belongs to it.
+    fn decide(&mut self, s: &Scored, pass: u32) {
+        self.output.canvas.decide(s.position, s.candidate.token, pass, s.candidate.probability);
+        self.occurrences.add(s.candidate.token);
+        self.output.logprobs.extend(self.logprobs.get(&s.position).map(|l| (s.position, l.clone())));
+    }
+
+    /// Makes a decided position a hole again.
+    fn remask(&mut self, position: usize) {
+        self.occurrences.remove(self.output.canvas.tokens()[position]);
+        self.output.canvas.remask(position);
+        self.output.logprobs.remove(&position);
+    }
+
+    fn take_in(&mut self, candidates: Vec<(usize, Candidate)>) -> StepReport<'_> {
         let pass = self.output.forward_passes;
         self.output.forward_passes += 1;
         self.last = LastStep { block: self.blocks[self.block].positions.clone(), ..LastStep::default() };
-        let asked = std::mem::take(&mut self.asked);
         let (fresh, decided): (Vec<_>, Vec<_>) =
-            asked.into_iter().zip(candidates.iter().copied()).partition(|(p, _)| self.output.canvas.is_hole(*p));
+            candidates.into_iter().partition(|(p, _)| self.output.canvas.is_hole(*p));
         self.commit(fresh, pass);
         self.edit(&decided, pass);
         if self.options.free_tail {
@@ -218,15 +253,7 @@ impl<'a> Decoding<'a> {
         }
     }
 
-    /// Ends the generation where it stands.
-    pub fn abort(&mut self) {
-        self.block = self.blocks.len();
-        self.output.finish = FinishReason::Aborted;
-    }
-
-    /// The generation as it stands.
-    #[must_use]
-    pub fn finish(mut self) -> Generation {
+    fn into_generation(mut self) -> Generation {
         if self.output.finish == FinishReason::Length && (0..self.output.canvas.len()).any(|p| self.is_end(p)) {
             self.output.finish = FinishReason::Stop;
         }
@@ -256,9 +283,7 @@ impl<'a> Decoding<'a> {
         if self.may_finish() {
             committed = Acceptance::Threshold(f32::MIN).accept(self.last.candidates.clone(), 0);
         }
-        for s in &committed {
-            self.output.canvas.decide(s.position, s.candidate.token, pass, s.candidate.probability);
-        }
+        committed.iter().for_each(|s| self.decide(s, pass));
         let stats = &mut self.output.acceptance;
         stats.tokens_accepted += committed.len() as u64;
         stats.tokens_rejected += (self.last.candidates.len() - committed.len()) as u64;
@@ -267,7 +292,7 @@ impl<'a> Decoding<'a> {
     }
 
     fn score(&mut self, candidates: &[(usize, Candidate)], pass: u32) -> Vec<Scored> {
-        let key = step_key(self.options.seed, pass, Purpose::Remask);
+        let key = step_key(self.options.sampling.seed, pass, Purpose::Remask);
         let rule = self.options.acceptance;
         self.credits.fade();
         let mut score = |position: usize, candidate: &Candidate| match rule {
@@ -297,12 +322,11 @@ impl<'a> Decoding<'a> {
     fn edit(&mut self, proposals: &[(usize, Candidate)], pass: u32) {
         let Some(Revision::Edit { threshold, .. }) = self.options.revision else { return };
         for (position, candidate) in proposals {
-            let canvas = &mut self.output.canvas;
-            if candidate.probability > threshold && candidate.token != canvas.tokens()[*position] {
-                canvas.remask(*position);
-                canvas.decide(*position, candidate.token, pass, candidate.probability);
-                let score = candidate.probability;
-                self.last.revised.push(Scored { position: *position, candidate: *candidate, score });
+            if candidate.probability > threshold && candidate.token != self.output.canvas.tokens()[*position] {
+                let s = Scored { position: *position, candidate: *candidate, score: candidate.probability };
+                self.remask(*position);
+                self.decide(&s, pass);
+                self.last.revised.push(s);
             }
         }
         self.output.acceptance.tokens_revised += self.last.revised.len() as u64;
@@ -329,7 +353,7 @@ impl<'a> Decoding<'a> {
     /// Whether a stop id was decided at `position`.
     fn is_end(&self, position: usize) -> bool {
         let canvas = &self.output.canvas;
-        canvas.cells()[position].decided_at().is_some() && self.vocabulary.stop.contains(&canvas.tokens()[position])
+        canvas.cells()[position].decided_at().is_some() && self.output.ends.contains(&canvas.tokens()[position])
     }
 
     /// Whether a row behind the end was computed with its padding already.
@@ -345,9 +369,7 @@ impl<'a> Decoding<'a> {
             None => return false,
             Some(Revision::Verify { threshold, rounds }) if self.rounds < rounds => {
                 let doubtful = self.doubtful(threshold);
-                for position in &doubtful {
-                    self.output.canvas.remask(*position);
-                }
+                doubtful.iter().for_each(|position| self.remask(*position));
                 self.output.acceptance.tokens_remasked += doubtful.len() as u64;
                 self.begun = doubtful.len();
                 self.last.remasked = doubtful;
@@ -412,9 +434,43 @@ impl<'a> Decoding<'a> {
     fn has_ended(&self) -> bool {
         let canvas = &self.output.canvas;
         let answer = self.output.prompt_tokens..canvas.len();
-        let end = answer.clone().find(|p| canvas.is_hole(*p) || self.vocabulary.stop.contains(&canvas.tokens()[*p]));
+        let end = answer.clone().find(|p| canvas.is_hole(*p) || self.output.ends.contains(&canvas.tokens()[*p]));
         end.is_some_and(|p| {
             matches!(canvas.cells()[p], Cell::Decided { .. }) && !canvas.cells()[p..].contains(&Cell::Given)
         })
+    }
+}
+
+impl Generating for Decoding {
+    fn stores(&self) -> Vec<u32> {
+        let twins = if self.options.cfg_scale > 0.0 { 2 } else { 1 };
+        vec![self.output.canvas.len() as u32; twins]
+    }
+
+    fn begin(&mut self, stores: Vec<StoreId>) {
+        self.stores = stores;
+    }
+
+    /// Every row of a pass may see every other, so that none can be left for later: `most` is not looked at.
+    fn next_pass(&mut self, _most: usize) -> Option<Work> {
+        self.plan()
+    }
+
+    fn absorb(&mut self, answers: Vec<Answer>) -> Result<StepReport<'_>> {
+        let candidates = self.candidates(answers)?;
+        Ok(self.take_in(candidates))
+    }
+
+    fn is_over(&self) -> bool {
+        self.block >= self.blocks.len()
+    }
+
+    fn abort(&mut self) {
+        self.block = self.blocks.len();
+        self.output.finish = FinishReason::Aborted;
+    }
+
+    fn finish(self: Box<Self>) -> Generation {
+        self.into_generation()
     }
 }

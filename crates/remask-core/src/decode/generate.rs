@@ -1,36 +1,59 @@
 //! Runs generations on a backend: one, or several that share their passes.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use super::decoding::{Decoding, Work};
+use super::decoding::Decoding;
+use super::generating::Generating;
 use super::options::{DecodeOptions, Vocabulary};
 use super::report::{Generation, StepReport};
+use super::writing::Writing;
 use crate::architecture::Architecture;
-use crate::backend::{Answer, Backend, Candidate, Pass, StoreId};
+use crate::backend::Backend;
 use crate::canvas::Canvas;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::scheduler::{Scheduler, Ticket};
 
 /// A canvas to fill and how.
 #[derive(Debug, Clone)]
-pub struct Request<'a> {
+pub struct Request {
     /// The text with its holes.
     pub canvas: Canvas,
     /// How to decode it; `max_tokens` is not looked at.
-    pub options: &'a DecodeOptions,
+    pub options: DecodeOptions,
+}
+
+impl Request {
+    /// The generation that it asks of a model, checked for it: diffusion where the model has a mask,
+    /// autoregressive where it has none.
+    ///
+    /// # Errors
+    /// [`Error::Request`] with what cannot be.
+    pub fn begin(self, architecture: &Arc<Architecture>, vocabulary: &Arc<Vocabulary>) -> Result<Box<dyn Generating>> {
+        let Self { canvas, options } = self;
+        options.check_canvas(architecture, &canvas)?;
+        let (a, v) = (architecture.clone(), vocabulary.clone());
+        Ok(if architecture.is_diffusion() {
+            Box::new(Decoding::new(a, v, options, canvas))
+        } else {
+            Box::new(Writing::new(a, v, options, canvas))
+        })
+    }
 }
 
 /// Fills `options.max_tokens` holes after `prompt`.
 ///
-/// `watch` is called after every step and may end the generation. With the defaults this is LLaDA's
-/// reference sampler, token for token; passes over blocks that are already full are not run.
+/// `watch` is called after every step and may end the generation. With the defaults a diffusion model is decoded
+/// by LLaDA's reference sampler, token for token; passes over blocks that are already full are not run.
 ///
 /// # Errors
-/// [`Error::Request`](crate::Error::Request) before anything is computed;
-/// [`Error::Backend`](crate::Error::Backend) after. The backend's stores are released either way.
+/// [`Error::Request`] before anything is computed; [`Error::Backend`] after. The backend's stores are released
+/// either way.
 pub async fn generate(
     backend: &mut dyn Backend,
-    architecture: &Architecture,
-    vocabulary: &Vocabulary,
+    architecture: &Arc<Architecture>,
+    vocabulary: &Arc<Vocabulary>,
     prompt: &[u32],
     options: &DecodeOptions,
     watch: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
@@ -47,97 +70,54 @@ pub async fn generate(
 /// As [`generate`].
 pub async fn fill(
     backend: &mut dyn Backend,
-    architecture: &Architecture,
-    vocabulary: &Vocabulary,
+    architecture: &Arc<Architecture>,
+    vocabulary: &Arc<Vocabulary>,
     canvas: Canvas,
     options: &DecodeOptions,
     watch: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
 ) -> Result<Generation> {
-    let request = Request { canvas, options };
+    let request = Request { canvas, options: options.clone() };
     let watch = &mut |_: usize, report: &StepReport| watch(report);
     let mut done = fill_all(backend, architecture, vocabulary, vec![request], watch).await?;
-    Ok(done.remove(0))
+    done.pop().unwrap_or_else(|| Err(Error::Request("no request".to_owned())))
 }
 
 /// Fills several canvases, of any lengths and options, with the rows of all of them in each pass. A
-/// canvas gets the tokens that it would get alone.
+/// canvas gets the tokens that it would get alone; one that cannot be served fails alone.
 ///
 /// `watch` is told the index of the request and may end each by itself.
 ///
 /// # Errors
-/// As [`generate`]; one request that cannot be run refuses them all.
+/// [`Error::Backend`] where the device failed.
 pub async fn fill_all(
     backend: &mut dyn Backend,
-    architecture: &Architecture,
-    vocabulary: &Vocabulary,
-    requests: Vec<Request<'_>>,
+    architecture: &Arc<Architecture>,
+    vocabulary: &Arc<Vocabulary>,
+    requests: Vec<Request>,
     watch: &mut dyn FnMut(usize, &StepReport) -> ControlFlow<()>,
-) -> Result<Vec<Generation>> {
-    for request in &requests {
-        request.options.check_canvas(architecture, &request.canvas)?;
-    }
-    let mut stores = Vec::new();
-    let result = run(backend, architecture, vocabulary, requests, &mut stores, watch).await;
-    for store in stores {
-        backend.release_store(store);
-    }
-    result
-}
-
-/// As [`fill_all`]; the stores that were made are left in `made`, whatever happens.
-async fn run(
-    backend: &mut dyn Backend,
-    architecture: &Architecture,
-    vocabulary: &Vocabulary,
-    requests: Vec<Request<'_>>,
-    made: &mut Vec<StoreId>,
-    watch: &mut dyn FnMut(usize, &StepReport) -> ControlFlow<()>,
-) -> Result<Vec<Generation>> {
-    let mut running = Vec::with_capacity(requests.len());
-    for Request { canvas, options } in requests {
-        let twins = if options.cfg_scale > 0.0 { 2 } else { 1 };
-        let first = made.len();
-        for _ in 0..twins {
-            made.push(backend.create_store(canvas.len() as u32)?);
-        }
-        running.push(Decoding::new(architecture, vocabulary, options, canvas, made[first..].to_vec()));
-    }
-    loop {
-        let mut joint = Work::default();
-        let mut shares = Vec::new();
-        for (index, decoding) in running.iter_mut().enumerate() {
-            if let Some(work) = decoding.next_pass() {
-                shares.push((index, work.select.len()));
-                join(&mut joint, work);
+) -> Result<Vec<Result<Generation>>> {
+    let mut scheduler = Scheduler::default();
+    let mut done: Vec<Option<Result<Generation>>> = Vec::with_capacity(requests.len());
+    let mut tickets: HashMap<Ticket, usize> = HashMap::new();
+    for (index, request) in requests.into_iter().enumerate() {
+        match request.begin(architecture, vocabulary) {
+            Ok(generating) => {
+                tickets.insert(scheduler.admit(generating), index);
+                done.push(None);
             }
+            Err(problem) => done.push(Some(Err(problem))),
         }
-        if shares.is_empty() {
-            return Ok(running.into_iter().map(Decoding::finish).collect());
-        }
-        let pass = Pass { rows: &joint.rows, select: &joint.select, suppressed: &[vocabulary.suppressed.clone()] };
-        let answers = backend.forward(&pass).await?;
-        let candidates: Vec<_> = answers.iter().filter_map(Answer::candidate).collect();
-        let mut rest: &[Candidate] = &candidates;
-        for (index, share) in shares {
-            let (own, others) = rest.split_at(share.min(rest.len()));
-            rest = others;
-            if watch(index, &running[index].absorb(own)).is_break() {
-                running[index].abort();
+    }
+    let watch = &mut |ticket: Ticket, report: &StepReport| {
+        tickets.get(&ticket).map_or(ControlFlow::Continue(()), |index| watch(*index, report))
+    };
+    while !scheduler.is_empty() {
+        for (ticket, outcome) in scheduler.step(backend, watch).await? {
+            if let Some(slot) = tickets.get(&ticket).and_then(|index| done.get_mut(*index)) {
+                *slot = Some(outcome);
             }
         }
     }
-}
-
-/// Appends one generation's rows to a pass.
-fn join(joint: &mut Work, work: Work) {
-    let first = joint.rows.len() as u32;
-    joint.rows.extend(work.rows);
-    joint.select.extend(work.select.into_iter().map(|mut select| {
-        select.row += first;
-        select.guide = select.guide.map(|mut guide| {
-            guide.row += first;
-            guide
-        });
-        select
-    }));
+    let lost = || Err(Error::Request("the request was lost".to_owned()));
+    Ok(done.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect())
 }

@@ -4,14 +4,16 @@
 use std::ops::Range;
 
 use crate::architecture::Architecture;
-use crate::backend::{Backend, Pass, Row, Select, StoreId, logits};
+use crate::backend::{Backend, Row, Select, StoreId};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, step_key, threefry};
+use crate::scheduler::logits;
 
+use super::generating::Work;
 use super::options::Vocabulary;
 
-/// Mean negative log-likelihood a token, in nats, of `answer` after `prompt`: an upper bound on the
-/// model's own. Each of `samples` passes masks a number of the answer's tokens, spread evenly over 1 to
+/// Mean negative log-likelihood a token, in nats, of `answer` after `prompt`: exact for an autoregressive model, an
+/// upper bound on a diffusion model's own. For the latter each of `samples` passes masks a number of the answer's tokens, spread evenly over 1 to
 /// all of them, at positions drawn from `seed`; the same seed and length give the same masks, so that
 /// texts can be compared.
 ///
@@ -35,6 +37,9 @@ pub async fn answer_nll(
             architecture.max_positions
         )));
     }
+    if !architecture.is_diffusion() {
+        return written_nll(backend, architecture, vocabulary, prompt, answer).await;
+    }
     // Samples share passes: rows that do not see each other cost less together.
     let together = (ROWS_TOGETHER / length).clamp(1, samples as usize);
     let stores = StoreSet::new(backend, together, length)?;
@@ -57,6 +62,35 @@ pub async fn answer_nll(
 
 /// Rows of a pass that samples share, where there is more than one to share it.
 const ROWS_TOGETHER: usize = 512;
+
+/// As [`answer_nll`], of an autoregressive model: all rows at once, each judging the token behind it.
+async fn written_nll(
+    backend: &mut dyn Backend,
+    architecture: &Architecture,
+    vocabulary: &Vocabulary,
+    prompt: &[u32],
+    answer: &[u32],
+) -> Result<f64> {
+    let text: Vec<_> = prompt.iter().chain(answer).copied().collect();
+    // Nothing predicts a text's very first token.
+    let asked = prompt.len().max(1)..text.len();
+    if asked.is_empty() {
+        return Err(Error::Request("the likelihood of a single token without a prompt".to_owned()));
+    }
+    let stores = StoreSet::new(backend, 1, text.len())?;
+    let row = |position: usize| Row::of_canvas(architecture, stores.0[0], position, text[position], text.len());
+    let work = Work {
+        rows: (0..text.len()).map(row).collect(),
+        select: asked.clone().map(|position| Select::logits(position - 1, position)).collect(),
+        suppressed: Vec::new(),
+    };
+    let logits = logits(backend, &work).await;
+    stores.release(backend);
+    let logits = logits?;
+    let rows = asked.clone().zip(logits.chunks(backend.head_rows()));
+    let sum: f64 = rows.map(|(position, row)| -log_probability(row, text[position], vocabulary)).sum();
+    Ok(sum / asked.len() as f64)
+}
 
 /// Stores of the samples of a pass.
 struct StoreSet(Vec<StoreId>);
@@ -107,13 +141,15 @@ impl Judge<'_> {
                 Some(i) if masked.binary_search(&i).is_ok() => self.vocabulary.hole(),
                 Some(i) => self.answer[i],
             };
-            select.extend(masked.iter().map(|i| Select::logits(rows.len() + self.prompt.len() + i, self.prompt.len() + i)));
+            select.extend(
+                masked.iter().map(|i| Select::logits(rows.len() + self.prompt.len() + i, self.prompt.len() + i)),
+            );
             let row = |position| Row::of_canvas(self.architecture, *store, position, token(position), length);
             rows.extend((0..length).map(row));
             masks.push(masked);
         }
-        let pass = Pass { rows: &rows, select: &select, suppressed: &[] };
-        let logits = logits(backend, &pass).await?;
+        let work = Work { rows, select, suppressed: Vec::new() };
+        let logits = logits(backend, &work).await?;
         let mut logits = logits.chunks(backend.head_rows());
         let mut sum = 0.0;
         for masked in &masks {

@@ -256,7 +256,6 @@ impl Mor {
 mod tests {
     use super::*;
     use crate::canvas::Canvas;
-    use crate::decode::{AcceptanceStats, FinishReason};
 
     fn candidate(probability: f32) -> Candidate {
         Candidate { token: 1, probability, entropy: 1.0, margin: 0.25 }
@@ -328,17 +327,12 @@ mod tests {
         assert_eq!(narrow(&mut mor, &canvas, 3), all, "the next cycle");
 
         let done = Generation {
-            canvas,
-            prompt_tokens: 1,
-            finish: FinishReason::Length,
             forward_passes: 2,
             rows_computed: 8,
             rows_selected: 7,
             rows_of_full_compute: 10,
             depth: vec![0, 1, 2, 2, 2],
-            acceptance: AcceptanceStats::default(),
-            mor: None,
-            notes: Vec::new(),
+            ..Generation::new(canvas, 1, Vec::new())
         };
         let (stats, log) = mor.stats(&done, 2);
         assert_eq!(log, None);

@@ -7,9 +7,10 @@ use serde::Serialize;
 use super::accept::{Acceptance, Order};
 use super::cache::Cache;
 use super::mor::MorConfig;
+use super::sampling::Sampling;
 use crate::architecture::Architecture;
 use crate::backend::TokenSet;
-use crate::canvas::Canvas;
+use crate::canvas::{Canvas, Cell};
 use crate::error::{Error, Result};
 
 /// Settings of one generation.
@@ -23,10 +24,12 @@ pub struct DecodeOptions {
     pub block_length: usize,
     /// What a step commits.
     pub acceptance: Acceptance,
-    /// 0 takes the likeliest token; above, Gumbel noise times this is added to the logits.
-    pub temperature: f32,
-    /// Seed of every random choice.
-    pub seed: u64,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Ids that end the answer beside the model's own.
+    pub stop_ids: Vec<u32>,
+    /// Write on behind the model's own end of a text.
+    pub ignore_eos: bool,
     /// Classifier-free guidance strength; 0 is off. Doubles the rows of every pass.
     pub cfg_scale: f32,
     /// What a pass reuses from the passes before it.
@@ -96,8 +99,9 @@ impl Default for DecodeOptions {
             steps: 128,
             block_length: 128,
             acceptance: Acceptance::Quota(Order::LowConfidence),
-            temperature: 0.0,
-            seed: 0,
+            sampling: Sampling::default(),
+            stop_ids: Vec::new(),
+            ignore_eos: false,
             cfg_scale: 0.0,
             cache: Cache::None,
             mor: None,
@@ -134,6 +138,10 @@ impl DecodeOptions {
                 self.max_tokens
             ));
         }
+        if prompt.is_empty() && !architecture.is_diffusion() {
+            return refuse("the prompt is empty: an autoregressive model needs a token to go on from".to_owned());
+        }
+        self.sampling.check(architecture.embedding_rows)?;
         self.check_settings()
     }
 
@@ -153,7 +161,23 @@ impl DecodeOptions {
                 architecture.max_positions
             ));
         }
+        let behind = |c: &&Cell| **c == Cell::Given;
+        let holes_end = canvas.cells().iter().rev().take_while(|c| !behind(c)).count();
+        if !architecture.is_diffusion() && (canvas.is_hole(0) || holes_end < canvas.holes()) {
+            return refuse(format!(
+                "{} is autoregressive: it continues a text and cannot fill holes before what is given",
+                architecture.name
+            ));
+        }
+        self.sampling.check(architecture.embedding_rows)?;
         self.check_settings()
+    }
+
+    /// Ids that end an answer of a model with this vocabulary.
+    #[must_use]
+    pub fn ends(&self, vocabulary: &Vocabulary) -> Vec<u32> {
+        let own = if self.ignore_eos { &[][..] } else { &vocabulary.stop };
+        own.iter().chain(&self.stop_ids).copied().collect()
     }
 
     /// Whether the settings make sense together, whatever the model.
@@ -163,9 +187,6 @@ impl DecodeOptions {
     pub fn check_settings(&self) -> Result<()> {
         if self.block_length == 0 || self.steps == 0 {
             return refuse("block length and steps must be at least 1".to_owned());
-        }
-        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            return refuse(format!("temperature {} must be 0 or more", self.temperature));
         }
         if !(self.cfg_scale.is_finite() && self.cfg_scale >= 0.0) {
             return refuse(format!("cfg scale {} must be 0 or more", self.cfg_scale));

@@ -1,11 +1,13 @@
 //! What a generation says of itself: step by step, and when it is done.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde::Serialize;
 
 use super::accept::Scored;
 use super::mor::MorStats;
+use super::sampling::Logprobs;
 use crate::canvas::Canvas;
 
 /// What a step did, for watchers.
@@ -52,6 +54,8 @@ pub struct Generation {
     pub canvas: Canvas,
     /// Positions before the first that was not given: the prompt, before the answer.
     pub prompt_tokens: usize,
+    /// Ids that end the answer.
+    pub ends: Vec<u32>,
     /// Why it ended.
     pub finish: FinishReason,
     /// Forward passes run, those before a cut included.
@@ -68,6 +72,8 @@ pub struct Generation {
     pub acceptance: AcceptanceStats,
     /// What adaptive depth did, where it was on.
     pub mor: Option<MorStats>,
+    /// Log-probabilities by position, of each token when it was committed, where they were asked for.
+    pub logprobs: BTreeMap<usize, Logprobs>,
     /// Adjustments made to the request, in sentences.
     pub notes: Vec<String>,
 }
@@ -90,12 +96,32 @@ pub struct AcceptanceStats {
 }
 
 impl Generation {
-    /// The answer's ids up to the first stop id or undecided position.
+    /// A generation of which nothing has been computed, on a canvas with `prompt_tokens` given at its start.
     #[must_use]
-    pub fn completion(&self, stop: &[u32]) -> &[u32] {
+    pub fn new(canvas: Canvas, prompt_tokens: usize, ends: Vec<u32>) -> Self {
+        Self {
+            ends,
+            depth: vec![0; canvas.len()],
+            canvas,
+            prompt_tokens,
+            finish: FinishReason::Length,
+            forward_passes: 0,
+            rows_computed: 0,
+            rows_selected: 0,
+            rows_of_full_compute: 0,
+            acceptance: AcceptanceStats::default(),
+            mor: None,
+            logprobs: BTreeMap::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// The answer's ids up to the first that ends it, or the first undecided position.
+    #[must_use]
+    pub fn completion(&self) -> &[u32] {
         let answer = &self.canvas.tokens()[self.prompt_tokens..];
         let end = (0..answer.len())
-            .find(|i| stop.contains(&answer[*i]) || self.canvas.is_hole(self.prompt_tokens + i))
+            .find(|i| self.ends.contains(&answer[*i]) || self.canvas.is_hole(self.prompt_tokens + i))
             .unwrap_or(answer.len());
         &answer[..end]
     }

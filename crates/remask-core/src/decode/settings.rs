@@ -1,6 +1,7 @@
 //! Settings as users give them: a preset, and what they want otherwise. The same names on the command
 //! line, in a request's JSON and in the browser.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -8,8 +9,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::accept::{Acceptance, Order};
 use super::cache::Cache;
+use super::defaults::Defaults;
 use super::mor::MorConfig;
 use super::options::{AdaptiveSteps, DecodeOptions, Revision};
+use super::sampling::Sampling;
+use crate::architecture::Architecture;
+use crate::error::Error;
 
 /// How far quality goes before speed. What each is made of was read off the frontier that `remask eval`
 /// measures; see benches/results.
@@ -72,10 +77,30 @@ pub struct DecodeSettings {
     /// The acceptance rule, as text: `threshold:0.9`.
     #[serde(deserialize_with = "from_text")]
     pub accept: Option<Acceptance>,
-    /// See [`DecodeOptions::temperature`].
+    /// See [`Sampling::temperature`].
     pub temperature: Option<f32>,
-    /// See [`DecodeOptions::seed`].
+    /// See [`Sampling::top_k`].
+    pub top_k: Option<usize>,
+    /// See [`Sampling::top_p`].
+    pub top_p: Option<f32>,
+    /// See [`Sampling::min_p`].
+    pub min_p: Option<f32>,
+    /// See [`Sampling::repetition_penalty`].
+    pub repetition_penalty: Option<f32>,
+    /// See [`Sampling::presence_penalty`].
+    pub presence_penalty: Option<f32>,
+    /// See [`Sampling::frequency_penalty`].
+    pub frequency_penalty: Option<f32>,
+    /// See [`Sampling::logit_bias`]: ids and what is added to their logits.
+    pub logit_bias: BTreeMap<u32, f32>,
+    /// See [`Sampling::logprobs`].
+    pub logprobs: Option<usize>,
+    /// See [`Sampling::seed`].
     pub seed: Option<u64>,
+    /// See [`DecodeOptions::stop_ids`].
+    pub stop_ids: Vec<u32>,
+    /// See [`DecodeOptions::ignore_eos`].
+    pub ignore_eos: bool,
     /// See [`DecodeOptions::cfg_scale`].
     pub cfg_scale: Option<f32>,
     /// The cache, as text: `delayed:8`.
@@ -106,16 +131,64 @@ pub enum MorSetting {
 }
 
 impl DecodeSettings {
-    /// The options that these settings ask for. They are not checked; decoding does.
+    /// Whether these settings mean something to a model of `architecture`: an autoregressive one has no steps,
+    /// blocks, caches or depths to choose.
+    ///
+    /// # Errors
+    /// [`Error::Request`] with the first setting that does not.
+    pub fn check_for(&self, architecture: &Architecture) -> Result<(), Error> {
+        if architecture.is_diffusion() {
+            return Ok(());
+        }
+        let given = [
+            ("steps", self.steps.is_some()),
+            ("block length", self.block_length.is_some()),
+            ("accept", self.accept.is_some()),
+            ("cfg scale", self.cfg_scale.is_some_and(|s| s != 0.0)),
+            ("cache", self.cache.is_some()),
+            ("mor", self.mor.is_some_and(|mor| mor != MorSetting::Switch(false))),
+            ("adaptive steps", self.adaptive_steps.is_some()),
+            ("revise", self.revise.is_some()),
+            ("early stop", self.early_stop.is_some()),
+            ("free tail", self.free_tail.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((name, _)) => Err(Error::Request(format!(
+                "{name} is a setting of diffusion models; {} writes token after token, leave it out",
+                architecture.name
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The options that these settings ask for, over the `defaults` of a model. They are not checked; decoding
+    /// does.
     #[must_use]
-    pub fn resolve(&self) -> DecodeOptions {
+    pub fn resolve(&self, defaults: &Defaults) -> DecodeOptions {
         let base = self.preset.options(self.max_tokens.unwrap_or(64));
+        let usual = Sampling::default();
+        let sampling = Sampling {
+            temperature: self.temperature.or(defaults.temperature).unwrap_or(usual.temperature),
+            top_k: self.top_k.or(defaults.top_k).unwrap_or(usual.top_k),
+            top_p: self.top_p.or(defaults.top_p).unwrap_or(usual.top_p),
+            min_p: self.min_p.or(defaults.min_p).unwrap_or(usual.min_p),
+            repetition_penalty: self
+                .repetition_penalty
+                .or(defaults.repetition_penalty)
+                .unwrap_or(usual.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(usual.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(usual.frequency_penalty),
+            logit_bias: self.logit_bias.iter().map(|(id, bias)| (*id, *bias)).collect(),
+            logprobs: self.logprobs,
+            seed: self.seed.unwrap_or(usual.seed),
+        };
         DecodeOptions {
+            sampling,
+            stop_ids: self.stop_ids.clone(),
+            ignore_eos: self.ignore_eos,
             steps: self.steps.unwrap_or(base.steps),
             block_length: self.block_length.unwrap_or(base.block_length),
             acceptance: self.accept.unwrap_or(base.acceptance),
-            temperature: self.temperature.unwrap_or(base.temperature),
-            seed: self.seed.unwrap_or(base.seed),
             cfg_scale: self.cfg_scale.unwrap_or(base.cfg_scale),
             cache: self.cache.unwrap_or(base.cache),
             mor: match self.mor {
@@ -147,7 +220,7 @@ mod tests {
     use super::*;
 
     fn resolve(json: &str) -> DecodeOptions {
-        serde_json::from_str::<DecodeSettings>(json).unwrap().resolve()
+        serde_json::from_str::<DecodeSettings>(json).unwrap().resolve(&Defaults::default())
     }
 
     #[test]
@@ -161,7 +234,12 @@ mod tests {
         );
         assert_eq!((own.acceptance, own.mor, own.steps), (Acceptance::EntropyBound(0.2), None, 7));
         assert_eq!((own.cache, own.early_stop, own.free_tail), (Cache::Delayed { refresh: 4 }, false, true));
-        assert!(own.adaptive_steps.is_some() && own.revision.is_some() && own.temperature == 0.5 && own.seed == 3);
+        assert!(
+            own.adaptive_steps.is_some()
+                && own.revision.is_some()
+                && own.sampling.temperature == 0.5
+                && own.sampling.seed == 3
+        );
         let mor = resolve(r#"{"mor": {"max_recursions": 6, "strategy": "entropy"}}"#).mor.unwrap();
         assert_eq!((mor.max_recursions, mor.min_recursions), (6, 1));
     }

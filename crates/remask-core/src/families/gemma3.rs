@@ -2,9 +2,7 @@
 //! and after both parts of a block, norms over query and key heads, scaled embeddings, GeGLU.
 
 use super::{Family, Keys, llama, rotary};
-use crate::architecture::{
-    Activation, Architecture, Attention, BlockSpec, FeedForward, Norm, NormKind, Visibility,
-};
+use crate::architecture::{Activation, Architecture, Attention, BlockSpec, FeedForward, Norm, NormKind, Visibility};
 use crate::error::{Error, Result};
 use crate::tensors::{self, BlockRole, Role, Stored, TensorSpec};
 

@@ -2,9 +2,7 @@
 //! keys and values in one tensor, a tied head.
 
 use super::{Family, Keys};
-use crate::architecture::{
-    Activation, Architecture, Attention, BlockSpec, FeedForward, Norm, NormKind, Visibility,
-};
+use crate::architecture::{Activation, Architecture, Attention, BlockSpec, FeedForward, Norm, NormKind, Visibility};
 use crate::error::{Error, Result};
 use crate::tensors::{self, BlockRole, Role, Stored, TensorSpec};
 

@@ -2,9 +2,7 @@
 //! and values) and Qwen3 (norms over each query and key head).
 
 use super::{Family, Keys, rotary};
-use crate::architecture::{
-    Activation, Architecture, Attention, BlockSpec, FeedForward, Norm, NormKind, Visibility,
-};
+use crate::architecture::{Activation, Architecture, Attention, BlockSpec, FeedForward, Norm, NormKind, Visibility};
 use crate::error::Result;
 use crate::tensors::{self, BlockRole, Role, Stored, TensorSpec};
 

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use remask_core::decode::Sampling;
 use remask_core::{Acceptance, AdaptiveSteps, DecodeOptions, Order, Revision, Trial};
 
 use super::fake::*;
@@ -13,13 +14,13 @@ fn a_short_answer_in_a_long_canvas_costs_little() {
     let stops_early = |seed: &u32| {
         let mut backend = Fake { steady: true, ..Fake::new(*seed) };
         let full = run(&mut backend, &[1, 2], &options, &mut go_on).unwrap();
-        (2..6).contains(&full.completion(&[STOP]).len())
+        (2..6).contains(&full.completion().len())
     };
     let seed = (0..500).find(stops_early).unwrap();
     let cost = |options: &DecodeOptions| {
         let mut backend = Fake { steady: true, ..Fake::new(seed) };
         let done = run(&mut backend, &[1, 2], options, &mut go_on).unwrap();
-        (done.completion(&[STOP]).to_vec(), done.rows_computed, done.finish)
+        (done.completion().to_vec(), done.rows_computed, done.finish)
     };
     let full = cost(&options);
     let stopped = cost(&DecodeOptions { early_stop: true, ..options.clone() });
@@ -48,8 +49,13 @@ fn verification_decides_the_doubtful_again() {
 fn another_seed_gives_another_answer_where_chance_has_a_say() {
     let answer = |temperature: f32, order: Order, seed: u64| {
         let acceptance = Acceptance::Quota(order);
-        let options =
-            DecodeOptions { max_tokens: 24, steps: 8, acceptance, temperature, seed, ..DecodeOptions::default() };
+        let options = DecodeOptions {
+            max_tokens: 24,
+            steps: 8,
+            acceptance,
+            sampling: Sampling { temperature, seed, ..Sampling::default() },
+            ..DecodeOptions::default()
+        };
         run(&mut Fake::new(1), &[5], &options, &mut go_on).unwrap().canvas
     };
     assert_eq!(answer(0.0, Order::LowConfidence, 1), answer(0.0, Order::LowConfidence, 2));
@@ -77,8 +83,16 @@ fn requests_that_cannot_be_run_are_refused_before_anything_is_made() {
         (&[1], DecodeOptions { max_tokens: usize::MAX, ..good.clone() }, "exceed the model's 64 positions"),
         (&long, good.clone(), "57 tokens and 8 to fill in exceed the model's 64 positions"),
         (&[1, 40], good.clone(), "prompt id 40 is outside the model's 40 embeddings"),
-        (&[1], DecodeOptions { temperature: -0.5, ..good.clone() }, "temperature -0.5"),
-        (&[1], DecodeOptions { temperature: f32::NAN, ..good.clone() }, "temperature NaN"),
+        (
+            &[1],
+            DecodeOptions { sampling: Sampling { temperature: -0.5, ..Sampling::default() }, ..good.clone() },
+            "temperature -0.5",
+        ),
+        (
+            &[1],
+            DecodeOptions { sampling: Sampling { temperature: f32::NAN, ..Sampling::default() }, ..good.clone() },
+            "temperature NaN",
+        ),
         (&[1], DecodeOptions { cfg_scale: f32::INFINITY, ..good.clone() }, "cfg scale inf"),
         (&[1], DecodeOptions { acceptance: Acceptance::Threshold(1.5), ..good.clone() }, "threshold 1.5"),
         (&[1], DecodeOptions { acceptance: Acceptance::Threshold(f32::NAN), ..good.clone() }, "threshold NaN"),

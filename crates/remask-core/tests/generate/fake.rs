@@ -2,29 +2,30 @@
 
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use remask_core::backend::BackendInfo;
-use remask_core::decode::Strategy as Difficulty;
+use remask_core::decode::{Sampling, Strategy as Difficulty};
 use remask_core::families::parse_config;
 use remask_core::random::{Key, threefry, unit};
 use remask_core::{
-    Acceptance, AdaptiveSteps, Architecture, Backend, BackendError, BackendFuture, Cache, Candidate, Canvas, Cell,
-    DecodeOptions, Error, Generation, MorConfig, Order, Pass, Revision, Select, StepReport, StoreId, Vocabulary,
-    generate,
+    Acceptance, AdaptiveSteps, Answer, Architecture, Backend, BackendError, BackendFuture, Cache, Candidate, Canvas,
+    Cell, DecodeOptions, Error, Generation, MorConfig, Order, Pass, Revision, Select, StepReport, StoreId, Vocabulary,
+    Want, generate,
 };
 
 pub const HEAD: u32 = 40;
 pub const MASK: u32 = 39;
 pub const STOP: u32 = 38;
 
-pub fn architecture() -> Architecture {
+pub fn architecture() -> Arc<Architecture> {
     let config = format!(
         "{{\"architectures\": [\"LLaDAModelLM\"], \"d_model\": 8, \"n_heads\": 1, \"n_layers\": 1, \
          \"mlp_hidden_size\": 8, \"vocab_size\": {HEAD}, \"max_sequence_length\": 64, \"rope_theta\": 1e4, \
          \"rms_norm_eps\": 1e-5, \"weight_tying\": true, \"mask_token_id\": {MASK}, \"eos_token_id\": {STOP}}}"
     );
-    parse_config("config.json", &config).unwrap().1
+    parse_config("config.json", &config).unwrap().1.into()
 }
 
 /// Answers from a hash of `seed`, the canvas position and what the select asks for; counts what it saw.
@@ -56,9 +57,11 @@ impl Fake {
     fn candidate(&self, pass: &Pass, select: &Select) -> Candidate {
         let row = pass.rows[select.row as usize];
         let passes = if self.steady { 0 } else { self.passes };
-        let key = if select.temperature > 0.0 { select.key } else { Key([self.seed, passes]) };
+        let Want::Candidate { temperature, key, suppressed } = select.want else { panic!("the fake has no logits") };
+        let key = if temperature > 0.0 { key } else { Key([self.seed, passes]) };
         let bits = threefry(key, [row.position, self.seed]);
-        let token = (0..HEAD).map(|i| (bits[0] % HEAD + i) % HEAD).find(|id| !pass.suppressed.contains(*id)).unwrap();
+        let suppressed = &pass.suppressed[suppressed as usize];
+        let token = (0..HEAD).map(|i| (bits[0] % HEAD + i) % HEAD).find(|id| !suppressed.contains(*id)).unwrap();
         // Few different probabilities, so that ties occur.
         let probability = (unit([bits[1], bits[0]]) * 8.0).ceil() / 8.0;
         Candidate { token, probability, entropy: 1.0 - probability, margin: probability / 2.0 }
@@ -88,7 +91,7 @@ impl Backend for Fake {
         assert!(self.stores.remove(&store), "{store:?} was released twice");
     }
 
-    fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Candidate>> {
+    fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Answer>> {
         for row in pass.rows {
             assert!(self.stores.contains(&row.store) && row.keys.start < row.keys.end && row.token < HEAD);
         }
@@ -102,16 +105,12 @@ impl Backend for Fake {
         if self.fails_after.is_some_and(|passes| self.passes >= passes) {
             return Box::pin(async { Err(BackendError::DeviceLost("as told".into())) });
         }
-        let candidates = pass.select.iter().map(|s| self.candidate(pass, s)).collect();
+        let answers = pass.select.iter().map(|s| Answer::Candidate(self.candidate(pass, s))).collect();
         self.passes += 1;
         self.rows += pass.rows.len() as u64;
         self.selected += pass.select.len() as u64;
         self.last = pass.rows.iter().map(|r| (r.store.0, r.token)).collect();
-        Box::pin(async { Ok(candidates) })
-    }
-
-    fn logits<'a>(&'a mut self, _: &'a Pass<'a>) -> BackendFuture<'a, Vec<f32>> {
-        Box::pin(async { Err(BackendError::InvalidPass("the fake has no logits".into())) })
+        Box::pin(async { Ok(answers) })
     }
 }
 
@@ -123,7 +122,7 @@ pub fn run(
     watch: &mut dyn FnMut(&StepReport) -> ControlFlow<()>,
 ) -> Result<Generation, Error> {
     let architecture = architecture();
-    let vocabulary = Vocabulary::of(&architecture).unwrap();
+    let vocabulary = Arc::new(Vocabulary::of(&architecture));
     pollster::block_on(generate(backend, &architecture, &vocabulary, prompt, options, watch))
 }
 
@@ -193,8 +192,9 @@ pub fn options() -> impl Strategy<Value = DecodeOptions> {
                 steps,
                 block_length,
                 acceptance,
-                temperature,
-                seed,
+                sampling: Sampling { temperature, seed, ..Sampling::default() },
+                stop_ids: Vec::new(),
+                ignore_eos: false,
                 cfg_scale,
                 cache,
                 mor,

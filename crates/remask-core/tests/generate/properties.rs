@@ -52,7 +52,7 @@ proptest! {
         prop_assert_eq!(done.finish, if stop.is_some() { FinishReason::Stop } else { FinishReason::Length });
         prop_assert!(!holes(done.canvas.cells(), 0..prompt.len() + stop.unwrap_or(answer.len())));
         prop_assert!(options.early_stop || done.canvas.holes() == 0);
-        prop_assert_eq!(done.completion(&[STOP]), &answer[..stop.unwrap_or(answer.len())]);
+        prop_assert_eq!(done.completion(), &answer[..stop.unwrap_or(answer.len())]);
     }
 
     #[test]
@@ -89,7 +89,7 @@ proptest! {
         prop_assert_eq!(done.finish == FinishReason::Aborted, backend.passes == last + 1);
         prop_assert!(backend.passes <= last + 1 && backend.stores.is_empty());
         // What is decided by then can still be read.
-        let completion = done.completion(&[STOP]);
+        let completion = done.completion();
         prop_assert!(!holes(done.canvas.cells(), 2..2 + completion.len()));
     }
 }

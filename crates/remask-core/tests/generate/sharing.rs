@@ -1,6 +1,7 @@
 //! Requests that share passes, blanks in given text, generations that were cut off.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use remask_core::{
@@ -16,11 +17,11 @@ proptest! {
         seed: u32, requests in proptest::collection::vec((prompt(), options()), 1..5),
     ) {
         let architecture = architecture();
-        let vocabulary = Vocabulary::of(&architecture).unwrap();
+        let vocabulary = Arc::new(Vocabulary::of(&architecture));
         let backend = || Fake { steady: true, edits: true, ..Fake::new(seed) };
         let canvas = |prompt: &[u32], options: &DecodeOptions| Canvas::new(prompt, options.max_tokens, MASK);
         let together: Vec<_> =
-            requests.iter().map(|(p, options)| Request { canvas: canvas(p, options), options }).collect();
+            requests.iter().map(|(p, options)| Request { canvas: canvas(p, options), options: options.clone() }).collect();
         let mut steps = vec![0; requests.len()];
         let mut shared = backend();
         let done = pollster::block_on(fill_all(&mut shared, &architecture, &vocabulary, together, &mut |i, report| {
@@ -29,6 +30,7 @@ proptest! {
             ControlFlow::Continue(())
         }))
         .unwrap();
+        let done: Vec<_> = done.into_iter().map(Result::unwrap).collect();
         prop_assert_eq!(shared.passes, done.iter().map(|d| d.forward_passes).max().unwrap());
         prop_assert_eq!(shared.rows, done.iter().map(|d| d.rows_computed).sum::<u64>());
         prop_assert!(shared.stores.is_empty());
@@ -46,7 +48,7 @@ proptest! {
         seed: u32, tokens in proptest::collection::vec(0..HEAD, 1..50), chosen in any::<u64>(), options in options(),
     ) {
         let architecture = architecture();
-        let vocabulary = Vocabulary::of(&architecture).unwrap();
+        let vocabulary = Arc::new(Vocabulary::of(&architecture));
         let with_holes = |(p, token): (usize, &u32)| (chosen >> p & 1 == 0).then_some(*token);
         let canvas = Canvas::with_holes(&tokens.iter().enumerate().map(with_holes).collect::<Vec<_>>(), MASK);
         let mut auditor = Auditor::new(&canvas);
@@ -87,7 +89,7 @@ proptest! {
         let cut = run(&mut backend(), &prompt, &options, &mut stop).unwrap();
         if cut.canvas.holes() > 0 && cut.finish == FinishReason::Aborted && cut.canvas != whole.canvas {
             let architecture = architecture();
-            let vocabulary = Vocabulary::of(&architecture).unwrap();
+            let vocabulary = Arc::new(Vocabulary::of(&architecture));
             let mut backend = backend();
             let watch = &mut go_on;
             let run = fill(&mut backend, &architecture, &vocabulary, cut.canvas, &options, watch);

@@ -1,16 +1,21 @@
 //! `remask bench`: how long passes and generations take on this machine's devices.
 
+mod lengths;
+
 use std::io::{Write, stdout};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use remask_core::backend::BackendInfo;
 use remask_core::checkpoint::WeightFormat;
 use remask_core::decode::Vocabulary;
+use remask_core::scheduler::{forward, logits};
 use remask_core::{Architecture, Backend, Cache, DecodeOptions, MorConfig, Trial, generate};
 use remask_wgpu::WgpuBackend;
 use serde::Serialize;
 
+use self::lengths::LengthArgs;
 use crate::backend::BackendName;
 use crate::model_args::DeviceArgs;
 use crate::report::table;
@@ -50,6 +55,8 @@ pub struct Args {
     /// Print JSON in place of Markdown
     #[arg(long)]
     json: bool,
+    #[command(flatten, next_help_heading = "Output lengths")]
+    lengths: LengthArgs,
 }
 
 impl Args {
@@ -103,6 +110,9 @@ struct GenerationTimes {
 
 pub fn run(args: &Args) -> Outcome {
     let subject = Subject::open(&args.subject, args.layers)?;
+    if !args.lengths.lengths.is_empty() {
+        return lengths::run(&args.lengths, subject, &args.device, args.json);
+    }
     if args.kernels {
         return all_kernels(args, &subject);
     }
@@ -173,7 +183,7 @@ fn all_kernels(args: &Args, subject: &Subject) -> Outcome {
     for (count, context) in args.passes(a) {
         let trial = pollster::block_on(Trial::new(&mut backend, a.vocab_size as u32, count, context))?;
         // The first pass compiles kernels.
-        pollster::block_on(backend.forward(&trial.pass()))?;
+        pollster::block_on(forward(&mut backend, trial.work()))?;
         kernels(&mut backend, &trial, count)?;
         trial.end(&mut backend);
     }
@@ -185,7 +195,7 @@ fn some_logits(subject: &Subject, backend: &mut dyn Backend) -> Result<Vec<f32>,
     let a = &subject.architecture;
     let count = a.max_positions.min(33) as u32;
     let trial = pollster::block_on(Trial::new(backend, a.vocab_size as u32, count, count))?;
-    let logits = pollster::block_on(backend.logits(&trial.pass()));
+    let logits = pollster::block_on(logits(backend, &trial.logits()));
     trial.end(backend);
     Ok(logits?)
 }
@@ -253,8 +263,8 @@ fn generations() -> [(&'static str, DecodeOptions); 6] {
 fn generation(
     what: &'static str,
     options: &DecodeOptions,
-    a: &Architecture,
-    vocabulary: &Vocabulary,
+    a: &Arc<Architecture>,
+    vocabulary: &Arc<Vocabulary>,
     backend: &mut dyn Backend,
 ) -> Result<GenerationTimes, Failure> {
     let prompt: Vec<_> = (0..PROMPT).map(|i| (i * 7919 + 11) % a.vocab_size as u32).collect();
@@ -282,7 +292,7 @@ fn passes(args: &Args, a: &Architecture, backend: &mut dyn Backend, trial: &Tria
     let mut times = Vec::new();
     for _ in 0..=args.repeats.max(1) {
         let begun = Instant::now();
-        pollster::block_on(backend.forward(&trial.pass()))?;
+        pollster::block_on(forward(backend, trial.work()))?;
         times.push(ms(begun));
     }
     let first_ms = times.remove(0);
@@ -346,7 +356,7 @@ fn markdown(names: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
 
 /// Milliseconds of each kernel in one pass, the slowest first.
 fn kernels(backend: &mut WgpuBackend, trial: &Trial, count: u32) -> Outcome {
-    let spans = pollster::block_on(backend.profile(&trial.pass()))?;
+    let spans = pollster::block_on(backend.profile(&trial.work().pass()))?;
     let mut sums: Vec<(String, f64, u32)> = Vec::new();
     for (label, ns) in spans {
         match sums.iter_mut().find(|(l, ..)| *l == label) {

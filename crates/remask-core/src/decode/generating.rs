@@ -1,0 +1,59 @@
+//! A generation under way, whatever its kind: a diffusion model's [`Decoding`](super::Decoding) or an
+//! autoregressive model's [`Writing`](super::Writing). It never sees a device, so that any number of them can
+//! share passes.
+
+use std::sync::Arc;
+
+use super::report::{Generation, StepReport};
+use crate::backend::{Answer, Pass, Row, Select, StoreId, TokenSet};
+use crate::error::Result;
+
+/// The rows of the next pass of one generation. Indices in `select` count from the first of `rows` and of
+/// `suppressed`.
+#[derive(Debug, Clone, Default)]
+pub struct Work {
+    /// Rows to compute.
+    pub rows: Vec<Row>,
+    /// Rows that are asked about.
+    pub select: Vec<Select>,
+    /// The sets of ids that candidates name.
+    pub suppressed: Vec<Arc<TokenSet>>,
+}
+
+impl Work {
+    /// It as a backend takes it.
+    #[must_use]
+    pub fn pass(&self) -> Pass<'_> {
+        Pass { rows: &self.rows, select: &self.select, suppressed: &self.suppressed }
+    }
+}
+
+/// A generation under way, as a state machine: it says which rows the next pass computes and takes in what
+/// comes back.
+pub trait Generating {
+    /// Slots of each store that it needs.
+    fn stores(&self) -> Vec<u32>;
+
+    /// Gives it its stores, before the first pass.
+    fn begin(&mut self, stores: Vec<StoreId>);
+
+    /// The rows of the next pass, at most `most` of them where it can do with fewer; `None` when the generation
+    /// is over.
+    fn next_pass(&mut self, most: usize) -> Option<Work>;
+
+    /// Takes in the answers of the pass that [`next_pass`](Generating::next_pass) asked for, one a selected row,
+    /// and decides.
+    ///
+    /// # Errors
+    /// [`BackendError::NotFinite`](crate::BackendError::NotFinite) for logits that are not.
+    fn absorb(&mut self, answers: Vec<Answer>) -> Result<StepReport<'_>>;
+
+    /// Whether nothing is left to do.
+    fn is_over(&self) -> bool;
+
+    /// Ends the generation where it stands.
+    fn abort(&mut self);
+
+    /// The generation as it stands.
+    fn finish(self: Box<Self>) -> Generation;
+}

@@ -1,0 +1,164 @@
+//! Autoregressive generation: the prompt's rows in pieces, then a row a token. On the canvas every step decides
+//! the first hole; the hole at p is predicted by the row at p - 1, and keys and values are exact.
+
+use std::sync::Arc;
+
+use super::accept::Scored;
+use super::generating::{Generating, Work};
+use super::options::{DecodeOptions, Vocabulary};
+use super::report::{FinishReason, Generation, StepReport};
+use super::sampling::{Occurrences, choose};
+use crate::architecture::Architecture;
+use crate::backend::{Answer, BackendError, Row, Select, StoreId, Want};
+use crate::canvas::{Canvas, Cell};
+use crate::error::Result;
+use crate::random::{Key, Purpose, step_key};
+
+/// Rows of the prompt that one pass computes at most: long prompts let others' steps through between pieces.
+pub const PIECE: usize = 512;
+
+/// An autoregressive generation under way.
+pub struct Writing {
+    architecture: Arc<Architecture>,
+    vocabulary: Arc<Vocabulary>,
+    options: DecodeOptions,
+    store: Option<StoreId>,
+    /// Positions whose keys and values are in the store.
+    stored: usize,
+    /// Position of the token that is written next.
+    next: usize,
+    occurrences: Occurrences,
+    over: bool,
+    /// Positions of the pass under way, or of the last one.
+    computed: Vec<usize>,
+    committed: Vec<Scored>,
+    output: Generation,
+}
+
+impl Writing {
+    /// Begins to write into the holes of `canvas`, which lie at its end, with options that were checked for it.
+    /// What was decided before counts, so that a generation that was cut off goes on as it would have.
+    #[must_use]
+    pub fn new(
+        architecture: Arc<Architecture>,
+        vocabulary: Arc<Vocabulary>,
+        options: DecodeOptions,
+        canvas: Canvas,
+    ) -> Self {
+        let given = canvas.cells().iter().take_while(|c| **c == Cell::Given).count();
+        let next = canvas.cells().iter().position(|c| *c == Cell::Hole).unwrap_or(canvas.len());
+        let mut occurrences = Occurrences::of_prompt(&canvas.tokens()[..given]);
+        canvas.tokens()[given..next].iter().for_each(|token| occurrences.add(*token));
+        let ends = options.ends(&vocabulary);
+        Self {
+            architecture,
+            vocabulary,
+            options,
+            store: None,
+            stored: 0,
+            next,
+            occurrences,
+            over: next == canvas.len(),
+            computed: Vec::new(),
+            committed: Vec::new(),
+            output: Generation::new(canvas, given, ends),
+        }
+    }
+
+    /// The noise of a token depends on its place alone: how the passes before it were cut does not matter.
+    fn key(&self) -> Key {
+        step_key(self.options.sampling.seed, self.next as u32, Purpose::Sample)
+    }
+}
+
+impl Generating for Writing {
+    fn stores(&self) -> Vec<u32> {
+        vec![self.output.canvas.len() as u32]
+    }
+
+    fn begin(&mut self, stores: Vec<StoreId>) {
+        self.store = stores.first().copied();
+        self.stored = 0;
+    }
+
+    fn next_pass(&mut self, most: usize) -> Option<Work> {
+        let store = self.store.filter(|_| !self.over)?;
+        let end = self.next.min(self.stored + most.clamp(1, PIECE));
+        let canvas = &self.output.canvas;
+        self.computed = (self.stored..end).collect();
+        let row = |p: &usize| Row::of_canvas(&self.architecture, store, *p, canvas.tokens()[*p], canvas.len());
+        let rows: Vec<_> = self.computed.iter().map(row).collect();
+        let mut work = Work { rows, ..Work::default() };
+        if end == self.next {
+            let want = if self.options.sampling.needs_logits() {
+                Want::Logits
+            } else {
+                work.suppressed.push(self.vocabulary.suppressed.clone());
+                Want::Candidate { temperature: self.options.sampling.temperature, key: self.key(), suppressed: 0 }
+            };
+            let row = self.computed.len() as u32 - 1;
+            work.select.push(Select { row, position: self.next as u32, guide: None, want });
+        }
+        self.output.rows_computed += work.rows.len() as u64;
+        self.output.rows_selected += work.select.len() as u64;
+        self.output.rows_of_full_compute += self.next as u64;
+        Some(work)
+    }
+
+    fn absorb(&mut self, answers: Vec<Answer>) -> Result<StepReport<'_>> {
+        let step = self.output.forward_passes;
+        self.output.forward_passes += 1;
+        self.stored += self.computed.len();
+        self.committed.clear();
+        let at = self.next;
+        for answer in answers {
+            let candidate = match answer {
+                Answer::Candidate(candidate) => candidate,
+                Answer::Logits(logits) => {
+                    let suppressed = &self.vocabulary.suppressed;
+                    let sampling = &self.options.sampling;
+                    let chosen = choose(logits, sampling, self.key(), at as u32, suppressed, &self.occurrences);
+                    let chosen = chosen.ok_or(BackendError::NotFinite { position: at as u32 })?;
+                    self.output.logprobs.extend(chosen.logprobs.map(|logprobs| (at, logprobs)));
+                    chosen.candidate
+                }
+            };
+            self.output.canvas.decide(at, candidate.token, step, candidate.probability);
+            self.output.depth[at] += 1;
+            self.output.acceptance.tokens_accepted += 1;
+            self.committed.push(Scored { position: at, candidate, score: candidate.probability });
+            self.occurrences.add(candidate.token);
+            self.next += 1;
+            if self.output.ends.contains(&candidate.token) {
+                self.over = true;
+                self.output.finish = FinishReason::Stop;
+            }
+            self.over |= self.next == self.output.canvas.len();
+        }
+        Ok(StepReport {
+            step,
+            canvas: &self.output.canvas,
+            block: at..self.next.max(at + 1).min(self.output.canvas.len()),
+            committed: &self.committed,
+            candidates: &self.committed,
+            revised: &[],
+            remasked: &[],
+            padded: &[],
+            computed: &self.computed,
+            so_far: &self.output,
+        })
+    }
+
+    fn is_over(&self) -> bool {
+        self.over
+    }
+
+    fn abort(&mut self) {
+        self.over = true;
+        self.output.finish = FinishReason::Aborted;
+    }
+
+    fn finish(self: Box<Self>) -> Generation {
+        self.output
+    }
+}
