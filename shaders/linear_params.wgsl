@@ -7,6 +7,6 @@ struct Params {
     out_stride: u32,
     over: u32,           // which rows x has: `rows_over`
     eps: f32,            // added to the mean square by NORM
-    padding0: u32,
-    padding1: u32,
+    cols: u32,           // columns that NORM takes the mean over: without the zeros at the end
+    padding: u32,
 }

@@ -35,12 +35,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let pick = selected[row];
-    let bits_from = pick.suppressed * params.words;
+    let own_set = pick.suppressed * params.words;
     let end = min((group.x + 1u) * params.strip_ids, params.count);
     var kept = empty_selection();
     for (var c = group.x * params.strip_ids + lane; c < end; c += THREADS) {
         let token = params.first + c;
-        if ((suppressed[bits_from + (token >> 5u)] >> (token & 31u)) & 1u) == 0u {
+        if ((suppressed[own_set + (token >> 5u)] >> (token & 31u)) & 1u) == 0u {
             let logit = logits[row * params.stride + c];
             var score = logit;
             if pick.temperature > 0.0 {

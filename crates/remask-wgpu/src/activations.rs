@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use remask_core::architecture::BlockSpec;
 use remask_core::{Architecture, BackendError};
 
 use crate::gpu::Gpu;
@@ -12,7 +13,7 @@ use crate::kernels::gemm_matrix::{MatrixTile, SPLIT_ROWS};
 use crate::kernels::head_select::SELECTION_BYTES;
 use crate::kernels::linear::Arithmetic;
 use crate::kernels::select_reduce::CandidateRecord;
-use crate::kernels::{RowRecord, SelectRecord};
+use crate::kernels::{RowRecord, SelectRecord, padded};
 use crate::lifetimes::{BufferPlan, Lifetime};
 use crate::plan::Slot;
 use crate::profile::ProfileLimits;
@@ -36,15 +37,15 @@ struct Widths {
 
 impl Widths {
     fn of(a: &Architecture) -> Self {
-        let widest = |width: fn(&remask_core::architecture::BlockSpec) -> usize| {
-            a.distinct_blocks().map(width).max().unwrap_or(0)
-        };
+        let filled = |width: usize| padded(width as u32) as usize;
+        let widest = |width: fn(&BlockSpec) -> usize| a.distinct_blocks().map(width).max().unwrap_or(0);
+        let activated = filled(widest(|b| b.feed_forward.hidden));
         Self {
-            hidden: a.hidden,
+            hidden: filled(a.hidden),
             qkv: widest(|b| b.attention.qkv_width()),
-            attended: widest(|b| b.attention.q_width()),
-            up: widest(|b| b.feed_forward.up_width()),
-            activated: widest(|b| b.feed_forward.hidden),
+            attended: filled(widest(|b| b.attention.q_width())),
+            up: if a.blocks.iter().any(|b| b.feed_forward.gated) { 2 * activated } else { activated },
+            activated,
         }
     }
 
@@ -90,6 +91,7 @@ impl Activations {
         let splits = |columns: usize, alive| Lifetime { bytes: split_rows * columns as u64 * 4, alive };
         let w = Widths::of(a);
         let partials = Lifetime { bytes: rows * u64::from(strips) * SELECTION_BYTES, alive: step::HEAD..=step::REDUCE };
+        let after = a.blocks.iter().any(|b| b.after_attention_norm.or(b.after_feed_forward_norm).is_some());
         // Side by side, attention and feed-forward part read the same rows.
         let side_by_side = a.blocks.iter().any(|b| b.side_by_side());
         let normed_end = if side_by_side { step::UP } else { step::QKV };
@@ -124,7 +126,7 @@ impl Activations {
             (Slot::SelectLogits, "select logits", records(size_of::<SelectRecord>())),
             (Slot::Tiles, "tiles", records(size_of::<TileRecord>())),
             (Slot::Hidden, "hidden", rows * w.hidden as u64 * 4),
-            (Slot::Addend, "addend", if half { split_rows * w.hidden as u64 * 4 } else { 16 }),
+            (Slot::Addend, "addend", if half || after { split_rows * w.hidden as u64 * 4 } else { 16 }),
             (Slot::Candidates, "candidates", candidates),
             (Slot::Logits, "logits", 16),
         ];

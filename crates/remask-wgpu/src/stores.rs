@@ -6,6 +6,8 @@ use std::ops::Range;
 
 use remask_core::StoreId;
 
+use crate::kernels::attention::PIECE;
+
 /// Which slots belong to which store.
 #[derive(Debug, Default)]
 pub struct Stores {
@@ -14,16 +16,16 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// A store of `capacity` slots in the lowest gap that holds it; `None` where it would reach beyond slot `most`.
+    /// A store of `capacity` slots, from a multiple of [`PIECE`] on, in the lowest gap that holds it; `None` where it would reach beyond slot `most`.
     pub fn create(&mut self, capacity: u32, most: u32) -> Option<StoreId> {
         let mut taken: Vec<_> = self.ranges.values().cloned().collect();
         taken.sort_by_key(|r| r.start);
         let mut start = 0;
         for range in taken {
-            if range.start - start >= capacity {
+            if range.start.saturating_sub(start) >= capacity {
                 break;
             }
-            start = range.end;
+            start = range.end.next_multiple_of(PIECE);
         }
         let end = start.checked_add(capacity).filter(|end| *end <= most)?;
         let id = StoreId(self.next);
@@ -52,13 +54,13 @@ mod tests {
     #[test]
     fn gaps_are_used_again() {
         let mut stores = Stores::default();
-        let a = stores.create(10, 15).unwrap();
-        let b = stores.create(5, 15).unwrap();
+        let a = stores.create(10, 64).unwrap();
+        let b = stores.create(5, 64).unwrap();
         stores.release(a);
-        let c = stores.create(4, 15).unwrap();
-        assert_eq!((stores.slots(c), stores.slots(b), stores.slots(a)), (Some(0..4), Some(10..15), None));
-        assert_eq!(stores.create(7, 15), None, "there is a gap of six");
-        assert!(stores.create(6, 15).is_some());
+        let c = stores.create(4, 64).unwrap();
+        assert_eq!((stores.slots(c), stores.slots(b), stores.slots(a)), (Some(0..4), Some(16..21), None));
+        assert_eq!(stores.create(33, 64), None, "32 slots are left behind");
+        assert_eq!(stores.create(32, 64).and_then(|d| stores.slots(d)), Some(32..64));
     }
 
     proptest! {

@@ -56,11 +56,7 @@ fn select(
     let (rows, ids) = (select.len(), logits.len() / select.len());
     let starts: Vec<_> = (0..ids).step_by(chunk).collect();
     let strips: u32 = starts.iter().map(|s| select_strips::strips(chunk.min(ids - s) as u32)).sum();
-    // The rows' set is the second of two; the first suppresses everything.
-    let mut all = TokenSet::new(ids);
-    (0..ids as u32).for_each(|id| all.insert(id));
-    let select: Vec<_> = select.iter().map(|s| SelectRecord { suppressed: 1, ..*s }).collect();
-    let (records, bits) = (h.upload(&select), h.upload(&[all.words(), suppressed.words()].concat()));
+    let (records, bits) = (h.upload(select), h.upload(suppressed.words()));
     let (partials, out) = (h.poisoned(strips as usize * rows * 8), h.poisoned(rows * 4));
     let pass = sizes(1, rows, 1);
     let mut first_strip = 0;
@@ -77,7 +73,7 @@ fn select(
             first: start as u32,
             first_strip,
             strip_ids: select_strips::STRIP_IDS,
-            words: ids.div_ceil(32) as u32,
+            words: suppressed.words().len() as u32,
             padding: [0; 2],
         };
         let grid = select_strips::grid(rows as u32, count as u32);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use remask_core::architecture::NormKind;
+use remask_core::architecture::{BlockSpec, NormKind};
 use remask_core::checkpoint::WeightFormat;
 use remask_core::tensors::Role;
 use remask_core::{Architecture, BackendError, Model};
@@ -112,14 +112,17 @@ impl WgpuBackend {
 
 /// Refuses what no kernel here computes.
 fn check_supported(gpu: &Gpu, a: &Architecture) -> Result<(), BackendError> {
-    let norms = a.blocks.iter().map(|b| b.attention_norm).chain([a.final_norm]);
+    let after = |b: &BlockSpec| [b.after_attention_norm, b.after_feed_forward_norm].into_iter().flatten();
     let dims = || a.blocks.iter().map(|b| b.attention.head_dim);
     let missing = [
-        (norms.into_iter().any(|n| n.kind != NormKind::Rms), "a norm other than RMSNorm"),
-        (a.blocks.iter().any(|b| !b.feed_forward.gated), "a feed-forward part without a gate"),
+        (a.blocks.iter().flat_map(after).any(|n| n.kind != NormKind::Rms), "a LayerNorm over a part's result"),
         (
-            dims().any(|d| !d.is_multiple_of(4) || d > attention::MAX_HEAD_DIM as usize),
-            "a head dimension that is no multiple of four or above 256",
+            a.blocks.iter().any(|b| b.attention.qk_norm.is_some_and(|n| n.kind != NormKind::Rms)),
+            "a LayerNorm over heads",
+        ),
+        (
+            dims().any(|d| !d.is_multiple_of(2) || d > attention::MAX_HEAD_DIM as usize),
+            "a head dimension that is odd or above 256",
         ),
     ];
     match missing.iter().find(|(is, _)| *is) {

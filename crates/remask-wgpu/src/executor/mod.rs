@@ -53,10 +53,9 @@ pub struct WgpuBackend {
     ahead: Ahead,
 }
 
-/// Partial selections that a head in so many parts makes for one row of many. For the few rows of `gemv` there are
-/// four times as many, which fit because buffers have room for 64 rows at least.
+/// Partial selections that a head in so many parts makes for one row, at most.
 fn strips(parts: usize) -> u32 {
-    parts as u32 * head_select::TILED_STRIPS
+    parts as u32 * head_select::MOST_STRIPS
 }
 
 impl WgpuBackend {

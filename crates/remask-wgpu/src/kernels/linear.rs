@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::gemm::{self, Fused, Tile};
 use super::gemm_matrix::{self, MatrixEnd, MatrixTile};
 use super::gemv::{self, Few};
-use super::{FUSED, attention_matrix, head_select};
+use super::{attention_matrix, fused, head_select};
 use crate::order::Order;
 use crate::profile::AdapterProfile;
 use crate::wgsl::KernelSpec;
@@ -59,7 +59,10 @@ impl Arithmetic {
                 (a.hidden, ff.up_width()),
                 (ff.hidden, a.hidden),
             ];
-            attention_matrix::fits(at.head_dim as u32)
+            let biases = at.qkv_bias || at.out_bias || ff.bias;
+            !biases
+                && attention_matrix::fits(at.head_dim as u32)
+                && at.window.is_none()
                 && layers.iter().all(|(cols, out)| formats.iter().all(|f| fits(f, *cols, *out)))
         };
         let half = MatrixTile::supported(profile) && a.hidden >= MATRIX_HIDDEN && a.distinct_blocks().all(block_fits);
@@ -132,8 +135,8 @@ impl Strategy {
         match self {
             Self::Matrix(tile) => vec![gemm_matrix::spec(format, tile, MatrixEnd::Sums, 0)],
             Self::Portable(portable) => {
-                let head = head_select::spec(format, portable.for_head());
-                FUSED.map(|fused| portable.spec(format, fused)).into_iter().chain([head]).collect()
+                let head = head_select::spec(format, portable.for_head(), false);
+                fused().into_iter().map(|fused| portable.spec(format, fused)).chain([head]).collect()
             }
         }
     }
@@ -157,7 +160,7 @@ impl Portable {
     pub fn choose(profile: &AdapterProfile, format: WeightFormat, shape: Shape) -> Self {
         let Shape { rows, cols, out } = shape;
         // Software adapters run the tiled kernel of one row as fast, and compile fewer kernels.
-        if !profile.is_software() && rows <= Few::MOST_ROWS && cols.is_multiple_of(8) {
+        if !profile.is_software() && rows <= Few::MOST_ROWS {
             return Self::Few(Few::choose(format, rows, out, cols));
         }
         Self::tiled(profile, shape)
@@ -167,10 +170,10 @@ impl Portable {
     /// tables test, and that are not plainly too large or too small for this one.
     #[must_use]
     pub fn candidates(profile: &AdapterProfile, format: WeightFormat, shape: Shape) -> Vec<Self> {
-        let Shape { rows, cols, .. } = shape;
+        let rows = shape.rows;
         let mut found = vec![Self::choose(profile, format, shape)];
         let widths = [(64, 512), (8192, 1024), (100_000, 4096)];
-        if rows <= Few::MOST_ROWS && cols.is_multiple_of(8) {
+        if rows <= Few::MOST_ROWS {
             found.extend(widths.map(|(out, cols)| Self::Few(Few::choose(format, rows, out, cols))));
         }
         for rows_of_tile in [1, 2, 4, 8, 17, 33, 65, 4096] {
@@ -195,14 +198,14 @@ impl Portable {
     pub fn for_head(self) -> Self {
         match self {
             Self::Tiled(tile) => Self::Tiled(Tile { tn: gemm::HEAD_TILE_N / tile.lanes_n, ..tile }),
-            Self::Few(few) => Self::Few(Few { columns: if few.rows == 8 { 2 } else { 4 }, ..few }),
+            Self::Few(few) => Self::Few(Few { columns: gemm::HEAD_TILE_N / Few::GROUPS, ..few }),
         }
     }
 
-    /// Whether SwiGLU is computed by this kernel too, rather than by a dispatch of its own. It takes both
+    /// Whether a gated activation is computed by this kernel too, rather than by a dispatch of its own. It takes both
     /// halves one after the other: for tiles on a GPU that is half as many workgroups, each twice as long.
     #[must_use]
-    pub fn fuses_swiglu(self, profile: &AdapterProfile) -> bool {
+    pub fn fuses_gated(self, profile: &AdapterProfile) -> bool {
         profile.is_software() || matches!(self, Self::Few(_))
     }
 

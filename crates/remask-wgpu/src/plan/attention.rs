@@ -1,10 +1,11 @@
 //! Attention of all rows: by rows or by tiles, on matrix units or not.
 
 use remask_core::architecture::{BlockSpec, RotaryPairing};
+use remask_core::tensors::{BlockRole, Role};
 
 use super::{Planner, Slot, Splits, Step};
 use crate::kernels::linear::Arithmetic;
-use crate::kernels::{attention, attention_matrix, attention_row, rotary};
+use crate::kernels::{attention, attention_matrix, attention_row, padded, rotary};
 
 /// Rows of an attention tile in a pass of `rows` rows.
 #[must_use]
@@ -25,12 +26,18 @@ impl Planner<'_> {
             head_dim: at.head_dim as u32,
             rotated: turned.map_or(0, |(_, r)| r.dims as u32),
             interleaved: turned.is_some_and(|(_, r)| r.pairing == RotaryPairing::Interleaved),
+            head_norm: at.qk_norm.is_some(),
             splits: splits.count,
             half_kv: self.arithmetic == Arithmetic::Half,
         };
-        let params = rotary::Params { heads, kv_heads, split_stride: splits.stride, padding: 0 };
+        let eps = at.qk_norm.map_or(0.0, |norm| norm.eps);
+        let params = rotary::Params { heads, kv_heads, split_stride: splits.stride, eps };
         let table = Slot::Rotary(turned.map_or(0, |(index, _)| index));
-        let slots = vec![Slot::Rows, table, Slot::Qkv, Slot::Keys(block.cache), Slot::Values(block.cache)];
+        let mut slots = vec![Slot::Rows, table, Slot::Qkv, Slot::Keys(block.cache), Slot::Values(block.cache)];
+        if at.qk_norm.is_some() {
+            let norms = [BlockRole::QueryNorm, BlockRole::KeyNorm];
+            slots.extend(norms.map(|role| Slot::Vector(Role::Block(block.weights, role))));
+        }
         let grid = rotary::grid(variant, self.sizes.rows, heads + 2 * kv_heads);
         Step::new(rotary::spec(variant), slots, &params, grid)
     }
@@ -44,6 +51,9 @@ impl Planner<'_> {
             kv_stride: at.kv_width() as u32,
             group: heads / kv_heads,
             scale: at.scale,
+            window: at.window.unwrap_or(0).min(u32::MAX as usize) as u32,
+            out_stride: padded(at.q_width() as u32),
+            padding: [0; 2],
         };
         let stores = [Slot::Keys(block.cache), Slot::Values(block.cache)];
         if attention_row::suits(self.profile, self.arithmetic, sizes.rows) {
@@ -54,7 +64,7 @@ impl Planner<'_> {
         }
         let spec = match self.arithmetic {
             Arithmetic::Full => attention::spec(self.profile.is_software(), head_dim),
-            Arithmetic::Half => attention_matrix::spec(head_dim, sizes.rows, half),
+            Arithmetic::Half => attention_matrix::spec(head_dim, sizes.rows, at.window.is_some(), half),
         };
         let slots = vec![Slot::Tiles, Slot::Rows, Slot::Qkv, stores[0], stores[1], Slot::Attended];
         Step::new(spec, slots, &params, attention::grid(sizes.tiles, heads))

@@ -2,10 +2,11 @@
 //! with. What a dispatch costs before it does anything is a good part of such a pass.
 
 use remask_core::BackendError;
-use remask_core::architecture::{BlockSpec, RotaryPairing};
+use remask_core::architecture::{Activation, BlockSpec, NormKind, RotaryPairing};
 use remask_core::tensors::{BlockRole, Role};
 
-use super::product::{Before, Ending, Product};
+use super::layer::{before_attention, before_feed_forward};
+use super::product::{Ending, Product};
 use super::{Over, Planner, Slot, Step};
 use crate::kernels::gemm_matrix::{self, MatrixEnd, MatrixTile};
 use crate::kernels::linear::{Arithmetic, Shape, Strategy};
@@ -44,7 +45,7 @@ impl Planner<'_> {
         let a = self.architecture;
         let turned = block.attention.rotary.and_then(|index| a.rotaries.get(index));
         let halves = turned.is_some_and(|r| r.pairing == RotaryPairing::Halves && r.dims == block.attention.head_dim);
-        if !halves {
+        if !halves || !ends_suit(block) {
             return Ok(None);
         }
         let tile = |role, order, end, squares| -> Result<Option<MatrixTile>, BackendError> {
@@ -71,12 +72,11 @@ impl Planner<'_> {
         let blocks = &self.architecture.blocks;
         let mut steps = Vec::new();
         let Some(first) = blocks.first() else { return Ok(steps) };
-        let before = Before { norm: first.attention_norm, gain: Role::Block(first.weights, BlockRole::AttentionNorm) };
-        steps.push(self.norm(before, Slot::FewNormed, None, true));
+        steps.push(self.norm(before_attention(first), Slot::FewNormed, None, true));
         let mut squares = 0;
         for (i, (block, tiles)) in blocks.iter().zip(tiles).enumerate() {
             let role = |role| Role::Block(block.weights, role);
-            let product = |role, out| Product { role, x: Slot::FewNormed, out, over: Over::Rows };
+            let product = |role, out| Product { role, bias: None, x: Slot::FewNormed, out, over: Over::Rows };
             let with = vec![
                 Slot::Rows,
                 Slot::Rotary(block.attention.rotary.unwrap_or(0)),
@@ -93,9 +93,9 @@ impl Planner<'_> {
             }
             steps.push(self.attention(block, true));
             let out = (role(BlockRole::AttentionOut), tiles.out);
-            squares = self.told(&mut steps, out, Slot::Attended, role(BlockRole::FeedForwardNorm))?;
-            let norm = block.feed_forward_norm.unwrap_or(block.attention_norm);
-            let ending = Ending { squares, eps: norm.eps, ..Ending::plain(MatrixEnd::SwiGlu) };
+            let before = before_feed_forward(block).unwrap_or(before_attention(block));
+            squares = self.told(&mut steps, out, Slot::Attended, before.gain)?;
+            let ending = Ending { squares, eps: before.norm.eps, ..Ending::plain(MatrixEnd::SwiGlu) };
             self.matrix(&mut steps, tiles.up, product(role(BlockRole::Up), Slot::Activated), &ending)?;
             // After the last block nobody reads what is told.
             let gain = next.map_or(Role::FinalNorm, |next| Role::Block(next.weights, BlockRole::AttentionNorm));
@@ -113,7 +113,7 @@ impl Planner<'_> {
         x: Slot,
         gain: Role,
     ) -> Result<u32, BackendError> {
-        let product = Product { role, x, out: Slot::Hidden, over: Over::Rows };
+        let product = Product { role, bias: None, x, out: Slot::Hidden, over: Over::Rows };
         let with = vec![Slot::Vector(gain), Slot::FewNormed, Slot::FewSquares];
         self.matrix(steps, tile, product, &Ending { with, ..Ending::plain(MatrixEnd::Residual) })?;
         Ok(self.architecture.hidden as u32 / tile.n)
@@ -122,4 +122,17 @@ impl Planner<'_> {
 
 fn rotary_end(block: &BlockSpec) -> MatrixEnd {
     MatrixEnd::Rotary { head_dim: block.attention.head_dim as u32 }
+}
+
+/// Whether products can end with what this block has between them.
+fn ends_suit(block: &BlockSpec) -> bool {
+    let (at, ff) = (&block.attention, &block.feed_forward);
+    let norms = [Some(block.attention_norm), block.feed_forward_norm];
+    norms.iter().all(|norm| norm.is_some_and(|n| n.kind == NormKind::Rms))
+        && block.after_attention_norm.is_none()
+        && block.after_feed_forward_norm.is_none()
+        && at.qk_norm.is_none()
+        && !(at.qkv_bias || at.out_bias || ff.bias)
+        && ff.gated
+        && ff.activation == Activation::Silu
 }

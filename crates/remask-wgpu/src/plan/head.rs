@@ -3,15 +3,15 @@
 use remask_core::BackendError;
 use remask_core::tensors::Role;
 
-use super::layer::norm_params;
-use super::{Over, Planner, Product, Slot, Splits, Step};
+use super::layer::{norm_params, norm_slots};
+use super::{Before, Over, Pending, Planner, Product, Slot, Step};
 use crate::kernels::gemm_matrix::{self, MatrixEnd, MatrixTile};
 use crate::kernels::linear::{Portable, Strategy};
-use crate::kernels::{head_select, rms_norm, select_reduce, select_strips};
+use crate::kernels::{head_select, norm, select_reduce, select_strips};
 
 impl Planner<'_> {
     /// Candidates and logits. A row's candidate comes by the same kernels whatever else the pass is asked for.
-    pub(super) fn head(&self, steps: &mut Vec<Step>, pending: Option<Splits>) -> Result<(), BackendError> {
+    pub(super) fn head(&self, steps: &mut Vec<Step>, pending: Option<Pending>) -> Result<(), BackendError> {
         if self.sizes.selected > 0 {
             let strategy = self.gather(steps, pending, Over::Selected)?;
             let strips = match strategy {
@@ -24,14 +24,15 @@ impl Planner<'_> {
         }
         if self.sizes.logits > 0 {
             let strategy = self.gather(steps, pending, Over::Logits)?;
-            let product = Product { role: Role::Head, x: Slot::Gathered, out: Slot::Logits, over: Over::Logits };
+            let (role, bias) = (Role::Head, self.architecture.head_bias.then_some(Role::HeadBias));
+            let product = Product { role, bias, x: Slot::Gathered, out: Slot::Logits, over: Over::Logits };
             self.linear(steps, product, strategy)?;
         }
         Ok(())
     }
 
     /// The last norm over the rows that are asked about. Returns the kernel of the head over them.
-    fn gather(&self, steps: &mut Vec<Step>, pending: Option<Splits>, over: Over) -> Result<Strategy, BackendError> {
+    fn gather(&self, steps: &mut Vec<Step>, pending: Option<Pending>, over: Over) -> Result<Strategy, BackendError> {
         let (a, rows, head) = (self.architecture, self.sizes.of(over), self.weights.get(Role::Head)?);
         // Logits and selections come of whole sums.
         let strategy = match self.strategy(head, head.format(), rows) {
@@ -39,18 +40,19 @@ impl Planner<'_> {
             portable @ Strategy::Portable(_) => portable,
         };
         let select = if over == Over::Logits { Slot::SelectLogits } else { Slot::Select };
-        let mut slots = vec![Slot::Hidden, Slot::Vector(Role::FinalNorm), Slot::Gathered, select];
-        slots.extend(pending.map(|_| Slot::Addend));
-        let variant = rms_norm::Variant { gather: true, half: strategy.is_half(), ..rms_norm::Variant::default() };
-        let params = norm_params(a.final_norm, pending, a.logit_scale, over);
-        steps.push(Step::new(self.norm_spec(pending, variant), slots, &params, rms_norm::grid(rows)));
+        let before = Before { norm: a.final_norm, gain: Role::FinalNorm, bias: Role::FinalNormBias };
+        let half = strategy.is_half();
+        let spec = self.norm_spec(pending, norm::Variant { gather: true, half, ..norm::Variant::plain(before.norm.kind) });
+        let slots = norm_slots(before, Slot::Gathered, Some(select), pending);
+        let params = norm_params(before, pending, a.logit_scale, over);
+        steps.push(Step::new(spec, slots, &params, norm::grid(rows)));
         Ok(strategy)
     }
 
     /// The head fused with selection. Returns the strips of partial selections.
     fn portable_head(&self, steps: &mut Vec<Step>, kernel: Portable) -> Result<u32, BackendError> {
         let (head, selected) = (self.weights.get(Role::Head)?, self.sizes.selected);
-        let kernel = kernel.for_head();
+        let (kernel, bias) = (kernel.for_head(), self.architecture.head_bias);
         let mut first_strip = 0;
         for (i, part) in head.parts.iter().enumerate() {
             let params = head_select::Params {
@@ -58,15 +60,16 @@ impl Planner<'_> {
                 part_rows: part.rows,
                 first: part.first,
                 first_strip,
-                strip_tiles: head_select::strip_tiles(kernel, part.rows),
+                strip_tiles: head_select::strip_tiles(part.rows),
                 words: self.words(),
                 padding: [0; 2],
             };
-            let slots =
+            let mut slots =
                 vec![self.matrix_slot(Role::Head, i), Slot::Gathered, Slot::Partials, Slot::Select, Slot::Suppressed];
+            slots.extend(bias.then_some(Slot::Vector(Role::HeadBias)));
             let grid = head_select::grid(kernel, selected, part.rows);
-            steps.push(Step::new(head_select::spec(part.format, kernel), slots, &params, grid));
-            first_strip += head_select::strips(kernel, part.rows);
+            steps.push(Step::new(head_select::spec(part.format, kernel, bias), slots, &params, grid));
+            first_strip += head_select::strips(part.rows);
         }
         Ok(first_strip)
     }

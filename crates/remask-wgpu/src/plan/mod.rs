@@ -23,9 +23,10 @@ pub use self::attention::tile_rows;
 pub use self::outline::{MatrixOutline, ModelOutline, PartOutline};
 pub use self::product::Product;
 pub use self::sizes::{Over, PassSizes};
-pub use self::step::{Slot, Splits, Step};
-use crate::kernels::embed;
+pub use self::step::{Before, Pending, Slot, Splits, Step};
+use crate::kernels::embed::{self, Table};
 use crate::kernels::linear::{Arithmetic, Shape, Strategy};
+use crate::kernels::padded;
 use crate::profile::AdapterProfile;
 use crate::tuning::Tuning;
 use crate::wgsl::KernelSpec;
@@ -69,20 +70,26 @@ impl Planner<'_> {
         Ok(steps)
     }
 
+    /// The embeddings of the rows' tokens, and of their positions where these are learned.
     fn embedding(&self) -> Result<Vec<Step>, BackendError> {
-        let (a, role) = (self.architecture, Role::Embedding);
-        let parts = self.weights.get(role)?.parts.iter().enumerate();
-        let step = |(i, part): (usize, &PartOutline)| {
-            let params = embed::Params {
-                cols4: a.hidden as u32 / 4,
-                first: part.first,
-                part_rows: part.rows,
-                scale: a.embedding_scale,
-            };
-            let slots = vec![Slot::Matrix(role, i), Slot::Rows, Slot::Hidden];
-            Step::new(embed::spec(part.format), slots, &params, embed::grid(self.sizes.rows))
-        };
-        Ok(parts.map(step).collect())
+        let a = self.architecture;
+        let tables = [(Role::Embedding, Table::Tokens, a.embedding_scale)].into_iter();
+        let tables = tables.chain(a.learned_positions.map(|_| (Role::Positions, Table::Positions, 1.0)));
+        let mut steps = Vec::new();
+        for (role, table, scale) in tables {
+            for (i, part) in self.weights.get(role)?.parts.iter().enumerate() {
+                let params =
+                    embed::Params { cols4: self.width() / 4, first: part.first, part_rows: part.rows, scale };
+                let slots = vec![Slot::Matrix(role, i), Slot::Rows, Slot::Hidden];
+                steps.push(Step::new(embed::spec(part.format, table), slots, &params, embed::grid(self.sizes.rows)));
+            }
+        }
+        Ok(steps)
+    }
+
+    /// Columns of the residual stream, with what fills them up.
+    fn width(&self) -> u32 {
+        padded(self.architecture.hidden as u32)
     }
 
     /// The kernel for a linear layer over so many rows, with weights of `format`.

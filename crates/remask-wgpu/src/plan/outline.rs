@@ -7,14 +7,15 @@ use remask_core::checkpoint::WeightFormat;
 use remask_core::tensors::{self, BlockRole, Role, TensorKind};
 use remask_core::{Architecture, BackendError};
 
+use crate::kernels::padded;
 use crate::order::Order;
 
 /// A weight matrix `[rows, cols]`, possibly of several tensors stacked by rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MatrixOutline {
-    /// Output features.
+    /// Output features, with what fills them up.
     pub rows: u32,
-    /// Input features.
+    /// Input features, with what fills them up.
     pub cols: u32,
     /// Where in a part a weight lies.
     pub order: Order,
@@ -39,6 +40,29 @@ pub struct ModelOutline(HashMap<Role, MatrixOutline>);
 
 /// Matrices of a block, in the order in which a pass uses them.
 pub const BLOCK_MATRICES: [BlockRole; 4] = [BlockRole::Qkv, BlockRole::AttentionOut, BlockRole::Up, BlockRole::Down];
+
+/// Elements of each section of a role's rows (of a vector: of itself) that is filled up with zeros to
+/// [`padded`]: a row of the residual stream, or gates and ups each. None where nothing is filled up.
+#[must_use]
+pub fn sections(a: &Architecture, role: Role) -> Option<Vec<usize>> {
+    use BlockRole as R;
+    match role {
+        Role::FinalNorm | Role::FinalNormBias => Some(vec![a.hidden]),
+        Role::Embedding | Role::Positions | Role::Head | Role::HeadBias => None,
+        Role::Block(_, R::Qkv | R::QkvBias | R::QueryNorm | R::KeyNorm) => None,
+        Role::Block(set, R::Up | R::UpBias) => {
+            let ff = a.distinct_blocks().nth(set)?.feed_forward;
+            Some(vec![ff.hidden; if ff.gated { 2 } else { 1 }])
+        }
+        Role::Block(..) => Some(vec![a.hidden]),
+    }
+}
+
+/// Rows (or elements) that a role of `whole` takes on the device.
+#[must_use]
+pub fn padded_rows(a: &Architecture, role: Role, whole: usize) -> usize {
+    sections(a, role).map_or(whole, |sections| sections.iter().map(|s| padded(*s as u32) as usize).sum())
+}
 
 /// Rows of each part of a matrix: as many as one binding of `binding` bytes holds.
 #[must_use]
@@ -77,7 +101,10 @@ impl ModelOutline {
     #[must_use]
     pub fn uniform(binding: u64, a: &Architecture, format: WeightFormat) -> Self {
         let matrices = tensors::canonical(a).into_iter().filter(|spec| spec.kind == TensorKind::Matrix);
-        Self(matrices.map(|spec| (spec.role, MatrixOutline::of(binding, spec.rows, spec.cols, format))).collect())
+        let outline = |role, rows, cols: usize| {
+            (role, MatrixOutline::of(binding, padded_rows(a, role, rows), padded(cols as u32) as usize, format))
+        };
+        Self(matrices.map(|spec| outline(spec.role, spec.rows, spec.cols)).collect())
     }
 
     /// Adds a matrix.

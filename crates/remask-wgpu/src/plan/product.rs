@@ -1,10 +1,9 @@
 //! Linear layers: the dispatches of one product, by a kernel that was chosen for it.
 
 use remask_core::BackendError;
-use remask_core::architecture::Norm;
 use remask_core::tensors::Role;
 
-use super::{Over, PartOutline, Planner, Slot, Splits, Step};
+use super::{Before, Over, PartOutline, Planner, Slot, Splits, Step};
 use crate::kernels::gemm::{self, End, Fused};
 use crate::kernels::gemm_matrix::{self, MatrixEnd, MatrixTile};
 use crate::kernels::linear::{Portable, Strategy};
@@ -14,21 +13,14 @@ use crate::kernels::linear::{Portable, Strategy};
 pub struct Product {
     /// Its weights.
     pub role: Role,
+    /// Its bias, where it has one.
+    pub bias: Option<Role>,
     /// Its input.
     pub x: Slot,
     /// Its result.
     pub out: Slot,
     /// Its rows.
     pub over: Over,
-}
-
-/// The norm before a product: its kind and its gains.
-#[derive(Debug, Clone, Copy)]
-pub struct Before {
-    /// Kind and epsilon.
-    pub norm: Norm,
-    /// Its gains.
-    pub gain: Role,
 }
 
 /// What a product on matrix units begins and ends with.
@@ -81,9 +73,10 @@ impl Planner<'_> {
         before: Option<Before>,
         end: End,
     ) -> Result<(), BackendError> {
-        let Product { role, x, out, over } = product;
+        let Product { role, bias, x, out, over } = product;
         let matrix = self.weights.get(role)?;
-        let (fused, rows) = (Fused { norm: before.is_some(), end }, self.sizes.of(over));
+        let fused = Fused { norm: before.is_some(), bias: bias.is_some(), end };
+        let rows = self.sizes.of(over);
         for (i, part) in matrix.parts.iter().enumerate() {
             let kernel = match self.strategy(matrix, part.format, rows) {
                 Strategy::Portable(own) if part.format != matrix.format() => own,
@@ -96,10 +89,11 @@ impl Planner<'_> {
                 out_stride: fused.columns(matrix.rows),
                 over: over as u32,
                 eps: before.map_or(0.0, |b| b.norm.eps),
-                padding: [0; 2],
+                cols: self.architecture.hidden as u32,
+                padding: 0,
             };
-            let gain = before.map(|b| Slot::Vector(b.gain));
-            let slots = [self.matrix_slot(role, i), x, out].into_iter().chain(gain).collect();
+            let vectors = before.map(|b| b.gain).into_iter().chain(bias).map(Slot::Vector);
+            let slots = [self.matrix_slot(role, i), x, out].into_iter().chain(vectors).collect();
             let grid = kernel.grid(rows, fused.columns(part.rows));
             steps.push(Step::new(kernel.spec(part.format, fused), slots, &params, grid));
         }
@@ -114,7 +108,7 @@ impl Planner<'_> {
         product: Product,
         ending: &Ending,
     ) -> Result<Splits, BackendError> {
-        let Product { role, x, out, over } = product;
+        let Product { role, x, out, over, .. } = product;
         let matrix = self.weights.get(role)?;
         let (rows, columns) = (self.sizes.of(over), ending.end.columns(matrix.rows));
         // One split has no stride, so that its parameters are the same for any number of rows.

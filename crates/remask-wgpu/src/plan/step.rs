@@ -1,5 +1,6 @@
 //! Dispatches as plain data: which kernel, over which buffers by name, with which parameters.
 
+use remask_core::architecture::Norm;
 use remask_core::tensors::Role;
 
 use crate::wgsl::KernelSpec;
@@ -83,6 +84,26 @@ impl Step {
     pub fn new<P: bytemuck::Pod>(spec: KernelSpec, slots: Vec<Slot>, params: &P, grid: [u32; 3]) -> Self {
         Self { spec, slots, params: bytemuck::bytes_of(params).to_vec(), grid }
     }
+}
+
+/// What lies in [`Slot::Addend`] and is still to be added to the residual stream.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pending {
+    /// How it lies there.
+    pub splits: Splits,
+    /// The norm that the sum goes through first.
+    pub after: Option<Before>,
+}
+
+/// A norm: its kind, and whose gains and biases it has.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Before {
+    /// Kind and epsilon.
+    pub norm: Norm,
+    /// Its gains.
+    pub gain: Role,
+    /// Its biases, which a LayerNorm has.
+    pub bias: Role,
 }
 
 /// How a linear layer's result lies in its buffer.

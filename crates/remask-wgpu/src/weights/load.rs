@@ -1,5 +1,6 @@
 //! Weights from a checkpoint.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -11,8 +12,9 @@ use remask_core::{BackendError, Error};
 use super::{CHUNK, DeviceMatrix, DeviceWeights, Part};
 use crate::gpu::Gpu;
 use crate::kernels::linear::Arithmetic;
+use crate::kernels::padded;
 use crate::order::Order;
-use crate::plan::outline::part_ranges;
+use crate::plan::outline::{padded_rows, part_ranges, sections};
 
 impl DeviceWeights {
     /// Moves a model's weights to the device, in `format` or else as the checkpoint stores them; but bf16
@@ -58,18 +60,58 @@ impl DeviceWeights {
         // Tensors of one role follow each other.
         for stacked in model.tensors.chunk_by(|a, b| a.role == b.role) {
             let Some(first) = stacked.first() else { continue };
+            let (role, sections) = (first.role, sections(&model.architecture, first.role));
             match first.kind {
                 TensorKind::Matrix => {
-                    matrices.insert(first.role, loader.matrix(&open_all(&model.checkpoint, stacked)?).await?);
+                    let sources = stacked.iter().map(|spec| Matrix::of(&model.checkpoint, spec));
+                    let sources = sources.collect::<Result<Vec<_>, _>>().map_err(weights_error)?;
+                    let pieces = placed(&sources, |m| m.rows, sections.as_deref());
+                    let whole = sources.iter().map(|m| m.rows).sum();
+                    let rows = padded_rows(&model.architecture, role, whole);
+                    matrices.insert(role, loader.matrix(&sources, &pieces, rows).await?);
                 }
                 TensorKind::Vector => {
-                    vectors.insert(first.role, loader.vector(stacked).await?);
+                    vectors.insert(role, loader.vector(stacked, sections.as_deref()).await?);
                 }
             }
         }
         loader.settle().await?;
         Ok(Self { matrices, vectors, note: None })
     }
+}
+
+/// Rows of a source (or elements of a vector) and the row on the device that the first of them goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Piece {
+    /// Index of the source.
+    source: usize,
+    /// Its rows.
+    rows: Range<usize>,
+    /// Where they go.
+    to: usize,
+}
+
+/// Where the rows of stacked sources go on the device, where each of `sections` is filled up with zeros: one behind the
+/// other where there are none.
+fn placed<T>(sources: &[T], rows: impl Fn(&T) -> usize, sections: Option<&[usize]>) -> Vec<Piece> {
+    let whole: usize = sources.iter().map(&rows).sum();
+    let whole = [whole];
+    let sections = sections.unwrap_or(&whole);
+    let (mut pieces, mut first, mut to) = (Vec::new(), 0, 0);
+    for section in sections {
+        let mut start = 0;
+        for (source, rows) in sources.iter().map(&rows).enumerate() {
+            let shared = first.max(start)..(first + section).min(start + rows);
+            if !shared.is_empty() {
+                let rows = shared.start - start..shared.end - start;
+                pieces.push(Piece { source, rows, to: to + shared.start - first });
+            }
+            start += rows;
+        }
+        first += section;
+        to += padded(*section as u32) as usize;
+    }
+    pieces
 }
 
 /// Whether bf16 matrices of the model's blocks would be computed on matrix units if they were f16.
@@ -96,7 +138,8 @@ impl DeviceMatrix {
     ) -> Result<Self, BackendError> {
         let (progress, keep) = (&mut |_| (), format.map_or(Keep::AsStored, Keep::In));
         let mut loader = Loader { gpu, checkpoint, keep, progress, moved: 0, pending: 0 };
-        let matrix = loader.matrix(&[Matrix::open(checkpoint, name, rows, cols).map_err(weights_error)?]).await?;
+        let sources = [Matrix::open(checkpoint, name, rows, cols).map_err(weights_error)?];
+        let matrix = loader.matrix(&sources, &[Piece { source: 0, rows: 0..rows, to: 0 }], rows).await?;
         loader.settle().await?;
         Ok(matrix)
     }
@@ -161,58 +204,52 @@ fn weights_error(e: Error) -> BackendError {
     BackendError::Weights(e.to_string())
 }
 
-fn open_all<'a>(checkpoint: &'a Checkpoint, stacked: &[TensorSpec]) -> Result<Vec<Matrix<'a>>, BackendError> {
-    stacked.iter().map(|spec| Matrix::of(checkpoint, spec)).collect::<Result<_, _>>().map_err(weights_error)
-}
-
 impl Loader<'_> {
-    /// Vectors one behind the other.
-    async fn vector(&mut self, stacked: &[TensorSpec]) -> Result<wgpu::Buffer, BackendError> {
+    /// Vectors one behind the other, each section filled up with zeros.
+    async fn vector(&mut self, stacked: &[TensorSpec], sections: Option<&[usize]>) -> Result<wgpu::Buffer, BackendError> {
+        let read = |spec| self.checkpoint.vector(spec).map_err(weights_error);
+        let sources = stacked.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let mut values = Vec::new();
-        for spec in stacked {
-            values.extend(self.checkpoint.vector(spec).map_err(weights_error)?);
+        for Piece { source, rows, to } in placed(&sources, Vec::len, sections) {
+            values.resize(to, 0.0);
+            values.extend(sources.get(source).and_then(|s| s.get(rows)).unwrap_or_default());
         }
-        let bytes = bytemuck::cast_slice(&values);
+        values.resize(padded(values.len() as u32) as usize, 0.0);
         let label = stacked.first().map_or("vector", |spec| &spec.name);
-        let buffer = self.gpu.storage(label, bytes.len() as u64).await?;
-        self.write(&buffer, 0, bytes).await?;
+        let buffer = self.gpu.storage(label, size_of_val(&values[..]) as u64).await?;
+        self.write(&buffer, 0, bytemuck::cast_slice(&values)).await?;
         Ok(buffer)
     }
 
-    /// One device matrix from tensors of equal width, stacked by rows. Neighbours that are kept in one format share
-    /// their parts.
-    async fn matrix(&mut self, sources: &[Matrix<'_>]) -> Result<DeviceMatrix, LoadError> {
+    /// One device matrix from sources of equal width, whose rows go where `pieces` says, of `rows` rows in all. Neighbours that are kept in
+    /// one format share their parts.
+    async fn matrix(&mut self, sources: &[Matrix<'_>], pieces: &[Piece], rows: usize) -> Result<DeviceMatrix, LoadError> {
         // The disk reads ahead while the first rows are on their way.
         sources.iter().for_each(|s| self.checkpoint.will_need(s.name()));
         let cols = sources.first().map_or(0, |s| s.cols);
-        if let Some(first) = sources.first().filter(|_| !cols.is_multiple_of(4)) {
-            return Err(LoadError::Backend(BackendError::Unsupported {
-                what: format!("tensor {}", first.name()),
-                adapter: self.gpu.profile.name.clone(),
-                why: format!("its {cols} columns are no multiple of 4, which the kernels read at a time"),
-            }));
-        }
         let keep = self.keep;
-        let format_of = |m: &Matrix| keep.format(m.format, cols);
-        let (mut parts, mut first) = (Vec::new(), 0);
-        for group in sources.chunk_by(|a, b| format_of(a) == format_of(b)) {
-            let Some(format) = group.first().map(format_of) else { continue };
-            first = self.group(group, format, first, &mut parts).await?;
+        let format_of = |p: &Piece| sources.get(p.source).map_or(WeightFormat::F32, |m| keep.format(m.format, cols));
+        let mut parts = Vec::new();
+        let groups: Vec<_> = pieces.chunk_by(|a, b| format_of(a) == format_of(b)).collect();
+        for (i, group) in groups.iter().enumerate() {
+            let Some(first) = group.first() else { continue };
+            let end = groups.get(i + 1).and_then(|next| next.first()).map_or(rows, |next| next.to);
+            self.group(sources, group, format_of(first), first.to..end, &mut parts).await?;
         }
         sources.iter().for_each(|source| self.checkpoint.discard(source.name()));
-        Ok(DeviceMatrix { parts, order: Order::Rows, rows: first, cols: cols as u32 })
+        Ok(DeviceMatrix { parts, order: Order::Rows, rows: rows as u32, cols: padded(cols as u32) })
     }
 
-    /// Parts of matrices that are kept in one format, from row `first` on. Returns the row after them.
+    /// Parts of rows `range`, which are kept in one format.
     async fn group(
         &mut self,
         sources: &[Matrix<'_>],
+        pieces: &[Piece],
         format: WeightFormat,
-        first: u32,
+        range: Range<usize>,
         parts: &mut Vec<Part>,
-    ) -> Result<u32, LoadError> {
-        let (name, cols) = sources.first().map_or(("", 0), |s| (s.name(), s.cols));
-        let rows: usize = sources.iter().map(|s| s.rows).sum();
+    ) -> Result<(), LoadError> {
+        let (name, cols) = sources.first().map_or(("", 0), |s| (s.name(), padded(s.cols as u32) as usize));
         let binding = self.gpu.profile.limits.binding;
         if format.bytes(3, cols) as u64 > binding {
             return Err(LoadError::Backend(BackendError::Unsupported {
@@ -225,56 +262,63 @@ impl Loader<'_> {
             }));
         }
         let mut losses = vec![HalfLoss::default(); sources.len()];
-        for range in part_ranges(binding, 0..rows, cols, format) {
-            let (start, count) = (first + range.start as u32, range.len());
+        for range in part_ranges(binding, range, cols, format) {
+            let (first, count) = (range.start as u32, range.len());
             let buffer = self.gpu.storage(name, format.bytes(count, cols).next_multiple_of(4) as u64).await?;
-            self.fill(&buffer, sources, range, format, &mut losses).await?;
-            parts.push(Part { buffer, first: start, rows: count as u32, format });
+            self.fill(&buffer, sources, pieces, range, format, &mut losses).await?;
+            parts.push(Part { buffer, first, rows: count as u32, format });
         }
         let mut judged = sources.iter().zip(&losses).filter_map(|(s, loss)| Some((s, loss.problem()?)));
-        if let Some((source, problem)) = judged.next() {
-            return Err(LoadError::NotF16 { tensor: source.name().to_owned(), problem });
+        match judged.next() {
+            Some((source, problem)) => Err(LoadError::NotF16 { tensor: source.name().to_owned(), problem }),
+            None => Ok(()),
         }
-        Ok(first + rows as u32)
     }
 
-    /// Writes rows `range` of the stacked `sources` into `buffer`. What bf16 loses as f16, where that was
+    /// Writes what belongs to rows `range` into `buffer`, which is all zeros. What bf16 loses as f16, where that was
     /// not asked for, is added to the source's `losses`.
     async fn fill(
         &mut self,
         buffer: &wgpu::Buffer,
         sources: &[Matrix<'_>],
+        pieces: &[Piece],
         range: Range<usize>,
         format: WeightFormat,
         losses: &mut [HalfLoss],
     ) -> Result<(), LoadError> {
-        let cols = sources.first().map_or(0, |s| s.cols);
-        let row_bytes = format.bytes(1, cols) - format.scale_bytes(cols);
-        let widest = sources.iter().map(|s| s.format.bytes(1, cols)).fold(row_bytes, usize::max);
-        let rows_a_chunk = (CHUNK / widest).max(1);
-        let mut scales = Vec::new();
-        let mut source_start = 0;
-        for (source, loss) in sources.iter().zip(losses) {
-            let source_end = source_start + source.rows;
-            let (from, to) = (range.start.max(source_start), range.end.min(source_end));
-            for start in (from..to.max(from)).step_by(rows_a_chunk) {
-                let end = to.min(start + rows_a_chunk);
-                let rows = start - source_start..end - source_start;
-                if self.keep == Keep::Bf16AsF16 {
-                    *loss = loss.and(source.half_loss(rows.clone()).map_err(weights_error)?);
+        let mut all_scales = Vec::new();
+        let mut row_bytes = 0;
+        for Piece { source: index, rows, to } in pieces {
+            let Some(source) = sources.get(*index) else { continue };
+            let cols = padded(source.cols as u32) as usize;
+            let scale_bytes = format.scale_bytes(cols);
+            row_bytes = format.bytes(1, cols) - scale_bytes;
+            let widest = row_bytes.max(source.format.bytes(1, source.cols));
+            let rows_a_chunk = (CHUNK / widest.max(1)).max(1);
+            let (from, end) = (range.start.max(*to), range.end.min(to + rows.len()));
+            for start in (from..end.max(from)).step_by(rows_a_chunk) {
+                let end = end.min(start + rows_a_chunk);
+                let taken = rows.start + start - to..rows.start + end - to;
+                if self.keep == Keep::Bf16AsF16
+                    && let Some(loss) = losses.get_mut(*index)
+                {
+                    *loss = loss.and(source.half_loss(taken.clone()).map_err(weights_error)?);
                     if loss.too_large > 0 {
                         return Ok(());
                     }
                 }
-                let encoded = source.encode(rows, format).map_err(weights_error)?;
-                self.write(buffer, (start - range.start) * row_bytes, &encoded.values).await?;
-                scales.extend(encoded.scales.iter().flat_map(|s| s.iter().copied()));
+                let encoded = source.encode(taken, format).map_err(weights_error)?;
+                let values = widened(&encoded.values, end - start, row_bytes);
+                self.write(buffer, (start - range.start) * row_bytes, &values).await?;
+                if let Some(scales) = encoded.scales {
+                    all_scales.resize((start - range.start) * scale_bytes, 0);
+                    all_scales.extend_from_slice(&scales);
+                }
             }
-            source_start = source_end;
         }
-        if !scales.is_empty() {
-            scales.resize(scales.len().next_multiple_of(4), 0);
-            self.write(buffer, range.len() * row_bytes, &scales).await?;
+        if !all_scales.is_empty() {
+            all_scales.resize(all_scales.len().next_multiple_of(4), 0);
+            self.write(buffer, range.len() * row_bytes, &all_scales).await?;
         }
         Ok(())
     }
@@ -307,5 +351,42 @@ impl Loader<'_> {
             }
         }
         self.gpu.wait()
+    }
+}
+
+/// Rows of values with zeros behind each, up to `row_bytes`.
+fn widened(values: &[u8], rows: usize, row_bytes: usize) -> Cow<'_, [u8]> {
+    let own = values.len() / rows.max(1);
+    if own == row_bytes {
+        return Cow::Borrowed(values);
+    }
+    let mut wide = vec![0; rows * row_bytes];
+    for (to, from) in wide.chunks_exact_mut(row_bytes.max(1)).zip(values.chunks_exact(own.max(1))) {
+        if let Some(to) = to.get_mut(..from.len()) {
+            to.copy_from_slice(from);
+        }
+    }
+    Cow::Owned(wide)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_are_filled_up() {
+        let piece = |source, rows: Range<usize>, to| Piece { source, rows, to };
+        let of = |sources: &[usize], sections: Option<&[usize]>| placed(sources, |rows| *rows, sections);
+        assert_eq!(of(&[60], Some(&[60])), [piece(0, 0..60, 0)]);
+        assert_eq!(of(&[10, 10], Some(&[10, 10])), [piece(0, 0..10, 0), piece(1, 0..10, 16)]);
+        // Gate and up in one tensor.
+        assert_eq!(of(&[20], Some(&[10, 10])), [piece(0, 0..10, 0), piece(0, 10..20, 16)]);
+        assert_eq!(of(&[6, 2, 2], None), [piece(0, 0..6, 0), piece(1, 0..2, 6), piece(2, 0..2, 8)]);
+    }
+
+    #[test]
+    fn rows_are_widened() {
+        assert_eq!(*widened(&[1, 2, 3, 4], 2, 3), [1, 2, 0, 3, 4, 0]);
+        assert_eq!(*widened(&[1, 2, 3, 4], 2, 2), [1, 2, 3, 4]);
     }
 }

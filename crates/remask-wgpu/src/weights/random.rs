@@ -8,8 +8,9 @@ use remask_core::{Architecture, BackendError};
 
 use super::{CHUNK, DeviceMatrix, DeviceWeights, Part};
 use crate::gpu::Gpu;
+use crate::kernels::padded;
 use crate::order::Order;
-use crate::plan::outline::part_ranges;
+use crate::plan::outline::{padded_rows, part_ranges};
 
 impl DeviceWeights {
     /// Weights of `a`'s shape made up on the device: small matrices, gains and biases of 1.
@@ -23,10 +24,11 @@ impl DeviceWeights {
         for TensorSpec { role, rows, cols, kind, .. } in tensors::canonical(a) {
             match kind {
                 TensorKind::Matrix => {
+                    let (rows, cols) = (padded_rows(a, role, rows), padded(cols as u32) as usize);
                     matrices.insert(role, source.matrix(rows, cols).await?);
                 }
                 TensorKind::Vector => {
-                    let values = vec![1f32; cols];
+                    let values = vec![1f32; padded_rows(a, role, padded(cols as u32) as usize)];
                     let buffer = gpu.storage("vector", size_of_val(&values[..]) as u64).await?;
                     gpu.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&values));
                     vectors.insert(role, buffer);
