@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use remask_core::chat::{Conversation, Message};
-use remask_core::{Backend, Cell, DecodeOptions, Error, FinishReason, Generation, Model, StepReport, generate};
+use remask_core::{Backend, DecodeOptions, Error, FinishReason, Generation, Model, StepReport, generate};
 use serde_json::json;
 
 use self::input::{Command, Input, Line};
