@@ -4,56 +4,21 @@
 // A benchmark of made-up weights may panic, and documents nothing.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::borrow::Cow;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use remask_burn::CpuBackend;
-use remask_core::checkpoint::{Bytes, Checkpoint, WeightFormat};
+use remask_core::checkpoint::WeightFormat;
 use remask_core::families::parse_config;
-use remask_core::model::ModelFiles;
-use remask_core::random::{Key, threefry};
-use remask_core::{Backend, Model, Pass, Row, Select, StoreId, TokenSet};
+use remask_core::{Architecture, Backend, Pass, Row, Select, StoreId, TokenSet};
 
 const CONFIG: &str = r#"{"architectures": ["GPT2LMHeadModel"], "n_embd": 768, "n_layer": 12, "n_head": 12,
     "n_positions": 1024, "vocab_size": 50257}"#;
 
-/// A model with weights of the usual size.
-fn model() -> Model {
-    let (family, a) = parse_config("config.json", CONFIG).unwrap();
-    let (mut entries, mut data) = (Vec::new(), Vec::new());
-    for spec in (family.tensors)(&a, &|_| false) {
-        let begin = data.len();
-        let seed = Key([begin as u32, 0]);
-        for pair in 0..(spec.rows * spec.cols).div_ceil(2) {
-            for bits in threefry(seed, [pair as u32, 0]) {
-                data.extend_from_slice(&((bits as f32 / u32::MAX as f32 - 0.5) * 0.07).to_le_bytes());
-            }
-        }
-        data.truncate(begin + spec.rows * spec.cols * 4);
-        let (name, shape, end) = (&spec.name, spec.stored_shape(), data.len());
-        entries.push(format!(r#""{name}":{{"dtype":"F32","shape":{shape:?},"data_offsets":[{begin},{end}]}}"#));
-    }
-    let header = format!("{{{}}}", entries.join(","));
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend_from_slice(header.as_bytes());
-    file.append(&mut data);
-    Model::from_files(ModelFiles {
-        origin: "bench".to_owned(),
-        config: Cow::Borrowed(CONFIG),
-        checkpoint: Checkpoint::from_bytes("bench", Bytes::Owned(file)).unwrap(),
-        tokenizer: None,
-        tokenizer_config: None,
-        chat_template: None,
-        generation_config: None,
-    })
-    .unwrap()
-}
-
 /// Computes `tokens` at the positions from `first` on, and answers the token that follows.
-fn step(backend: &mut CpuBackend, model: &Model, store: StoreId, first: usize, tokens: &[u32]) -> u32 {
-    let a = &model.architecture;
+fn step(backend: &mut CpuBackend, a: &Architecture, store: StoreId, first: usize, tokens: &[u32]) -> u32 {
     let row = |(i, token): (usize, &u32)| Row::of_canvas(a, store, first + i, *token, 1024);
     let rows: Vec<_> = tokens.iter().enumerate().map(row).collect();
     let select = [Select::likeliest(rows.len() - 1, first + tokens.len())];
@@ -63,18 +28,19 @@ fn step(backend: &mut CpuBackend, model: &Model, store: StoreId, first: usize, t
 }
 
 fn decode(c: &mut Criterion) {
-    let model = model();
+    let (_, architecture) = parse_config("config.json", CONFIG).unwrap();
+    let architecture = Arc::new(architecture);
     for format in [WeightFormat::F32, WeightFormat::Q8] {
-        let mut backend = CpuBackend::load(&model, Some(format), &mut |_| ()).unwrap();
+        let mut backend = CpuBackend::random(architecture.clone(), format).unwrap();
         let mut group = c.benchmark_group(format!("gpt2-124m {format}"));
         group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
         group.bench_function("50 tokens", |b| {
             b.iter(|| {
                 let store = backend.create_store(64).unwrap();
                 let prompt: Vec<_> = (0..8).map(|i| i * 7919 % 50257).collect();
-                let mut token = step(&mut backend, &model, store, 0, &prompt);
+                let mut token = step(&mut backend, &architecture, store, 0, &prompt);
                 for position in 8..57 {
-                    token = step(&mut backend, &model, store, position, &[token]);
+                    token = step(&mut backend, &architecture, store, position, &[token]);
                 }
                 backend.release_store(store);
                 black_box(token)
@@ -82,12 +48,12 @@ fn decode(c: &mut Criterion) {
         });
         let store = backend.create_store(1024).unwrap();
         let all: Vec<_> = (0..1024).map(|i| i * 31 % 50257).collect();
-        step(&mut backend, &model, store, 0, &all);
+        step(&mut backend, &architecture, store, 0, &all);
         for depth in [64, 1023] {
             let name = format!("one row at {depth}");
-            group.bench_function(name, |b| b.iter(|| step(&mut backend, &model, store, depth, &[7])));
+            group.bench_function(name, |b| b.iter(|| step(&mut backend, &architecture, store, depth, &[7])));
         }
-        group.bench_function("512 rows", |b| b.iter(|| step(&mut backend, &model, store, 0, &all[..512])));
+        group.bench_function("512 rows", |b| b.iter(|| step(&mut backend, &architecture, store, 0, &all[..512])));
         group.finish();
     }
 }
