@@ -183,8 +183,8 @@ fn write_companions(model: &Model, folder: &Path) -> Result<(), Error> {
 /// architecture, stay as they are.
 fn outputs(model: &Model, to: WeightFormat) -> Result<BTreeMap<String, Output<'_>>, Error> {
     let checkpoint = &model.checkpoint;
-    let (family, a) = parse_config(&model.origin, &model.config)?;
-    let specs = (family.tensors)(&a, &|name| checkpoint.get(name).is_some());
+    let (family, _) = parse_config(&model.origin, &model.config)?;
+    let specs = (family.tensors)(&model.architecture, &|name| checkpoint.get(name).is_some());
     let mut outputs = BTreeMap::new();
     for specs in specs.chunk_by(|a, b| a.role == b.role) {
         let own: Vec<_> = tensors::of(&model.tensors, specs[0].role).collect();
