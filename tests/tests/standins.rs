@@ -1,11 +1,11 @@
 //! Kernels that a device cannot compile are stood in for, tuned ones take the place of the usual, and passes
 //! answer the same.
 
-use remask_core::backend::logits;
 use remask_core::checkpoint::WeightFormat;
 use remask_core::{Answer, Backend, BackendError, Candidate, Keys, Model, Pass, Row, Select, StoreId, TokenSet};
 use remask_testkit::model::{WIDE, claim_matrix_units, made_up};
-use remask_wgpu::kernels::FUSED;
+use remask_wgpu::kernels::fused;
+use remask_wgpu::kernels::gemm::{End, Fused};
 use remask_wgpu::kernels::gemm_matrix::MatrixTile;
 use remask_wgpu::kernels::gemv::{self, Few};
 use remask_wgpu::kernels::linear::{Portable, Shape, Strategy};
@@ -55,7 +55,12 @@ fn some_logits(backend: &mut WgpuBackend) -> Vec<f32> {
     let keys = Keys { start: 0, end: 5 };
     let rows: Vec<_> = (0..5).map(|p| Row { store, token: p * 31, position: p, slot: p, keys }).collect();
     let select = [Select::logits(1, 1), Select::logits(4, 4)];
-    pollster::block_on(logits(backend, &Pass { rows: &rows, select: &select, suppressed: &[] })).unwrap()
+    logits_of_pass(backend, &rows, &select).unwrap()
+}
+
+fn logits_of_pass(backend: &mut WgpuBackend, rows: &[Row], select: &[Select]) -> Result<Vec<f32>, BackendError> {
+    let answers = pollster::block_on(backend.forward(&Pass { rows, select, suppressed: &[] }))?;
+    Ok(answers.into_iter().filter_map(Answer::logits).flatten().collect())
 }
 
 #[track_caller]
@@ -160,9 +165,7 @@ fn of_spread<T>(
 }
 
 fn logits_of(backend: &mut WgpuBackend, length: u32) -> Vec<f32> {
-    of_spread(backend, length, Select::logits, |backend, rows, select| {
-        pollster::block_on(logits(backend, &Pass { rows, select, suppressed: &[] }))
-    })
+    of_spread(backend, length, Select::logits, logits_of_pass)
 }
 
 fn candidates_of(backend: &mut WgpuBackend, length: u32) -> Vec<Candidate> {
@@ -181,7 +184,7 @@ fn another_portable_kernel_stands_in_for_one() {
     let mut usual = load(hardware(), &model);
     let expected = two_passes(&mut usual);
     let mut gpu = hardware();
-    for fused in FUSED {
+    for fused in fused() {
         for (rows, out) in [256, 512, 1024, 3072].into_iter().flat_map(|out| [(2, out), (5, out)]) {
             let few = Few::choose(WeightFormat::F16, rows, out, 1024);
             gpu.refuse(&gemv::spec(WeightFormat::F16, few, fused), "a test says so");
@@ -221,7 +224,7 @@ fn tuned_kernels_compute_the_same() {
     if backend.gpu().profile.timestamps {
         let store = backend.create_store(LENGTH).unwrap();
         // Queries, keys and values are computed with their norm.
-        let normed = FUSED[2];
+        let normed = Fused { norm: true, bias: false, end: End::Write };
         let mut uses = |count: u32| {
             let keys = Keys { start: 0, end: LENGTH };
             let rows: Vec<_> = (0..count).map(|p| Row { store, token: 1, position: p, slot: p, keys }).collect();

@@ -46,6 +46,10 @@ impl Backend for WgpuBackend {
         self.weights.note.iter().cloned().chain(skipped).collect()
     }
 
+    fn most_rows(&self) -> usize {
+        self.rows_limit() as usize
+    }
+
     fn head_rows(&self) -> usize {
         self.architecture.embedding_rows
     }

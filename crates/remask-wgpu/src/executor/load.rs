@@ -1,6 +1,7 @@
 //! A model onto a device.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use remask_core::architecture::{BlockSpec, NormKind};
 use remask_core::checkpoint::WeightFormat;
@@ -54,7 +55,7 @@ impl WgpuBackend {
     pub async fn random(gpu: Gpu, architecture: Architecture, format: WeightFormat) -> Result<Self, BackendError> {
         check_supported(&gpu, &architecture)?;
         let weights = DeviceWeights::random(&gpu, &architecture, format).await?;
-        Self::with_weights(gpu, architecture, weights).await
+        Self::with_weights(gpu, architecture.into(), weights).await
     }
 
     /// Asks for the kernels that the first passes of an answer will need, before the weights are there: a
@@ -86,7 +87,11 @@ impl WgpuBackend {
         Ok(())
     }
 
-    async fn with_weights(mut gpu: Gpu, a: Architecture, mut weights: DeviceWeights) -> Result<Self, BackendError> {
+    async fn with_weights(
+        mut gpu: Gpu,
+        a: Arc<Architecture>,
+        mut weights: DeviceWeights,
+    ) -> Result<Self, BackendError> {
         let arithmetic = weights.suit(&mut gpu, &a).await?;
         tracing::debug!(?arithmetic, "loaded");
         let outline = weights.outline();

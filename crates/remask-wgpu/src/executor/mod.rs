@@ -11,6 +11,7 @@ mod translate;
 mod tune;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use remask_core::{Architecture, BackendError, Pass};
 
@@ -36,7 +37,7 @@ const MOST_RECORDINGS: usize = 1024;
 /// A model on a wgpu device.
 pub struct WgpuBackend {
     gpu: Gpu,
-    architecture: Architecture,
+    architecture: Arc<Architecture>,
     weights: DeviceWeights,
     /// What planning knows of them.
     outline: ModelOutline,

@@ -32,7 +32,7 @@ fn kernels_of_the_first_passes_are_foreseen() {
     for (rows, selected) in FIRST_PASSES {
         let trial = pollster::block_on(Trial::new(&mut backend, 256, rows, rows)).unwrap();
         let select: Vec<_> = (0..selected as usize).map(|row| Select::likeliest(row, row)).collect();
-        let pass = Pass { select: &select, ..trial.pass() };
+        let pass = Pass { select: &select, ..trial.work().pass() };
         assert_eq!(pollster::block_on(backend.forward(&pass)).unwrap().len(), selected as usize);
     }
     let compiled: HashSet<_> = backend.gpu.kernels.keys().cloned().collect();
@@ -88,18 +88,18 @@ fn passes_encoded_ahead_answer_the_same() {
     let few = pollster::block_on(Trial::new(&mut backend, 256, 8, 8)).unwrap();
     let more = pollster::block_on(Trial::new(&mut backend, 256, 24, 24)).unwrap();
     let mut forward = |pass: &Pass| pollster::block_on(backend.forward(pass)).unwrap();
-    let first = [forward(&few.pass()), forward(&more.pass())];
+    let first = [forward(&few.work().pass()), forward(&more.work().pass())];
     for _ in 0..2 {
-        assert_eq!([forward(&few.pass()), forward(&more.pass())], first);
+        assert_eq!([forward(&few.work().pass()), forward(&more.work().pass())], first);
     }
     // A recording serves all sizes that round up to its own.
     let select: Vec<_> = (0..7).map(|row| Select::likeliest(row, row)).collect();
-    assert_eq!(forward(&Pass { select: &select, ..few.pass() }), first[0][..7]);
+    assert_eq!(forward(&Pass { select: &select, ..few.work().pass() }), first[0][..7]);
     let ready = backend.ahead.len();
     assert_eq!(ready, 2, "a pass of each recording is ready");
     // Larger buffers take the place of those that the commands name.
     let most = pollster::block_on(Trial::new(&mut backend, 256, 300, 300)).unwrap();
-    pollster::block_on(backend.forward(&most.pass())).unwrap();
+    pollster::block_on(backend.forward(&most.work().pass())).unwrap();
     assert_eq!(backend.ahead.len(), 1, "commands of old buffers are dropped");
-    assert_eq!(pollster::block_on(backend.forward(&few.pass())).unwrap(), first[0]);
+    assert_eq!(pollster::block_on(backend.forward(&few.work().pass())).unwrap(), first[0]);
 }

@@ -23,7 +23,7 @@ impl WgpuBackend {
         let slots = |store| self.stores.slots(store).map(|s| s.len() as u32);
         pass.check(&self.architecture, slots)?;
         let limits = &self.gpu.profile.limits;
-        let most = self.most_rows() as usize;
+        let most = self.rows_limit() as usize;
         let rows = pass.rows.len().max(pass.select.len());
         if rows > most {
             return Err(BackendError::InvalidPass(format!(
@@ -46,7 +46,7 @@ impl WgpuBackend {
     }
 
     /// Rows that a pass may have on this device.
-    fn most_rows(&self) -> u32 {
+    pub(super) fn rows_limit(&self) -> u32 {
         let parts = self.weights.head().map_or(1, |head| head.parts.len());
         let limits = &self.gpu.profile.limits;
         let fits = Activations::most_rows(limits, &self.architecture, self.arithmetic, super::strips(parts));
@@ -58,7 +58,7 @@ impl WgpuBackend {
         let logits = pass.select.iter().filter(|s| s.want == Want::Logits).count() as u32;
         let selected = pass.select.len() as u32 - logits;
         let sizes = PassSizes { rows: pass.rows.len() as u32, selected, tiles: 1, logits };
-        (sizes, sizes.rounded_up(self.most_rows()))
+        (sizes, sizes.rounded_up(self.rows_limit()))
     }
 
     /// The records of a pass that was checked, and whose stores, positions and sets of suppressed ids (which lie at
