@@ -36,7 +36,12 @@ pub fn run(h: &mut Harness) {
                     continue;
                 }
                 for half in [false, true] {
-                    check(h, [rows, cols], scale, activation::Variant { activation: a, gated, splits, half, interleaved });
+                    check(
+                        h,
+                        [rows, cols],
+                        scale,
+                        activation::Variant { activation: a, gated, splits, half, interleaved },
+                    );
                 }
             }
         }

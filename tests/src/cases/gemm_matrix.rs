@@ -3,9 +3,9 @@
 use half::f16;
 use remask_core::architecture::Activation;
 use remask_core::checkpoint::WeightFormat;
+use remask_wgpu::kernels::RowRecord;
 use remask_wgpu::kernels::gemm_matrix::{self, MatrixEnd, MatrixTile};
 use remask_wgpu::kernels::linear::Shape;
-use remask_wgpu::kernels::RowRecord;
 use remask_wgpu::order::Order;
 use remask_wgpu::weights::{DeviceMatrix, fragments_are_as_expected};
 
@@ -87,7 +87,8 @@ pub fn run(h: &mut Harness) {
             }
         }
         for &(shape, end) in LAYERS {
-            let case = Case { shape, format, end, normed: matches!(end, MatrixEnd::Rotary { .. }), bias: false, scale: 1.0 };
+            let case =
+                Case { shape, format, end, normed: matches!(end, MatrixEnd::Rotary { .. }), bias: false, scale: 1.0 };
             case.tiles().into_iter().take(1).for_each(|tile| check(h, &case, tile));
         }
     }

@@ -88,14 +88,8 @@ fn saturation(h: &mut Harness) {
     let table = h.upload(&table(0, &[]));
     let qkv = [1e6, 2.0, -7e4, 3.0, f32::NAN, 1e30];
     let (qkv, keys, values) = (h.upload(&qkv), h.poisoned(1), h.poisoned(1));
-    let variant = rotary::Variant {
-        head_dim: 2,
-        rotated: 0,
-        interleaved: false,
-        head_norm: false,
-        splits: 1,
-        half_kv: true,
-    };
+    let variant =
+        rotary::Variant { head_dim: 2, rotated: 0, interleaved: false, head_norm: false, splits: 1, half_kv: true };
     let params = rotary::Params { heads: 1, kv_heads: 1, split_stride: 6, eps: EPS };
     let tensors = [&rows, &table, &qkv, &keys, &values];
     h.run(sizes(1, 1, 1), &[(rotary::spec(variant), &tensors[..], params, rotary::grid(variant, 1, 3))]);

@@ -76,7 +76,7 @@ impl DeviceWeights {
             }
         }
         loader.settle().await?;
-        Self::assemble(gpu, matrices, vectors).await.map_err(LoadError::from)
+        Self::assemble(gpu, &model.architecture, matrices, vectors).await.map_err(LoadError::from)
     }
 }
 

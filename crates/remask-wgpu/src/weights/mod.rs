@@ -67,29 +67,32 @@ pub struct DeviceWeights {
     pub matrices: HashMap<Role, DeviceMatrix>,
     /// Gains and biases.
     pub vectors: HashMap<Role, wgpu::Buffer>,
-    /// Gains of the norms of queries' heads, then of keys', by the set of weights that they belong to: for kernels
-    /// that have no room to bind both.
+    /// Gains of the norms of queries' heads, then of keys', by the set of weights that they belong to.
     pub head_norms: HashMap<usize, wgpu::Buffer>,
     /// What became of bf16 weights that matrix units could use as f16, in a sentence.
     pub note: Option<String>,
 }
 
 impl DeviceWeights {
-    /// All that a model has.
+    /// All that a model has: the norms of heads of a set of weights come together.
     async fn assemble(
         gpu: &Gpu,
+        a: &Architecture,
         matrices: HashMap<Role, DeviceMatrix>,
-        vectors: HashMap<Role, wgpu::Buffer>,
+        mut vectors: HashMap<Role, wgpu::Buffer>,
     ) -> Result<Self, BackendError> {
         let mut head_norms = HashMap::new();
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("norms") });
-        for (role, query) in &vectors {
-            let Role::Block(set, BlockRole::QueryNorm) = *role else { continue };
-            let Some(key) = vectors.get(&Role::Block(set, BlockRole::KeyNorm)) else { continue };
-            let both = gpu.storage("norms of heads", query.size() + key.size()).await?;
-            encoder.copy_buffer_to_buffer(query, 0, &both, 0, query.size());
-            encoder.copy_buffer_to_buffer(key, 0, &both, query.size(), key.size());
-            head_norms.insert(set, both);
+        for (set, block) in a.distinct_blocks().enumerate() {
+            let bytes = block.attention.head_dim as u64 * 4;
+            let mut own = |role| vectors.remove(&Role::Block(set, role));
+            let norms = own(BlockRole::QueryNorm).zip(own(BlockRole::KeyNorm));
+            if let Some((query, key)) = norms {
+                let both = gpu.storage("norms of heads", 2 * bytes).await?;
+                encoder.copy_buffer_to_buffer(&query, 0, &both, 0, bytes);
+                encoder.copy_buffer_to_buffer(&key, 0, &both, bytes, bytes);
+                head_norms.insert(set, both);
+            }
         }
         gpu.queue.submit([encoder.finish()]);
         Ok(Self { matrices, vectors, head_norms, note: None })

@@ -36,7 +36,7 @@ impl DeviceWeights {
             }
         }
         gpu.wait()?;
-        Self::assemble(gpu, matrices, vectors).await
+        Self::assemble(gpu, a, matrices, vectors).await
     }
 }
 
