@@ -7,8 +7,8 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use remask_wgpu::kernels::gemm_matrix::MatrixTile;
 use remask_wgpu::kernels::select_reduce::CandidateRecord;
 use remask_wgpu::kernels::{
-    RowRecord, SelectRecord, activation, all_specs, attention, embed, fragment_probe, gemm, gemm_matrix, head_select, reorder,
-    norm, rotary, select_reduce, select_strips,
+    RowRecord, SelectRecord, activation, all_specs, attention, embed, fragment_probe, gemm, gemm_matrix, head_select,
+    norm, reorder, rotary, select_reduce, select_strips,
 };
 use remask_wgpu::plan::PassSizes;
 use remask_wgpu::uniforms::SLOT;

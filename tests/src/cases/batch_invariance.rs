@@ -2,10 +2,10 @@
 //! gives, every other one gives that a pass of other rows may be computed with.
 
 use remask_core::architecture::Activation;
+use remask_wgpu::kernels::WEIGHT_FORMATS;
 use remask_wgpu::kernels::gemm::{End, Fused, Tile};
 use remask_wgpu::kernels::gemv::Few;
 use remask_wgpu::kernels::linear::Portable;
-use remask_wgpu::kernels::WEIGHT_FORMATS;
 
 use super::gemm::{Case, Inputs, device_matrix, run_rows};
 use super::{attention, head_select};
@@ -29,7 +29,8 @@ pub fn run(h: &mut Harness) {
     for &cols in WIDTHS {
         for format in WEIGHT_FORMATS.into_iter().filter(|f| f.fits(cols)) {
             // Every end where weights are as they are, and one of the formats that are decoded.
-            let ends = if matches!(format, remask_core::checkpoint::WeightFormat::F32) { &ends[..] } else { &ends[..1] };
+            let ends =
+                if matches!(format, remask_core::checkpoint::WeightFormat::F32) { &ends[..] } else { &ends[..1] };
             for &fused in ends {
                 let case = Case { rows: MOST, cols, out: 74, scale: 1.0, fused, over_selected: false };
                 products(h, &case, format);

@@ -88,14 +88,8 @@ fn saturation(h: &mut Harness) {
     let table = h.upload(&table(0, &[]));
     let qkv = [1e6, 2.0, -7e4, 3.0, f32::NAN, 1e30];
     let (qkv, keys, values) = (h.upload(&qkv), h.poisoned(1), h.poisoned(1));
-    let variant = rotary::Variant {
-        head_dim: 2,
-        rotated: 0,
-        interleaved: false,
-        head_norm: false,
-        splits: 1,
-        half_kv: true,
-    };
+    let variant =
+        rotary::Variant { head_dim: 2, rotated: 0, interleaved: false, head_norm: false, splits: 1, half_kv: true };
     let params = rotary::Params { heads: 1, kv_heads: 1, split_stride: 6, eps: EPS };
     let tensors = [&rows, &table, &qkv, &keys, &values];
     h.run(sizes(1, 1, 1), &[(rotary::spec(variant), &tensors[..], params, rotary::grid(variant, 1, 3))]);
@@ -123,7 +117,7 @@ where
     let qkv: Vec<f64> = (0..count).map(|i| parts.iter().map(|p| f64::from(p[i])).sum()).collect();
     let old: Vec<T> = uniform(2, SLOTS * width, 1.0).into_iter().map(T::narrow).collect();
     let norms = [20, 21].map(|seed| uniform(seed, c.head_dim, 2.0));
-    let device_norms = norms.each_ref().map(|norm| h.upload(norm));
+    let device_norms = h.upload(&norms.concat());
     let table = h.upload(&table(c.rotated, &positions));
     let (device_rows, device_qkv) = (h.upload(&rows), h.upload(&parts.concat()));
     let (keys, values) = (h.upload(&old), h.upload(&old));
@@ -139,9 +133,7 @@ where
     };
     let grid = rotary::grid(variant, rows.len() as u32, heads as u32);
     let mut tensors = vec![&device_rows, &table, &device_qkv, &keys, &values];
-    if c.head_norm {
-        tensors.extend(&device_norms);
-    }
+    tensors.extend(c.head_norm.then_some(&device_norms));
     h.run(sizes(rows.len(), 1, 1), &[(rotary::spec(variant), &tensors[..], params, grid)]);
 
     let widened = |values: &[T]| -> Vec<f64> { values.iter().map(|v| f64::from(f32::from(*v))).collect() };

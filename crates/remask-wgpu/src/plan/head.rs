@@ -42,7 +42,8 @@ impl Planner<'_> {
         let select = if over == Over::Logits { Slot::SelectLogits } else { Slot::Select };
         let before = Before { norm: a.final_norm, gain: Role::FinalNorm, bias: Role::FinalNormBias };
         let half = strategy.is_half();
-        let spec = self.norm_spec(pending, norm::Variant { gather: true, half, ..norm::Variant::plain(before.norm.kind) });
+        let spec =
+            self.norm_spec(pending, norm::Variant { gather: true, half, ..norm::Variant::plain(before.norm.kind) });
         let slots = norm_slots(before, Slot::Gathered, Some(select), pending);
         let params = norm_params(before, pending, a.logit_scale, over);
         steps.push(Step::new(spec, slots, &params, norm::grid(rows)));
@@ -96,7 +97,7 @@ impl Planner<'_> {
                     over: Over::Selected as u32,
                     first_row,
                 };
-                let spec = gemm_matrix::spec(part.format, tile, MatrixEnd::Sums, 0);
+                let spec = gemm_matrix::spec(part.format, tile, MatrixEnd::Sums, 0, false);
                 let slots = vec![self.matrix_slot(Role::Head, i), Slot::Gathered, Slot::Chunk];
                 steps.push(Step::new(spec, slots, &params, gemm_matrix::grid(tile, selected, ids)));
                 let params = select_strips::Params {

@@ -78,8 +78,7 @@ impl Planner<'_> {
         let mut steps = Vec::new();
         for (role, table, scale) in tables {
             for (i, part) in self.weights.get(role)?.parts.iter().enumerate() {
-                let params =
-                    embed::Params { cols4: self.width() / 4, first: part.first, part_rows: part.rows, scale };
+                let params = embed::Params { cols4: self.width() / 4, first: part.first, part_rows: part.rows, scale };
                 let slots = vec![Slot::Matrix(role, i), Slot::Rows, Slot::Hidden];
                 steps.push(Step::new(embed::spec(part.format, table), slots, &params, embed::grid(self.sizes.rows)));
             }

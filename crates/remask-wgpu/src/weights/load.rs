@@ -76,7 +76,7 @@ impl DeviceWeights {
             }
         }
         loader.settle().await?;
-        Ok(Self { matrices, vectors, note: None })
+        Self::assemble(gpu, &model.architecture, matrices, vectors).await.map_err(LoadError::from)
     }
 }
 
@@ -206,7 +206,11 @@ fn weights_error(e: Error) -> BackendError {
 
 impl Loader<'_> {
     /// Vectors one behind the other, each section filled up with zeros.
-    async fn vector(&mut self, stacked: &[TensorSpec], sections: Option<&[usize]>) -> Result<wgpu::Buffer, BackendError> {
+    async fn vector(
+        &mut self,
+        stacked: &[TensorSpec],
+        sections: Option<&[usize]>,
+    ) -> Result<wgpu::Buffer, BackendError> {
         let read = |spec| self.checkpoint.vector(spec).map_err(weights_error);
         let sources = stacked.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let mut values = Vec::new();
@@ -223,7 +227,12 @@ impl Loader<'_> {
 
     /// One device matrix from sources of equal width, whose rows go where `pieces` says, of `rows` rows in all. Neighbours that are kept in
     /// one format share their parts.
-    async fn matrix(&mut self, sources: &[Matrix<'_>], pieces: &[Piece], rows: usize) -> Result<DeviceMatrix, LoadError> {
+    async fn matrix(
+        &mut self,
+        sources: &[Matrix<'_>],
+        pieces: &[Piece],
+        rows: usize,
+    ) -> Result<DeviceMatrix, LoadError> {
         // The disk reads ahead while the first rows are on their way.
         sources.iter().for_each(|s| self.checkpoint.will_need(s.name()));
         let cols = sources.first().map_or(0, |s| s.cols);
