@@ -7,6 +7,7 @@ use remask_core::checkpoint::{Bytes, Checkpoint};
 use remask_core::families::parse_config;
 use remask_core::model::ModelFiles;
 use remask_core::tensors::{Role, TensorKind};
+use remask_core::tokenizer::TokenizerFiles;
 use remask_wgpu::Gpu;
 use remask_wgpu::profile::MatrixShape;
 
@@ -57,9 +58,10 @@ pub fn made_up(config: &str, change: impl Fn(&str, &mut [f32])) -> Model {
         origin: "made-up".to_owned(),
         config: Cow::Borrowed(config),
         checkpoint: checkpoint.expect("a well-formed container"),
-        tokenizer: None,
+        tokenizer: TokenizerFiles::new(),
         tokenizer_config: None,
         chat_template: None,
+        chat_templates: Vec::new(),
         generation_config: None,
     })
     .expect("a model with every tensor")

@@ -1,5 +1,7 @@
 //! The [`Backend`] on Burn.
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 use remask_core::backend::{Answer, BackendInfo, Select, Want};
@@ -10,6 +12,7 @@ use crate::attention::HostSlots;
 use crate::dense::Dense;
 use crate::load::{self, FromMatrices};
 use crate::packed::Packed;
+use crate::random::RandomWeights;
 use crate::select::candidate;
 use crate::stores::{Plans, Slots, Stores};
 use crate::tensor_slots::TensorSlots;
@@ -38,7 +41,7 @@ pub type CpuBackend = BurnBackend<Packed>;
 /// A model on one of Burn's devices.
 pub struct BurnBackend<L: Served> {
     transformer: Transformer<L>,
-    architecture: Architecture,
+    architecture: Arc<Architecture>,
     device: Device,
     stores: Stores<L::Slots>,
     info: BackendInfo,
@@ -56,6 +59,19 @@ impl CpuBackend {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, BackendError> {
         Self::on(Device::flex(), "cpu (Burn flex)", cpu_name(), model, format, progress)
+    }
+
+    /// A model of this shape with random weights, where only the shape matters.
+    ///
+    /// # Errors
+    /// [`BackendError::Weights`] where `format` cannot hold them.
+    pub fn random(architecture: Arc<Architecture>, format: WeightFormat) -> Result<Self, BackendError> {
+        let mut source = RandomWeights { format, state: 1 };
+        let transformer = Transformer::of(&mut source, &architecture);
+        let transformer = transformer.map_err(|e| BackendError::Weights(e.to_string()))?;
+        let weights = format.to_string();
+        let info = BackendInfo { backend: "cpu (Burn flex)".to_owned(), adapter: cpu_name(), weights };
+        Ok(Self { transformer, architecture, device: Device::flex(), stores: Stores::default(), info })
     }
 }
 

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use remask_burn::executor::BurnBackend;
 use remask_burn::{CpuBackend, Device};
-use remask_core::backend::logits;
-use remask_core::golden::{Golden, LogitError, check_logits};
-use remask_core::{Backend, Model, Pass, Row, Select};
+use remask_core::decode::Work;
+use remask_core::golden::{Golden, LogitError, check_case, check_logits};
+use remask_core::scheduler::logits;
+use remask_core::{Backend, Model, Row, Select};
 
 fn folders() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
@@ -24,13 +25,19 @@ fn both(model: &Model) -> [Box<dyn Backend>; 2] {
 }
 
 #[test]
-fn logits_agree_with_the_reference() {
+fn logits_and_generations_agree_with_the_reference() {
     for folder in folders() {
         let (model, golden) = (Model::open(&folder).unwrap(), Golden::open(&folder).unwrap());
         for mut backend in both(&model) {
             let error = pollster::block_on(check_logits(&mut *backend, &model, &golden)).unwrap();
-            println!("{} on {}: {error:?}", folder.display(), backend.info().backend);
-            assert!(error.passes(), "{} on {}: {error:?}", folder.display(), backend.info().backend);
+            let name = format!("{} on {}", folder.display(), backend.info().backend);
+            println!("{name}: {error:?}");
+            assert!(error.passes(), "{name}: {error:?}");
+            for case in &golden.cases {
+                let result = pollster::block_on(check_case(&mut *backend, &model, case)).unwrap();
+                let result = result.unwrap_or_else(|| panic!("{name}: no decoder for {}", case.label()));
+                assert!(result.passes(), "{name}: {result:?}");
+            }
         }
     }
 }
@@ -54,8 +61,8 @@ fn kept_keys_and_values_serve_as_well_as_fresh_ones() {
                 for rows in rows.chunks(piece) {
                     let select: Vec<_> =
                         (0..rows.len()).map(|i| Select::logits(i, rows[i].position as usize)).collect();
-                    let pass = Pass { rows, select: &select, suppressed: &[] };
-                    found.extend(pollster::block_on(logits(&mut *backend, &pass)).unwrap());
+                    let work = Work { rows: rows.to_vec(), select, suppressed: Vec::new() };
+                    found.extend(pollster::block_on(logits(&mut *backend, &work)).unwrap());
                 }
                 backend.release_store(store);
                 let error = LogitError::between(&found, &golden.logits[..length * golden.width]);

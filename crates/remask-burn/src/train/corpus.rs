@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use remask_core::chat::{ChatTemplate, MarkedText, Message};
+use remask_core::chat::{ChatTemplate, Conversation, MarkedText};
 use remask_core::{Error, Result, TextTokenizer, json, text};
 use serde::Deserialize;
 
@@ -148,8 +148,7 @@ impl Encoder<'_> {
             to.stream.push(self.eos);
         }
         let encode = |pair: &Pair| {
-            let question = Message { role: "user".to_owned(), content: pair.prompt.clone() };
-            let prompt = self.tokenizer.encode(&self.chat.render(&[question])?)?;
+            let prompt = self.tokenizer.encode(&self.chat.render(&Conversation::ask(&pair.prompt))?)?;
             let mut answer = plain(pair.response.trim())?;
             answer.push(self.turn_end);
             Ok((prompt, answer))

@@ -469,13 +469,15 @@ fn check_same_shape(a: &Architecture, model: &Model) -> Result<()> {
         tokens: TokenIds::default(),
         ..a.clone()
     };
-    let (own, there) = (shape(a), shape(&model.architecture));
-    if own == there {
+    let describe = |a: &Architecture| serde_json::to_value(shape(a)).unwrap_or_default();
+    let (own, there) = (describe(a), describe(&model.architecture));
+    let keys = own.as_object().into_iter().flatten().map(|(key, _)| key.as_str());
+    let differ: Vec<_> = keys.filter(|key| own[*key] != there[*key]).collect();
+    if differ.is_empty() {
         return Ok(());
     }
-    let origin = &model.origin;
-    let problem = format!("{origin} has another shape than this run would write: {there:?} for {own:?}");
-    Err(Error::Request(problem))
+    let (origin, differ) = (&model.origin, differ.join(", "));
+    Err(Error::Request(format!("{origin} has another shape than this run would write; they differ in {differ}")))
 }
 
 impl State {

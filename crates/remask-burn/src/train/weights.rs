@@ -40,21 +40,7 @@ impl Source<Dense> for New<'_> {
     }
 
     fn vector(&mut self, role: Role, len: usize) -> Result<Tensor<1>, Infallible> {
-        use BlockRole as R;
-        let bias = match role {
-            Role::FinalNormBias | Role::HeadBias => true,
-            Role::Block(_, role) => matches!(
-                role,
-                R::AttentionNormBias
-                    | R::QkvBias
-                    | R::AttentionOutBias
-                    | R::FeedForwardNormBias
-                    | R::UpBias
-                    | R::DownBias
-            ),
-            _ => false,
-        };
-        Ok(if bias { Tensor::zeros([len], self.device) } else { Tensor::ones([len], self.device) })
+        Ok(if role.is_bias() { Tensor::zeros([len], self.device) } else { Tensor::ones([len], self.device) })
     }
 }
 

@@ -94,7 +94,7 @@ pub fn run(args: &Args) -> Outcome {
     };
     let prompts = questions
         .iter()
-        .map(|q| model.encode_chat(&[remask_core::chat::Message { role: "user".into(), content: q.prompt.clone() }]))
+        .map(|q| model.encode_chat(&remask_core::chat::Conversation::ask(&q.prompt)))
         .collect::<Result<Vec<_>, _>>()?;
     for setting in &settings {
         for prompt in &prompts {

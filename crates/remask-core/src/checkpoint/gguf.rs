@@ -67,6 +67,13 @@ impl Metadata {
         self.values.get(key)
     }
 
+    /// Every key that begins with `prefix`, without it, in order.
+    pub(crate) fn behind<'a>(&'a self, prefix: &str) -> Vec<&'a str> {
+        let mut keys: Vec<&str> = self.values.keys().filter_map(|key| key.strip_prefix(prefix)).collect();
+        keys.sort_unstable();
+        keys
+    }
+
     fn typed<'a, T>(&'a self, key: &str, kind: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
         let Some(value) = self.values.get(key) else { return Ok(None) };
         read(value).map(Some).ok_or_else(|| Error::config(&self.file, key, format!("expected {kind}")))
