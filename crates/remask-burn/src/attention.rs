@@ -109,7 +109,7 @@ impl HostSlots {
     /// Writes the keys and values of the group's rows, which lie in `qkv [rows of the pass, qkv width]`.
     fn write(&mut self, group: &Group, a: &Attention, qkv: &[f32]) {
         let (slots, stride) = (self.slots, a.qkv_width());
-        let write = |(head, (keys, values)): (usize, (&mut [[f32; WIDTH]], &mut [[f32; WIDTH]]))| {
+        let write = |head: usize, keys: &mut [[f32; WIDTH]], values: &mut [[f32; WIDTH]]| {
             for (i, (slot, _)) in group.rows.iter().enumerate() {
                 let row = &qkv[(group.first + i) * stride..][..stride];
                 let fresh = |which: usize| &row[a.q_width() + which * a.kv_width() + head * a.head_dim..][..a.head_dim];
@@ -123,14 +123,11 @@ impl HostSlots {
         };
         let (of_keys, of_values) = (slots / WIDTH * a.head_dim, panels(a) * slots);
         if group.rows.len() <= ROWS_A_WRITE {
-            self.keys
-                .chunks_exact_mut(of_keys)
-                .zip(self.values.chunks_exact_mut(of_values))
-                .enumerate()
-                .for_each(write);
+            let heads = self.keys.chunks_exact_mut(of_keys).zip(self.values.chunks_exact_mut(of_values));
+            heads.enumerate().for_each(|(head, (keys, values))| write(head, keys, values));
         } else {
-            let keys = self.keys.par_chunks_exact_mut(of_keys);
-            keys.zip(self.values.par_chunks_exact_mut(of_values)).enumerate().for_each(write);
+            let heads = self.keys.par_chunks_exact_mut(of_keys).zip(self.values.par_chunks_exact_mut(of_values));
+            heads.enumerate().for_each(|(head, (keys, values))| write(head, keys, values));
         }
     }
 }

@@ -24,15 +24,28 @@ const MOST_LOGITS: usize = 1 << 24;
 /// A kind of linear layer with the keys and values that go with it.
 pub trait Served: FromMatrices {
     /// The keys and values of one entry in one store.
-    type Slots: Slots<Projected = Self::Projected>;
+    type Slots: Slots<Projected = Self::Projected> + Send;
+
+    /// Runs a pass where it runs best.
+    fn inside<R: Send>(pass: impl FnOnce() -> R + Send) -> R;
 }
 
 impl Served for Packed {
     type Slots = HostSlots;
+
+    /// On a thread of the pool: a pass hands work to the others some hundred times, and whoever is not one of them
+    /// sleeps until they are done, each time.
+    fn inside<R: Send>(pass: impl FnOnce() -> R + Send) -> R {
+        rayon::scope(|_| pass())
+    }
 }
 
 impl Served for Dense {
     type Slots = TensorSlots;
+
+    fn inside<R: Send>(pass: impl FnOnce() -> R + Send) -> R {
+        pass()
+    }
 }
 
 /// A model on the CPU.
@@ -199,6 +212,6 @@ impl<L: Served> Backend for BurnBackend<L> {
     }
 
     fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Answer>> {
-        Box::pin(async move { self.run(pass) })
+        Box::pin(async move { L::inside(|| self.run(pass)) })
     }
 }
