@@ -17,7 +17,7 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// A store of `capacity` slots, from a multiple of [`ALIGNMENT`] on, in the lowest gap that holds it; `None` where it would reach beyond slot `most`.
+    /// A store of `capacity` slots, from a multiple of `ALIGNMENT` on, in the lowest gap that holds it; `None` where it would reach beyond slot `most`.
     pub fn create(&mut self, capacity: u32, most: u32) -> Option<StoreId> {
         let mut taken: Vec<_> = self.ranges.values().cloned().collect();
         taken.sort_by_key(|r| r.start);
