@@ -143,6 +143,12 @@ impl TextTokenizer {
         self.inner.decode(ids, skip_special).map_err(broken)
     }
 
+    /// A text that grows by ids.
+    #[must_use]
+    pub fn stream(&self, skip_special: bool) -> TextStream<'_> {
+        TextStream { tokenizer: self, skip_special, ids: Vec::new(), given: 0 }
+    }
+
     /// Ids of turn-end tokens this tokenizer has.
     fn turn_ends(&self) -> impl Iterator<Item = u32> + '_ {
         TURN_END_TEXTS.iter().filter_map(|t| self.id(t))
@@ -183,6 +189,38 @@ impl TextTokenizer {
         vocabulary.stop.sort_unstable();
         vocabulary.stop.dedup();
         Ok(vocabulary)
+    }
+}
+
+/// A text that grows: ids go in, what is final of the text comes out.
+pub struct TextStream<'a> {
+    tokenizer: &'a TextTokenizer,
+    skip_special: bool,
+    ids: Vec<u32>,
+    given: usize,
+}
+
+impl TextStream<'_> {
+    /// Takes further ids and gives the text that is final by now and was not given before.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where the tokenizer fails.
+    pub fn push(&mut self, ids: &[u32]) -> Result<String> {
+        self.ids.extend_from_slice(ids);
+        let text = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        let whole = text.trim_end_matches(char::REPLACEMENT_CHARACTER);
+        let new = whole.get(self.given..).unwrap_or_default().to_owned();
+        self.given = self.given.max(whole.len());
+        Ok(new)
+    }
+
+    /// The rest of the text, where no id follows.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] where the tokenizer fails.
+    pub fn finish(self) -> Result<String> {
+        let text = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        Ok(text.get(self.given..).unwrap_or_default().to_owned())
     }
 }
 

@@ -376,7 +376,8 @@ impl Engine {
         loop {
             // A choice that was finished before a device was lost stays as it is.
             let open: Vec<_> = (0..choices.len()).filter(|i| choices[*i].canvas.holes() > 0).collect();
-            let request = |i: &usize| Request { canvas: choices[*i].canvas.clone(), options: work.choices[*i].1.clone() };
+            let request =
+                |i: &usize| Request { canvas: choices[*i].canvas.clone(), options: work.choices[*i].1.clone() };
             let requests = open.iter().map(request).collect();
             let before: Vec<_> = choices.iter().map(|choice| choice.costs.clone()).collect();
             let (model, pieces) = (&self.model, &mut self.pieces);

@@ -104,8 +104,11 @@ impl Prompt {
                 // A blank is a part of the text: its end is not the text's.
                 let mut suppressed = TokenSet::clone(&model.vocabulary.suppressed);
                 model.vocabulary.stop.iter().for_each(|id| suppressed.insert(*id));
-                let vocabulary =
-                    Vocabulary { stop: Vec::new(), suppressed: suppressed.into(), ..Vocabulary::clone(&model.vocabulary) };
+                let vocabulary = Vocabulary {
+                    stop: Vec::new(),
+                    suppressed: suppressed.into(),
+                    ..Vocabulary::clone(&model.vocabulary)
+                };
                 let prepared = |canvas: Canvas| {
                     let settings = DecodeSettings { max_tokens: Some(canvas.holes()), ..settings.clone() };
                     let options = settings.resolve(&model.defaults);

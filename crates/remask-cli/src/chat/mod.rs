@@ -114,7 +114,8 @@ impl Chat<'_> {
         let prompt = model.encode_chat(&self.conversation())?;
         let room = model.architecture.max_positions.saturating_sub(prompt.len());
         if room == 0 {
-            let full = "the conversation fills the model's positions; /undo takes the last turn back, /clear all of them";
+            let full =
+                "the conversation fills the model's positions; /undo takes the last turn back, /clear all of them";
             return Err(Failure::Message(full.to_owned()));
         }
         let options = DecodeOptions { max_tokens: self.options.max_tokens.min(room), ..self.options.clone() };
