@@ -141,11 +141,14 @@ impl Scheduler {
         self.len() == 0
     }
 
-    /// Ends a generation where it stands; its rows are in no later pass. `None` where it has ended already.
-    pub fn cancel(&mut self, backend: &mut dyn Backend, ticket: Ticket) -> Option<Generation> {
+    /// Ends a generation where it stands; its rows are in no later pass. `None` where it has ended already. Without a
+    /// backend, because it was lost, there is nothing to give back.
+    pub fn cancel(&mut self, backend: Option<&mut dyn Backend>, ticket: Ticket) -> Option<Generation> {
         let mut entry = self.take(ticket)?;
         entry.generating.abort();
-        entry.release(backend);
+        if let Some(backend) = backend {
+            entry.release(backend);
+        }
         Some(entry.generating.finish())
     }
 
@@ -163,10 +166,21 @@ impl Scheduler {
         Some(entry)
     }
 
-    /// Ends everything, and gives all stores back.
-    pub fn clear(&mut self, backend: &mut dyn Backend) {
+    /// Ends everything, and gives all stores back where there is a backend.
+    pub fn clear(&mut self, backend: Option<&mut dyn Backend>) {
         self.waiting.clear();
-        self.running.drain(..).for_each(|mut entry| entry.release(backend));
+        let running = std::mem::take(&mut self.running);
+        if let Some(backend) = backend {
+            running.into_iter().for_each(|mut entry| entry.release(backend));
+        }
+    }
+
+    /// Gives those that wait their stores, in the order in which they came and as far as there is room. A step does so
+    /// too; here it is known who begins before the pass runs.
+    pub fn begin(&mut self, backend: &mut dyn Backend) -> Stepped {
+        let mut done = Stepped::default();
+        self.begin_waiting(backend, &mut done);
+        done
     }
 
     /// Runs one pass for as many generations as fit, and answers those that ended with it.
@@ -176,8 +190,7 @@ impl Scheduler {
     /// already, and its stores are given back: a later step, with a backend that works, goes on from the canvases
     /// as they stand. What is wrong with one generation alone is that generation's own end.
     pub async fn step(&mut self, backend: &mut dyn Backend, watch: &mut Watch<'_>) -> Result<Stepped> {
-        let mut done = Stepped::default();
-        self.begin_waiting(backend, &mut done);
+        let mut done = self.begin(backend);
         let (joint, shares) = self.form(backend, &mut done.ended);
         if shares.is_empty() {
             self.retire(backend, &mut done.ended);

@@ -92,12 +92,12 @@ fn a_cancelled_request_has_no_rows_in_later_passes() {
     for _ in 0..3 {
         pollster::block_on(scheduler.step(&mut backend, watch)).unwrap();
     }
-    let cut = scheduler.cancel(&mut backend, first).unwrap();
+    let cut = scheduler.cancel(Some(&mut backend), first).unwrap();
     assert_eq!((cut.finish, cut.canvas.holes()), (FinishReason::Aborted, 47));
-    assert!(scheduler.cancel(&mut backend, first).is_none() && backend.stores.len() == 1);
+    assert!(scheduler.cancel(Some(&mut backend), first).is_none() && backend.stores.len() == 1);
     pollster::block_on(scheduler.step(&mut backend, watch)).unwrap();
     assert_eq!(backend.passes, [2, 2, 2, 1]);
-    assert!(scheduler.cancel(&mut backend, second).is_some() && scheduler.is_empty());
+    assert!(scheduler.cancel(Some(&mut backend), second).is_some() && scheduler.is_empty());
 }
 
 proptest! {
