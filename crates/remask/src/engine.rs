@@ -34,6 +34,8 @@ pub struct PassRecord {
     pub rows: usize,
     /// Rows that full compute would have computed in its place.
     pub full_rows: usize,
+    /// Tokens that each generation committed.
+    pub committed: Vec<usize>,
     /// How long it took.
     pub time: Duration,
 }
@@ -79,7 +81,7 @@ impl Engine {
     /// # Errors
     /// Why there will be none.
     pub fn stream(&self, request: &GenerationRequest) -> Result<Events, EngineError> {
-        self.handle.ask(self.handle.default_model()?.as_ref(), request)
+        self.handle.ask(&self.handle.default_model()?, request)
     }
 
     /// Waits until it answers.
@@ -164,6 +166,7 @@ impl Loaded {
         let mut terms = Terms::of(&model);
         terms.context = builder.context.unwrap_or(usize::MAX).min(terms.context);
         (terms.default_max_tokens, terms.clamp) = (builder.default_max_tokens, builder.clamp);
+        let slot_bytes = crate::open::slot_bytes(&model);
         let served = ServedModel {
             slots: builder.limits(&model).slots,
             model: model.into(),
@@ -172,7 +175,9 @@ impl Loaded {
             notes: opened.notes(),
             index,
             name,
+            slot_bytes,
             slots_used: AtomicUsize::new(0),
+            under_way: std::sync::Mutex::default(),
             totals: Totals::default(),
         };
         Ok(Self { served: served.into(), backend: opened, open: backend })
@@ -259,14 +264,16 @@ impl<'m> Line<'m> {
             }
         }
         let began = Instant::now();
+        let mut committed = Vec::new();
         let outcome = {
             let watch = &mut |ticket: Ticket, report: &remask_core::StepReport<'_>| {
+                committed.push(report.committed.len());
                 seats.get_mut(&ticket).map_or(std::ops::ControlFlow::Break(()), |seat| seat.step(report))
             };
             pollster::block_on(self.scheduler.step(backend.as_mut(), watch))
         };
         match outcome {
-            Ok(stepped) => Some(self.passed(stepped, began.elapsed())),
+            Ok(stepped) => Some(self.passed(stepped, committed, began.elapsed())),
             Err(problem) => {
                 self.interrupted(&problem);
                 None
@@ -274,7 +281,7 @@ impl<'m> Line<'m> {
         }
     }
 
-    fn passed(&mut self, stepped: Stepped, time: Duration) -> PassRecord {
+    fn passed(&mut self, stepped: Stepped, committed: Vec<usize>, time: Duration) -> PassRecord {
         let Stepped { ended, generations, rows, full_rows, .. } = stepped;
         if generations > 0 {
             self.failures = 0;
@@ -290,7 +297,7 @@ impl<'m> Line<'m> {
                 seat.end(outcome);
             }
         }
-        PassRecord { model: self.name.clone(), generations, rows, full_rows, time }
+        PassRecord { model: self.name.clone(), generations, rows, full_rows, committed, time }
     }
 
     /// The device failed: those under way wait for another.

@@ -106,7 +106,7 @@ impl Handle {
     /// Why they cannot even wait.
     pub fn submit(
         &self,
-        model: &ServedModel,
+        model: &Arc<ServedModel>,
         jobs: Vec<Job>,
         prompt_tokens: usize,
         steps: bool,
@@ -114,7 +114,7 @@ impl Handle {
         if let Some(problem) = self.not_ready() {
             return Err(problem);
         }
-        let places = self.shared.enter(jobs.len())?;
+        let places = self.shared.enter(model, jobs.len())?;
         let (sender, receiver) = unbounded();
         let choices = jobs.len();
         let wants_logprobs = jobs.first().is_some_and(|job| job.request.options.sampling.logprobs.is_some());
@@ -127,7 +127,7 @@ impl Handle {
     ///
     /// # Errors
     /// As both.
-    pub fn ask(&self, model: &ServedModel, request: &GenerationRequest) -> Result<Events, EngineError> {
+    pub fn ask(&self, model: &Arc<ServedModel>, request: &GenerationRequest) -> Result<Events, EngineError> {
         let Prepared { jobs, prompt_tokens, .. } = self.prepare(model, request)?;
         self.submit(model, jobs, prompt_tokens, false)
     }

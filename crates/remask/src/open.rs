@@ -151,15 +151,18 @@ impl EngineBuilder {
 
     /// What a model's scheduler stays within.
     pub(crate) fn limits(&self, model: &Model) -> Limits {
-        // Keys and values as float32, which is what every backend can have.
-        let a = &model.architecture;
-        let slot = 2 * 4 * a.kv_elements() as u64;
+        let (a, slot) = (&model.architecture, slot_bytes(model));
         let context = self.context.unwrap_or(usize::MAX).min(a.max_positions);
         let slots = |bytes: u64| usize::try_from(bytes / slot.max(1)).unwrap_or(usize::MAX);
         let slots = self.kv_bytes.map_or_else(|| slots(4 << 30).max(context.saturating_mul(8)), slots);
         let generations = self.queue.concurrent.unwrap_or(usize::MAX);
         Limits { generations, slots, rows: self.rows, newcomer_rows: self.newcomer_rows }
     }
+}
+
+/// Bytes of a slot's keys and values as float32, which is what every backend can have.
+pub(crate) fn slot_bytes(model: &Model) -> u64 {
+    2 * 4 * model.architecture.kv_elements() as u64
 }
 
 impl Engine {

@@ -45,7 +45,10 @@ pub struct ServedModel {
     pub(crate) index: usize,
     /// Slots for keys and values that its requests may take together.
     pub slots: usize,
+    /// Bytes of a slot's keys and values, as float32.
+    pub slot_bytes: u64,
     pub(crate) slots_used: AtomicUsize,
+    pub(crate) under_way: Mutex<UnderWay>,
     pub(crate) totals: Totals,
 }
 
@@ -54,6 +57,13 @@ impl ServedModel {
     #[must_use]
     pub fn slots_used(&self) -> usize {
         self.slots_used.load(Ordering::Relaxed)
+    }
+
+    /// Its generations that run, and that wait.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        let UnderWay { running, waiting } = *lock(&self.under_way);
+        (running, waiting)
     }
 
     /// Passes, rows computed, and rows that full compute would have computed, since the start.
@@ -94,20 +104,21 @@ pub(crate) struct Shared {
     under_way: Mutex<UnderWay>,
 }
 
+/// How many generations are under way.
 #[derive(Debug, Clone, Copy, Default)]
-struct UnderWay {
+pub(crate) struct UnderWay {
     running: usize,
     waiting: usize,
+}
+
+fn lock(under_way: &Mutex<UnderWay>) -> MutexGuard<'_, UnderWay> {
+    under_way.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
     pub(crate) fn new(queue: Queue) -> Self {
         let state = EngineState::Loading { model: String::new(), loaded: 0, total: 0 };
         Self { state: state.into(), models: RwLock::default(), queue, under_way: Mutex::default() }
-    }
-
-    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn set(&self, state: EngineState) {
@@ -120,13 +131,13 @@ impl Shared {
 
     /// Generations that run, and that wait.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        let under_way = self.under_way();
+        let under_way = lock(&self.under_way);
         (under_way.running, under_way.waiting)
     }
 
     /// Takes places for `count` generations that wait.
-    pub(crate) fn enter(self: &Arc<Self>, count: usize) -> Result<Vec<Place>, EngineError> {
-        let mut under_way = self.under_way();
+    pub(crate) fn enter(self: &Arc<Self>, model: &Arc<ServedModel>, count: usize) -> Result<Vec<Place>, EngineError> {
+        let mut under_way = lock(&self.under_way);
         let UnderWay { running, waiting } = *under_way;
         let full = match self.queue.concurrent {
             Some(concurrent) => {
@@ -143,13 +154,15 @@ impl Shared {
             return Err(EngineError::QueueFull { waiting });
         }
         under_way.waiting += count;
-        Ok((0..count).map(|_| Place { shared: self.clone(), running: false }).collect())
+        lock(&model.under_way).waiting += count;
+        Ok((0..count).map(|_| Place { shared: self.clone(), model: model.clone(), running: false }).collect())
     }
 }
 
 /// A generation's place among those that wait or run, until it is dropped.
 pub(crate) struct Place {
     shared: Arc<Shared>,
+    model: Arc<ServedModel>,
     running: bool,
 }
 
@@ -157,20 +170,24 @@ impl Place {
     /// From those that wait to those that run.
     pub(crate) fn run(&mut self) {
         if !std::mem::replace(&mut self.running, true) {
-            let mut under_way = self.shared.under_way();
-            under_way.waiting -= 1;
-            under_way.running += 1;
+            for counts in [&self.shared.under_way, &self.model.under_way] {
+                let mut counts = lock(counts);
+                counts.waiting -= 1;
+                counts.running += 1;
+            }
         }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut under_way = self.shared.under_way();
-        if self.running {
-            under_way.running -= 1;
-        } else {
-            under_way.waiting -= 1;
+        for counts in [&self.shared.under_way, &self.model.under_way] {
+            let mut counts = lock(counts);
+            if self.running {
+                counts.running -= 1;
+            } else {
+                counts.waiting -= 1;
+            }
         }
     }
 }
