@@ -76,7 +76,7 @@ impl Stream for Events {
     type Item = Event;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        if self.failed || self.ended == self.choices {
+        if self.is_over() {
             return Poll::Ready(None);
         }
         let event = match Pin::new(&mut self.receiver).poll_next(cx) {
@@ -180,6 +180,12 @@ impl Collector {
 }
 
 impl Events {
+    /// Whether nothing follows.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.failed || self.ended == self.choices
+    }
+
     /// Waits for the whole answer.
     ///
     /// # Errors
