@@ -15,6 +15,9 @@ use crate::fields::{Fields, ids_of};
 
 type Result<T> = std::result::Result<T, ApiError>;
 
+/// Tokens of a completion where a request says nothing.
+const USUAL_TOKENS: usize = 16;
+
 /// Which of OpenAI's two forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -78,6 +81,7 @@ impl Ask {
             prompt,
             suffix,
             settings,
+            usual_tokens: (form == Form::Completion).then_some(USUAL_TOKENS),
             stop: stop.clone(),
             n: n as usize,
             ignore_eos,

@@ -76,6 +76,12 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", Some("request_too_large"), message)
     }
 
+    /// A head that is too large.
+    pub fn head_too_large(most: usize) -> Self {
+        let (status, message) = (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, format!("the request's head is larger than {most} bytes"));
+        Self::new(status, "invalid_request_error", Some("head_too_large"), message)
+    }
+
     /// A body that came too slowly.
     pub fn too_slow() -> Self {
         let message = "the request's body did not arrive in time";

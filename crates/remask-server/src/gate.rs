@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 
 use crate::app::{App, fresh_name};
+use crate::config::MAX_HEAD;
 use crate::error::ApiError;
 use crate::keys::{Keys, key_in};
 
@@ -45,7 +46,9 @@ pub async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next)
     let _active = Active(&app);
     request.extensions_mut().insert(RequestId(id.clone()));
     let preflight = method == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let mut response = if preflight && origin.is_some() {
+    let mut response = if head_size(&request) > MAX_HEAD {
+        ApiError::head_too_large(MAX_HEAD).into_response()
+    } else if preflight && origin.is_some() {
         preflighted()
     } else if method != Method::OPTIONS && !may_pass(&app, request.uri().path(), request.headers()) {
         ApiError::key().into_response()
@@ -68,6 +71,13 @@ pub async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next)
     }
     app.metrics.http(&route, known_method(&method), response.status().as_u16());
     response
+}
+
+/// Bytes of a request's head, about: the parser's own limit is on what it reads at once.
+fn head_size(request: &Request) -> usize {
+    let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    target + request.headers().iter().map(line).sum::<usize>()
 }
 
 struct Active<'a>(&'a App);

@@ -63,6 +63,10 @@ pub struct GenerationRequest {
     /// How to decode.
     #[serde(default)]
     pub settings: DecodeSettings,
+    /// Tokens to write where the settings say nothing, fewer where there is no room; the model's terms decide where
+    /// this is left out too.
+    #[serde(default)]
+    pub usual_tokens: Option<usize>,
     /// Texts that end the answer; they are cut off.
     #[serde(default)]
     pub stop: Vec<String>,

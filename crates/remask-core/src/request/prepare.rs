@@ -169,7 +169,7 @@ impl GenerationRequest {
             Some(0) => return Err(RequestError::field("max_tokens", "0 tokens: there is nothing to write")),
             Some(asked) if asked <= room => asked,
             Some(_) if terms.clamp && room > 0 => room,
-            None if room > 0 => terms.default_max_tokens.clamp(1, room),
+            None if room > 0 => self.usual_tokens.unwrap_or(terms.default_max_tokens).clamp(1, room),
             asked => {
                 let max_tokens = asked.unwrap_or(1);
                 return Err(RequestError::ContextLength { limit: terms.context, prompt: given, max_tokens });

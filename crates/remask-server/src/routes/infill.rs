@@ -54,9 +54,10 @@ async fn fill(app: &Arc<App>, id: &RequestId, body: &Value, tally: &mut Tally) -
     };
     let request = GenerationRequest {
         suffix: Some(after.to_owned()),
+        usual_tokens: Some(USUAL_TOKENS),
         stop: fields.strings("stop", crate::config::MOST_STOPS)?,
         settings: DecodeSettings {
-            max_tokens: Some(tokens.map_or(USUAL_TOKENS, |n| usize::try_from(n).unwrap_or(usize::MAX))),
+            max_tokens: tokens.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
             temperature: fields.number("temperature", 0.0, 2.0)?,
             top_p: fields.number("top_p", f64::from(f32::MIN_POSITIVE), 1.0)?,
             top_k: fields.integer("top_k", 0, u64::from(u32::MAX))?.map(|k| k as usize),

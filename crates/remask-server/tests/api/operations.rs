@@ -314,7 +314,7 @@ fn it_drains_on_its_way_out() {
     // Whoever does not know yet is still served.
     let mut late = begin(&server, "late", &story(false));
     under_way(&server, 2);
-    until(|| server.post("/v1/completions", &story(false)).error().1.as_deref() == Some("draining"));
+    until(|| server.post("/v1/completions", &json!({})).error().1.as_deref() == Some("draining"));
     assert_eq!(
         (server.get("/health/live").status, server.get("/health").json()["state"].clone()),
         (200, json!("draining"))
