@@ -58,6 +58,11 @@ has_wasm_target() {
         compgen -G "$libdir/libstd-*.rlib" >/dev/null
 }
 
+# Asks rustup for it, where there is one: not every machine reaches what rustup downloads from.
+add_wasm_target() {
+    has_wasm_target || { command -v rustup >/dev/null && rustup target add wasm32-unknown-unknown >&2; } || true
+}
+
 # wasm_cargo ARGS...: cargo for wasm32-unknown-unknown. After `rustup target add wasm32-unknown-unknown`
 # this is plain cargo; without that target the system's own Rust (WASM_PACKAGES on Debian) compiles the
 # standard library too.

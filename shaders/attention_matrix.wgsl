@@ -12,7 +12,7 @@
 // masks that down to its own range. Query head h reads K/V head h / group. Workgroup (tile, head) of
 // WARPS_ROWS x WARPS_KEYS subgroups of 32: each takes 16 rows, and KEY_FRAGS * 16 of the TILE_KEYS keys that are
 // in workgroup memory at a time. Where rows are few their keys are divided, and what the subgroups found is
-// merged at the end. HEAD_DIM is 64 or 128.
+// merged at the end. HEAD_DIM is 64 or 128. With WINDOW rows see no more than params.window says.
 
 #include "attention_params"
 #include "pass"
@@ -181,10 +181,15 @@ fn main(
     let slot = thread / UNITS;
     let put = slot * PITCH + thread % UNITS * 2u;
     let last = tile.key_end - 1u;
+#if WINDOW
+    let first_slot = first_key(tile.key_start, tile.slot);
+#else
+    let first_slot = tile.key_start;
+#endif
 #for e in 0..KV_EACH
-    var k_$e = keys[min(tile.key_start + slot + $eu * SLOTS, last) * kv_units + unit];
+    var k_$e = keys[min(first_slot + slot + $eu * SLOTS, last) * kv_units + unit];
 #if AHEAD
-    var v_$e = values[min(tile.key_start + slot + $eu * SLOTS, last) * kv_units + unit];
+    var v_$e = values[min(first_slot + slot + $eu * SLOTS, last) * kv_units + unit];
 #else
     var v_$e: vec4<u32>;
 #endif
@@ -193,7 +198,11 @@ fn main(
     let source = vec2<u32>(tile.first) + min(local, vec2<u32>(tile.count - 1u));
     let row_low = rows[source.x];
     let row_high = rows[source.y];
+#if WINDOW
+    let start = vec2<u32>(first_key(row_low.key_start, row_low.slot), first_key(row_high.key_start, row_high.slot));
+#else
     let start = vec2<u32>(row_low.key_start, row_high.key_start);
+#endif
     let end = vec2<u32>(row_low.key_end, row_high.key_end);
     let from_q = (source * params.q_stride + head * HEAD_DIM + column) / 2u;
 #for d in 0..DIM_FRAGS
@@ -207,7 +216,7 @@ fn main(
 #for d in 0..DIM_FRAGS
     var acc_$d: coop_mat16x16<f32, C>;
 #endfor
-    for (var base = tile.key_start; base < tile.key_end; base += TILE_KEYS) {
+    for (var base = first_slot; base < tile.key_end; base += TILE_KEYS) {
 #for e in 0..KV_EACH
         tile_kv[put + $eu * SLOTS * PITCH] = four_halves(k_$e.xy);
         tile_kv[put + $eu * SLOTS * PITCH + 1u] = four_halves(k_$e.zw);

@@ -1,54 +1,33 @@
 // Attention of one row and head a workgroup: where a pass has few rows, all its invocations share one
 // row's keys, and no tile of rows has to walk a long range one piece at a time.
 //
-// rows  [pass rows], binding 0            qkv [pass rows, q_stride] f32, binding 1 (rotated queries first)
-// keys, values [slots, kv_stride] f32, or f16 with HALF_STORE, bindings 2 and 3
-// out [pass rows, heads * HEAD_DIM] f32, or f16 with HALF, binding 4
-// An invocation scores every THREADS-th key of a chunk; then each of GROUPS groups of VECS invocations
-// adds every GROUPS-th value of it, four elements each. Maximum and sum run along from chunk to chunk
-// (as FlashAttention, arXiv 2205.14135). Query head h reads K/V head h / group. Workgroup (row, head).
+// Bindings are those of `attention_sums`.
+// An invocation scores every THREADS-th key of a chunk; then each of GROUPS groups of VECS invocations sums the values of
+// every GROUPS-th piece of it, four elements each, and the first group adds up the pieces in their order. The reference of
+// shares and the sums run along from chunk to chunk (as FlashAttention, arXiv 2205.14135). Query head h reads K/V head
+// h / group. Workgroup (row, head).
 
 #include "attention_params"
 #include "pass"
-#include "halves"
-
-#if HALF_STORE
-alias Stored = vec2<u32>;
-
-fn load(four: Stored) -> vec4<f32> {
-    return vec4<f32>(unpack2x16float(four.x), unpack2x16float(four.y));
-}
-#else
-alias Stored = vec4<f32>;
-
-fn load(four: Stored) -> vec4<f32> {
-    return four;
-}
-#endif
-
-@group(0) @binding(0) var<storage, read> rows: array<Row>;
-@group(0) @binding(1) var<storage, read> qkv: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> keys: array<Stored>;
-@group(0) @binding(3) var<storage, read> values: array<Stored>;
-@group(0) @binding(4) var<storage, read_write> out: array<Four>;
+#include "attention_sums"
 
 const THREADS: u32 = 256u;
-const VECS: u32 = HEAD_DIM / 4u;
 const GROUPS: u32 = THREADS / VECS;
 // Keys whose shares are kept at a time.
 const CHUNK: u32 = 1024u;
-// Values of a group that are under way at a time.
-const UNROLL: u32 = 4u;
-// Invocations whose results one of them merges first.
+// Values of an invocation that are under way at a time.
+const UNROLL: u32 = 8u;
+// Invocations whose largest scores one of them merges first.
 const MERGED: u32 = 16u;
-const NEVER: f32 = -1e30;
 
 var<workgroup> query: array<vec4<f32>, VECS>;
-// Scores of the chunk's keys, then exp(score - running maximum).
+// Scores of the chunk's keys, then their shares.
 var<workgroup> shares: array<f32, CHUNK>;
 var<workgroup> by_thread: array<f32, THREADS>;
 var<workgroup> merged: array<f32, THREADS / MERGED>;
-var<workgroup> outputs: array<vec4<f32>, THREADS>;
+// Of the piece of each group.
+var<workgroup> piece_sums: array<f32, GROUPS>;
+var<workgroup> pieces: array<vec4<f32>, THREADS>;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -61,27 +40,29 @@ fn main(
     }
     let row = rows[group.x];
     let head = group.y;
-    let stride = params.kv_stride / 4u;
-    let first = head / params.group * VECS;
+    let kv_from = head / params.group * HEAD_DIM;
     for (var d = thread; d < VECS; d += THREADS) {
-        query[d] = qkv[group.x * (params.q_stride / 4u) + head * VECS + d] * params.scale;
+        query[d] = query4(group.x * params.q_stride + head * HEAD_DIM, d);
     }
     workgroupBarrier();
 
-    // Invocations past the last whole group add nothing.
+    // Invocations past the last whole group sum nothing.
     let value_group = thread / VECS;
     let element = thread % VECS;
-    var best = NEVER;
+    let first = first_key(row.key_start, row.slot);
+    var reference = NEVER;
+    // Of the first group: all pieces so far.
     var sum = 0.0;
     var output = vec4<f32>(0.0);
-    for (var base = row.key_start; base < row.key_end; base += CHUNK) {
+    for (var base = first / PIECE * PIECE; base < row.key_end; base += CHUNK) {
+        let begin = max(base, first) - base;
         let count = min(CHUNK, row.key_end - base);
         var peak = NEVER;
-        for (var k = thread; k < count; k += THREADS) {
-            let from_key = (base + k) * stride + first;
+        for (var k = begin + thread; k < count; k += THREADS) {
+            let key_at = (base + k) * params.kv_stride + kv_from;
             var score = 0.0;
             for (var d = 0u; d < VECS; d++) {
-                score += dot(query[d], load(keys[from_key + d]));
+                score = with_product(score, query[d], key4(key_at, d));
             }
             shares[k] = score;
             peak = max(peak, score);
@@ -95,58 +76,59 @@ fn main(
             merged[thread] = peak;
         }
         workgroupBarrier();
-        peak = best;
+        peak = NEVER;
         for (var i = 0u; i < THREADS / MERGED; i++) {
             peak = max(peak, merged[i]);
         }
-        let shrink = exp(best - peak);
-        best = peak;
+        let higher = max(reference, floor(peak));
+        let shrink = power_of_two(reference - higher);
+        reference = higher;
         sum *= shrink;
         output *= shrink;
-        for (var k = thread; k < count; k += THREADS) {
-            let share = exp(shares[k] - peak);
-            shares[k] = share;
-            sum += share;
+        for (var k = begin + thread; k < count; k += THREADS) {
+            shares[k] = share_of(shares[k], reference);
         }
         workgroupBarrier();
 
-        if value_group < GROUPS {
-            for (var k = value_group; k < count; k += GROUPS * UNROLL) {
-                var value: array<vec4<f32>, UNROLL>;
-                for (var u = 0u; u < UNROLL; u++) {
-                    // Past the end the last one is read again, and not counted.
-                    value[u] = load(values[(base + min(k + GROUPS * u, count - 1u)) * stride + first + element]);
-                }
-                for (var u = 0u; u < UNROLL; u++) {
-                    if k + GROUPS * u < count {
-                        output += shares[k + GROUPS * u] * value[u];
+        for (var done = 0u; done < count; done += GROUPS * PIECE) {
+            let from_key = max(done + value_group * PIECE, begin);
+            let to_key = min(done + value_group * PIECE + PIECE, count);
+            if value_group < GROUPS {
+                var piece_sum = 0.0;
+                var piece = vec4<f32>(0.0);
+                for (var k = from_key; k < to_key; k += UNROLL) {
+                    var value: array<vec4<f32>, UNROLL>;
+                    for (var u = 0u; u < UNROLL; u++) {
+                        // Past the end the last one is read again, and not counted.
+                        let slot = base + min(k + u, to_key - 1u);
+                        value[u] = value4(slot * params.kv_stride + kv_from, element);
+                    }
+                    for (var u = 0u; u < UNROLL; u++) {
+                        if k + u < to_key {
+                            piece_sum += shares[k + u];
+                            piece = fma(vec4<f32>(shares[k + u]), value[u], piece);
+                        }
                     }
                 }
+                pieces[thread] = piece;
+                if element == 0u {
+                    piece_sums[value_group] = piece_sum;
+                }
             }
+            workgroupBarrier();
+            if thread < VECS {
+                for (var g = 0u; g < GROUPS && done + g * PIECE < count; g++) {
+                    sum += piece_sums[g];
+                    output += pieces[g * VECS + thread];
+                }
+            }
+            workgroupBarrier();
         }
-        workgroupBarrier();
     }
-
-    outputs[thread] = output;
-    by_thread[thread] = sum;
-    workgroupBarrier();
-    if thread < THREADS / MERGED {
-        sum = 0.0;
-        for (var i = 0u; i < MERGED; i++) {
-            sum += by_thread[thread * MERGED + i];
-        }
-        merged[thread] = sum;
-    }
-    workgroupBarrier();
     if thread < VECS {
-        sum = 0.0;
-        for (var i = 0u; i < THREADS / MERGED; i++) {
-            sum += merged[i];
-        }
-        output = vec4<f32>(0.0);
-        for (var g = 0u; g < GROUPS; g++) {
-            output += outputs[g * VECS + thread];
-        }
-        out[(group.x * groups.y + head) * VECS + thread] = four(output / sum);
+        put4(group.x * params.out_stride + head * HEAD_DIM, thread, output / sum);
+    }
+    if head + 1u == groups.y {
+        put_end(group.x, groups.y, thread, THREADS);
     }
 }

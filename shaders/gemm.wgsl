@@ -1,48 +1,42 @@
-// Linear layer: out[:, first ..] = x * weights^T, or += with RESIDUAL. f32 in, any weight format,
-// f32 accumulation. With NORM the rows of x are normalised first (RMSNorm, gain [cols] f32, binding 3).
-// With SWIGLU the weights are a gate's rows and then as many rows up, and out is silu(gate) * up.
+// Linear layer: out[:, first ..] = x * weights^T by its END, of the product plus bias (with BIAS):
+//     write   out is it
+//     add     out + it
+//     plain   activated(it)
+//     gated   activated(gate) * up, where weights (and biases) are a gate's rows and then as many rows up
+// f32 in, any weight format, f32 accumulation in an order that depends on the weights' columns alone. With NORM the rows of
+// x are normalised first (RMSNorm).
 //
-// weights [part_rows, cols], binding 0   x [m, cols] f32, binding 1   out [m, out_stride] f32, binding 2
-// m is the pass's row count, or its selected count where params.over_selected is 1. cols % 4 == 0.
-// Workgroup (n tile, m tile).
+// weights [part_rows, cols], binding 0   x [m, cols] f32, binding 1   out [m, out_stride] f32, binding 2; then
+// gain [cols] f32, with NORM             bias [.., of all parts] f32, with BIAS
+// m is how many of the pass's rows params.over says. cols % 8 == 0. Workgroup (n tile, m tile).
 
 #include "linear_params"
 #include "pass"
 #include "weights"
 #include "gemm_tile"
-
-@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+#include "linear_ends"
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let m = select(pass_info.rows, pass_info.selected, params.over_selected == 1u);
+    let m = rows_over(params.over);
     let m0 = group.y * TILE_M;
     let n0 = group.x * TILE_N;
     if m0 >= m {
         return;
     }
-    var acc = tile_product(m0, m, n0, lane);
-#if SWIGLU
-    let columns = params.part_rows / 2u;
-    let up = tile_product(m0, m, n0 + columns, lane);
-    for (var i = 0u; i < TM; i++) {
-        for (var j = 0u; j < TN; j++) {
-            acc[i][j] *= up[i][j] / (1.0 + exp(-acc[i][j]));
-        }
-    }
-#else
-    let columns = params.part_rows;
+    let product = tile_product(m0, m, n0, lane);
+#if GATED
+    let up = tile_product(m0, m, n0 + columns(), lane);
 #endif
     for (var i = 0u; i < TM; i++) {
         let row = m0 + lane / LANES_N + LANES_M * i;
         for (var j = 0u; j < TN; j++) {
             let col = n0 + lane % LANES_N + LANES_N * j;
-            if row < m && col < columns {
-                let at = row * params.out_stride + params.first + col;
-#if RESIDUAL
-                out[at] += acc[i][j];
+            if row < m && col < columns() {
+#if GATED
+                put(row, col, product[i][j], up[i][j]);
 #else
-                out[at] = acc[i][j];
+                put(row, col, product[i][j], 0.0);
 #endif
             }
         }

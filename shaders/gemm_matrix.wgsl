@@ -13,7 +13,7 @@
 //     residual  as add, and the next layer is told of it: gain [out_stride] f32 is the weight of its norm, normed
 //               [rows, out_stride] f16 and squares are what it reads as x and squares, a part for every tile of columns
 //     rotary    out [rows, out_stride] f32 gets rotated queries, keys and values [slots, extra heads of HEAD_DIM] f16
-//               the row's keys, rotated, and values; rows [pass rows], table [positions, HEAD_DIM / 2] (cos, sin).
+//               the row's keys, rotated, and values; rows [pass rows], table [turns, HEAD_DIM / 2] (cos, sin).
 //               TILE_N is HEAD_DIM: a subgroup has 16 rows of weights of a head's first half and the same of its second
 // squares [rows, NORMED] f32, where NORMED is not 0: x is the residual stream, times the weight of the norm and SHRINK,
 //     and here are partial sums of the squares of its rows. A norm divides a row by one number, so products
@@ -39,7 +39,7 @@ struct Params {
     out_stride: u32,
     eps: f32,          // of the norm
     extra: u32,        // elements of a split's output, or key/value heads
-    over_selected: u32,
+    over: u32,         // which rows x has: `rows_over`
     first_row: u32,    // row of the part that workgroup 0 begins with
 }
 
@@ -133,7 +133,9 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let m0 = group.x * TILE_M;
-    if m0 >= select(pass_info.rows, pass_info.selected, params.over_selected == 1u) {
+    // `rows_over`, whose result naga does not take for the same in all invocations.
+    let rows_here = select(select(pass_info.rows, pass_info.selected, params.over == 1u), pass_info.logits, params.over == 2u);
+    if m0 >= rows_here {
         return;
     }
     let n0 = group.y * TILE_N;

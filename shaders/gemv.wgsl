@@ -1,37 +1,34 @@
-// Linear layer for a few rows: out[:, first ..] = x * weights^T, or += with RESIDUAL. Reads each weight
-// once, in 16-byte loads where the format allows. f32 in, any weight format, f32 accumulation. NORM and
-// SWIGLU as in gemm.
+// Linear layer for a few rows, with the ends, the bias and the NORM of `gemm`, and the same bits. Reads each weight once,
+// in 16-byte loads where the format allows. f32 in, any weight format, f32 accumulation.
 //
-// weights [part_rows, cols], binding 0   x [m, cols] f32, binding 1   out [m, out_stride] f32, binding 2
-// m, at most ROWS, is the pass's row count, or its selected count where params.over_selected is 1.
-// cols % 8 == 0. Workgroup (tile of TILE_N columns).
+// weights [part_rows, cols], binding 0   x [m, cols] f32, binding 1   out [m, out_stride] f32, binding 2; then
+// gain [cols] f32, with NORM             bias [.., of all parts] f32, with BIAS
+// m, at most ROWS, is how many of the pass's rows params.over says. cols % 8 == 0. Workgroup (tile of TILE_N columns).
 
 #include "linear_params"
 #include "pass"
 #include "weights"
 #include "gemv_tile"
-
-@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+#include "linear_ends"
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let m = select(pass_info.rows, pass_info.selected, params.over_selected == 1u);
+    let m = rows_over(params.over);
     let n0 = group.x * TILE_N;
-    var product = few_rows_product(m, n0, lane);
-#if SWIGLU
-    let columns = params.part_rows / 2u;
-    product *= few_rows_product(m, n0 + columns, lane) / (1.0 + exp(-product));
-#else
-    let columns = params.part_rows;
+    let products = few_rows_product(m, n0, lane);
+#if GATED
+    let ups = few_rows_product(m, n0 + columns(), lane);
 #endif
-    let row = lane / TILE_N;
-    let col = n0 + lane % TILE_N;
-    if row < m && lane < TILE_N * ROWS && col < columns {
-        let at = row * params.out_stride + params.first + col;
-#if RESIDUAL
-        out[at] += product;
+    for (var e = 0u; e < EACH; e++) {
+        let at = lane + THREADS * e;
+        let row = at / TILE_N;
+        let col = n0 + at % TILE_N;
+        if row < m && at < PRODUCTS && col < columns() {
+#if GATED
+            put(row, col, products[e], ups[e]);
 #else
-        out[at] = product;
+            put(row, col, products[e], 0.0);
 #endif
+        }
     }
 }

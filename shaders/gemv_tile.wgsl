@@ -1,33 +1,38 @@
-// The product x * weights^T for a few rows of x and TILE_N columns, each column by LANES invocations
-// that split its weights among them.
+// The product x * weights^T for a few rows of x and TILE_N columns, each column by four invocations that split its
+// weights among them: groups of eight in turn, as `gemm_tile` sums them too.
 //
 // x [m, cols] f32, binding 1. An invocation takes COLS columns and, of each, UNROLL groups of eight
 // weights at a time: their loads are all under way before the first is used. With NORM the rows of x are
 // normalised (RMSNorm, gain [cols] f32, binding 3): each product by the root mean square of its row, which
 // every workgroup finds for itself.
 
-const LANES: u32 = 32u;
-const GROUPS: u32 = 4u;
-const THREADS: u32 = LANES * GROUPS;
-const TILE_N: u32 = GROUPS * COLS;
+const LANES: u32 = 4u;
+const THREADS: u32 = 128u;
+const TILE_N: u32 = THREADS / LANES * COLS;
+// Products of the workgroup, and of an invocation at the end.
+const PRODUCTS: u32 = ROWS * TILE_N;
+const EACH: u32 = (PRODUCTS + THREADS - 1u) / THREADS;
+
+#include "products"
 
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 #if NORM
 @group(0) @binding(3) var<storage, read> gain: array<vec4<f32>>;
 
-// Sums of squares of each lane: [row][lane].
-var<workgroup> squares: array<f32, ROWS * LANES>;
+// Sums of squares: [row][vector of four groups].
+var<workgroup> squares: array<f32, ROWS * 8u>;
 #endif
 
 // Sums of each invocation: [row * COLS + column][invocation].
 var<workgroup> sums: array<f32, ROWS * COLS * THREADS>;
 
-// The product for row lane / TILE_N and column n0 + lane % TILE_N; nothing of use where lane is
-// TILE_N * ROWS or above, or the row is m or above. Every invocation of the workgroup must call it.
-fn few_rows_product(m: u32, n0: u32, lane: u32) -> f32 {
+// Product e is that of row (lane + THREADS * e) / TILE_N and column n0 + (lane + THREADS * e) % TILE_N, and nothing of use
+// past PRODUCTS or where the row is m or above. Every invocation of the workgroup must call it.
+fn few_rows_product(m: u32, n0: u32, lane: u32) -> array<f32, EACH> {
     var acc = array<array<f32, COLS>, ROWS>();
 #if NORM
-    var square = array<f32, ROWS>();
+    var square_low = array<f32, ROWS>();
+    var square_high = array<f32, ROWS>();
 #endif
     let own = n0 + lane / LANES * COLS;
     let groups = params.cols4 / 2u;
@@ -51,12 +56,13 @@ fn few_rows_product(m: u32, n0: u32, lane: u32) -> f32 {
                     var low = x[source];
                     var high = x[source + 1u];
 #if NORM
-                    square[i] += dot(low, low) + dot(high, high);
+                    square_low[i] = with_product(square_low[i], low, low);
+                    square_high[i] = with_product(square_high[i], high, high);
                     low *= gain_low;
                     high *= gain_high;
 #endif
                     for (var j = 0u; j < COLS; j++) {
-                        acc[i][j] += dot(low, w[u][j].low) + dot(high, w[u][j].high);
+                        acc[i][j] = with_product(with_product(acc[i][j], low, w[u][j].low), high, w[u][j].high);
                     }
                 }
             }
@@ -68,27 +74,28 @@ fn few_rows_product(m: u32, n0: u32, lane: u32) -> f32 {
         }
 #if NORM
         if lane < LANES {
-            squares[i * LANES + lane] = square[i];
+            squares[i * 8u + 2u * lane] = square_low[i];
+            squares[i * 8u + 2u * lane + 1u] = square_high[i];
         }
 #endif
     }
     workgroupBarrier();
-    var sum = 0.0;
-    if lane < TILE_N * ROWS {
-        let column = lane % TILE_N;
-        let first = (lane / TILE_N * COLS + column % COLS) * THREADS + column / COLS * LANES;
-        // Each starts at another lane, so that neighbours read from different banks.
-        for (var l = 0u; l < LANES; l++) {
-            sum += sums[first + (l + lane) % LANES];
-        }
+    var products = array<f32, EACH>();
+    for (var e = 0u; e < EACH; e++) {
+        let at = lane + THREADS * e;
+        if at < PRODUCTS {
+            let column = at % TILE_N;
+            let first = (at / TILE_N * COLS + column % COLS) * THREADS + column / COLS * LANES;
+            products[e] = (sums[first] + sums[first + 1u]) + (sums[first + 2u] + sums[first + 3u]);
 #if NORM
-        var total = 0.0;
-        for (var l = 0u; l < LANES; l++) {
-            total += squares[lane / TILE_N * LANES + (l + lane) % LANES];
-        }
-        sum /= sqrt(total / f32(params.cols4 * 4u) + params.eps);
+            var sum = 0.0;
+            for (var q = 0u; q < 8u; q++) {
+                sum += squares[at / TILE_N * 8u + q];
+            }
+            products[e] *= 1.0 / sqrt(sum / f32(params.cols) + params.eps);
 #endif
+        }
     }
     workgroupBarrier();
-    return sum;
+    return products;
 }

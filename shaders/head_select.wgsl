@@ -2,9 +2,11 @@
 //
 // weights [part_rows, cols], binding 0     x [selected, cols] f32, binding 1
 // partials [strips, selected] Selection, binding 2
-// selected [selected], binding 3           suppressed [ceil(ids / 32)] bits, binding 4
+// selected [selected], binding 3           suppressed [sets, words] bits, binding 4
+// bias [ids] f32, binding 5, with BIAS
 // A workgroup takes TILE_M rows (with FEW all of them, at most ROWS) and a strip of strip_tiles tiles of
-// TILE_N ids, and writes one partial selection a row; select_reduce merges the strips.
+// TILE_N ids, and writes one partial selection a row; select_reduce merges the strips. Each of CLASSES invocations keeps
+// every CLASSES-th id of a row's strip, then these halve: on one device always in the same order, whatever the rows.
 // Workgroup (strip, m tile).
 
 struct Params {
@@ -13,9 +15,9 @@ struct Params {
     first: u32,          // id of the part's first row
     first_strip: u32,    // strips of the parts before
     strip_tiles: u32,
+    words: u32,          // words of a set of suppressed ids
     padding0: u32,
     padding1: u32,
-    padding2: u32,
 }
 
 #include "pass"
@@ -31,15 +33,33 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> partials: array<Selection>;
 @group(0) @binding(3) var<storage, read> selected: array<Select>;
 @group(0) @binding(4) var<storage, read> suppressed: array<u32>;
+#if BIAS
+@group(0) @binding(5) var<storage, read> bias: array<f32>;
+#endif
+
+#if FEW
+const CLASSES: u32 = 16u;
+#else
+const CLASSES: u32 = LANES_N;
+#endif
 
 var<workgroup> exchange: array<Selection, THREADS / 2u>;
 
 // What is kept of id first + local of a row, given what was kept of others. row < pass_info.selected.
-fn kept_with(kept: Selection, row: u32, local: u32, logit: f32) -> Selection {
+fn kept_with(kept: Selection, row: u32, local: u32, product: f32) -> Selection {
     let token = params.first + local;
-    if local >= params.part_rows || ((suppressed[token >> 5u] >> (token & 31u)) & 1u) == 1u {
+    if local >= params.part_rows {
         return kept;
     }
+    let own_set = selected[row].suppressed * params.words;
+    if ((suppressed[own_set + (token >> 5u)] >> (token & 31u)) & 1u) == 1u {
+        return kept;
+    }
+#if BIAS
+    let logit = product + bias[token];
+#else
+    let logit = product;
+#endif
     let temperature = selected[row].temperature;
     var score = logit;
     if temperature > 0.0 {
@@ -53,29 +73,38 @@ fn kept_with(kept: Selection, row: u32, local: u32, logit: f32) -> Selection {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
 #if FEW
-    let row = lane / TILE_N;
-    let col = lane % TILE_N;
-    let live = row < pass_info.selected && lane < TILE_N * ROWS;
+    let row = lane / CLASSES;
+    let class_of = lane % CLASSES;
+    let live = row < min(pass_info.selected, ROWS);
     var kept = empty_selection();
     for (var t = 0u; t < params.strip_tiles; t++) {
         let n0 = (group.x * params.strip_tiles + t) * TILE_N;
-        let logit = few_rows_product(pass_info.selected, n0, lane);
-        if live {
-            kept = kept_with(kept, row, n0 + col, logit);
+        let products = few_rows_product(pass_info.selected, n0, lane);
+        for (var e = 0u; e < EACH; e++) {
+            if lane + THREADS * e < PRODUCTS {
+                sums[lane + THREADS * e] = products[e];
+            }
         }
+        workgroupBarrier();
+        if live {
+            for (var c = class_of; c < TILE_N; c += CLASSES) {
+                kept = kept_with(kept, row, n0 + c, sums[row * TILE_N + c]);
+            }
+        }
+        workgroupBarrier();
     }
     // The invocations of a row halve until one is left.
-    for (var width = TILE_N / 2u; width > 0u; width >>= 1u) {
-        if live && col >= width && col < 2u * width {
-            exchange[row * (TILE_N / 2u) + col - width] = kept;
+    for (var width = CLASSES / 2u; width > 0u; width >>= 1u) {
+        if live && class_of >= width && class_of < 2u * width {
+            exchange[row * (CLASSES / 2u) + class_of - width] = kept;
         }
         workgroupBarrier();
-        if live && col < width {
-            kept = merge(kept, exchange[row * (TILE_N / 2u) + col]);
+        if live && class_of < width {
+            kept = merge(kept, exchange[row * (CLASSES / 2u) + class_of]);
         }
         workgroupBarrier();
     }
-    if live && col == 0u {
+    if live && class_of == 0u {
         partials[(params.first_strip + group.x) * pass_info.selected + row] = kept;
     }
 #else

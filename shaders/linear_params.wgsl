@@ -5,8 +5,8 @@ struct Params {
     part_rows: u32,
     first: u32,          // output column of the part's first row
     out_stride: u32,
-    over_selected: u32,
+    over: u32,           // which rows x has: `rows_over`
     eps: f32,            // added to the mean square by NORM
-    padding0: u32,
-    padding1: u32,
+    cols: u32,           // columns that NORM takes the mean over: without the zeros at the end
+    padding: u32,
 }

@@ -157,7 +157,7 @@ fn turn_of(row: u32, head: u32, dim: u32) -> Turn {
     var turn: Turn;
 #for k in 0..4
     let safe_$k = min(row + $ku % 2u + $ku / 2u * 8u, pass_info.rows - 1u);
-    let turn_$k = rows[safe_$k].position * HALF_HEAD + dim;
+    let turn_$k = rows[safe_$k].turn * HALF_HEAD + dim;
     turn.slots[$k] = rows[safe_$k].slot;
     turn.pairs[$k] = select(vec4<f32>(table[turn_$k], table[turn_$k + 8u]), vec4<f32>(1.0, 0.0, 1.0, 0.0), is_value);
 #endfor

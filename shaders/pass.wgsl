@@ -6,22 +6,24 @@ struct Pass {
     rows: u32,      // rows computed
     selected: u32,  // rows whose candidates are wanted
     tiles: u32,     // attention row tiles
-    padding: u32,
+    logits: u32,    // rows whose logits are wanted
 }
 
-// One row of the pass. Slots are absolute: the store's first slot is already added.
+// One row of the pass. Slots are absolute: the store's first slot is already added. `turn` is where the position's
+// cosines and sines lie in rotary tables.
 struct Row {
     token: u32,
     position: u32,
     slot: u32,
     key_start: u32,
     key_end: u32,
+    turn: u32,
     padding0: u32,
     padding1: u32,
-    padding2: u32,
 }
 
-// A row whose candidate is wanted. guide is the unconditional twin; equal to row where there is none.
+// A row whose candidate is wanted, or its logits. guide is the unconditional twin; equal to row where there is none.
+// position is that of the predicted token; suppressed is the set of ids that are never chosen.
 struct Select {
     row: u32,
     guide: u32,
@@ -30,8 +32,13 @@ struct Select {
     key0: u32,
     key1: u32,
     position: u32,
-    padding: u32,
+    suppressed: u32,
 }
 
 @group(1) @binding(0) var<uniform> params: Params;
 @group(1) @binding(1) var<uniform> pass_info: Pass;
+
+// Rows that a kernel runs over: all, those whose candidates are wanted, or those whose logits are.
+fn rows_over(over: u32) -> u32 {
+    return select(select(pass_info.rows, pass_info.selected, over == 1u), pass_info.logits, over == 2u);
+}

@@ -1,19 +1,20 @@
-// Rotary embedding of queries and keys, and the write of fresh K/V into the store.
+// Norms and rotary embedding of queries and keys, and the write of fresh K/V into the store.
 //
-// rows [pass rows], binding 0             table [positions, ROTATED / 2] (cos, sin), binding 1
+// rows [pass rows], binding 0             table [turns, ROTATED / 2] (cos, sin), binding 1
 // qkv  [SPLITS, .., stride] f32, summed over splits, binding 2: heads queries, kv_heads keys, kv_heads
 //      values of HEAD_DIM
-// keys, values [slots, kv_heads * HEAD_DIM] f32, or f16 with HALF_KV, bindings 3 and 4
+// keys, values [slots, kv_heads * HEAD_DIM] f32, or f16 with HALF_KV, bindings 3 and 4; then
+// query_norm, key_norm [HEAD_DIM] f32, with HEAD_NORM: each head of queries and keys goes through an RMSNorm first
 // Queries are rotated in place (in the first split); keys go rotated and values unchanged into the row's
 // slot. The first ROTATED elements of a head turn in pairs (i, i + ROTATED / 2), or (2i, 2i + 1) with
-// INTERLEAVED. HEAD_DIM and ROTATED are even. An invocation takes WIDTH neighbouring pairs, 4 (where 8 divides
-// HEAD_DIM and ROTATED) or 1. Workgroup (128 * WIDTH pairs, row).
+// INTERLEAVED; where ROTATED is 0, nothing turns. HEAD_DIM and ROTATED are even. An invocation takes WIDTH neighbouring
+// pairs, 4 (where 8 divides HEAD_DIM and ROTATED) or 1, and a workgroup HEADS whole heads. Workgroup (HEADS heads, row).
 
 struct Params {
     heads: u32,
     kv_heads: u32,
     split_stride: u32,
-    padding: u32,
+    eps: f32,             // of the heads' norms
 }
 
 #include "pass"
@@ -57,11 +58,33 @@ fn stored(v: Vector) -> Stored {
 @group(0) @binding(2) var<storage, read_write> qkv: array<Vector>;
 @group(0) @binding(3) var<storage, read_write> keys: array<Stored>;
 @group(0) @binding(4) var<storage, read_write> values: array<Stored>;
+#if HEAD_NORM
+@group(0) @binding(5) var<storage, read> query_norm: array<Vector>;
+@group(0) @binding(6) var<storage, read> key_norm: array<Vector>;
+#endif
 
+const THREADS: u32 = 128u;
 // In vectors.
 const HEAD: u32 = HEAD_DIM / WIDTH;
 const TURNS: u32 = ROTATED / 2u / WIDTH;
+// Invocations of a head.
 const UNITS: u32 = HEAD / 2u;
+const HEADS: u32 = THREADS / UNITS;
+
+#if HEAD_NORM
+// Sums of squares of each invocation.
+var<workgroup> squares: array<f32, THREADS>;
+
+#if WIDTH == 4
+fn square(v: Vector) -> f32 {
+    return dot(v, v);
+}
+#else
+fn square(v: Vector) -> f32 {
+    return v * v;
+}
+#endif
+#endif
 
 fn summed(index: u32) -> Vector {
     var sum = qkv[index];
@@ -71,16 +94,18 @@ fn summed(index: u32) -> Vector {
     return sum;
 }
 
-@compute @workgroup_size(128)
-fn main(@builtin(global_invocation_id) at: vec3<u32>) {
-    let row = at.y;
-    let head = at.x / UNITS;
-    let unit = at.x % UNITS;
-    let heads = params.heads + 2u * params.kv_heads;
-    if row >= pass_info.rows || head >= heads {
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let row = group.y;
+    if row >= pass_info.rows {
         return;
     }
-    let position = rows[row].position;
+    let heads = params.heads + 2u * params.kv_heads;
+    let unit = lane % UNITS;
+    let head = group.x * HEADS + lane / UNITS;
+    // Invocations past the last head read what it has, and write nothing.
+    let live = lane < HEADS * UNITS && head < heads;
+    let turns = rows[row].turn * TURNS;
     let slot = rows[row].slot;
     var a = 2u * unit;
     var b = 2u * unit + 1u;
@@ -91,12 +116,30 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         b = unit + TURNS;
     }
 #endif
-    let base = (row * heads + head) * HEAD;
+    let base = (row * heads + min(head, heads - 1u)) * HEAD;
     var v = summed(base + a);
     var w = summed(base + b);
     let is_value = head >= params.heads + params.kv_heads;
+#if HEAD_NORM
+    squares[lane] = square(v) + square(w);
+    workgroupBarrier();
+    if !is_value {
+        var sum = 0.0;
+        for (var u = 0u; u < UNITS; u++) {
+            sum += squares[min(lane - unit + u, THREADS - 1u)];
+        }
+        let inverse = 1.0 / sqrt(sum / f32(HEAD_DIM) + params.eps);
+        if head < params.heads {
+            v *= query_norm[a] * inverse;
+            w *= query_norm[b] * inverse;
+        } else {
+            v *= key_norm[a] * inverse;
+            w *= key_norm[b] * inverse;
+        }
+    }
+#endif
     if unit < TURNS && !is_value {
-        let turn = table[position * TURNS + unit];
+        let turn = table[turns + unit];
 #if WIDTH == 4
         let cosines = Vector(turn[0].xz, turn[1].xz);
         let sines = Vector(turn[0].yw, turn[1].yw);
@@ -120,6 +163,9 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         w = Vector(turned.z, w.z, turned.w, w.w);
 #endif
 #endif
+    }
+    if !live {
+        return;
     }
     let slots = slot * params.kv_heads;
     if is_value {

@@ -1,7 +1,7 @@
 // Selections over strips of a chunk of logits, for heads whose product matrix units compute.
 //
 // logits [selected, stride] f32, binding 0      partials [strips, selected] Selection, binding 1
-// selected [selected], binding 2                suppressed [ceil(ids / 32)] bits, binding 3
+// selected [selected], binding 2                suppressed [sets, words] bits, binding 3
 // A workgroup takes one row and a strip of strip_ids ids of the chunk. Workgroup (strip, row).
 
 struct Params {
@@ -10,9 +10,9 @@ struct Params {
     first: u32,          // id of the chunk's first column
     first_strip: u32,    // strips of the chunks before
     strip_ids: u32,
+    words: u32,          // words of a set of suppressed ids
     padding0: u32,
     padding1: u32,
-    padding2: u32,
 }
 
 #include "pass"
@@ -35,11 +35,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let pick = selected[row];
+    let own_set = pick.suppressed * params.words;
     let end = min((group.x + 1u) * params.strip_ids, params.count);
     var kept = empty_selection();
     for (var c = group.x * params.strip_ids + lane; c < end; c += THREADS) {
         let token = params.first + c;
-        if ((suppressed[token >> 5u] >> (token & 31u)) & 1u) == 0u {
+        if ((suppressed[own_set + (token >> 5u)] >> (token & 31u)) & 1u) == 0u {
             let logit = logits[row * params.stride + c];
             var score = logit;
             if pick.temperature > 0.0 {

@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 use remask_core::checkpoint::Matrix;
-use remask_core::model::layer_matrices;
+use remask_core::tensors::{BlockRole, Role, TensorKind};
 use remask_core::{Architecture, Model};
 
 /// How the matrices of a file are stored.
@@ -170,21 +170,25 @@ fn paired(weights: &[f32], cols: usize, head_dim: usize) -> Vec<f32> {
 }
 
 /// What the converter writes of a config.
+///
+/// # Panics
+/// Where there is no block.
 #[must_use]
 pub fn metadata(a: &Architecture) -> Vec<(String, Meta)> {
     let size = |n: usize| Meta::U32(n as u32);
+    let (at, part) = (&a.blocks[0].attention, &a.blocks[0].feed_forward);
     let mut pairs = vec![
         ("general.architecture", Meta::Text("llada".to_owned())),
         ("general.name", Meta::Text("made by a test".to_owned())),
-        ("llada.block_count", size(a.layers)),
+        ("llada.block_count", size(a.blocks.len())),
         ("llada.context_length", size(a.max_positions)),
         ("llada.embedding_length", size(a.hidden)),
-        ("llada.feed_forward_length", size(a.mlp.hidden)),
-        ("llada.attention.head_count", size(a.attention.heads)),
-        ("llada.attention.head_count_kv", size(a.attention.kv_heads)),
-        ("llada.rope.freq_base", Meta::F32(a.rotary.theta as f32)),
-        ("llada.rope.dimension_count", size(a.attention.head_dim)),
-        ("llada.attention.layer_norm_rms_epsilon", Meta::F32(a.norm.eps)),
+        ("llada.feed_forward_length", size(part.hidden)),
+        ("llada.attention.head_count", size(at.heads)),
+        ("llada.attention.head_count_kv", size(at.kv_heads)),
+        ("llada.rope.freq_base", Meta::F32(a.rotaries[0].theta as f32)),
+        ("llada.rope.dimension_count", size(at.head_dim)),
+        ("llada.attention.layer_norm_rms_epsilon", Meta::F32(a.final_norm.eps)),
         ("llada.vocab_size", size(a.vocab_size)),
         ("llada.attention.causal", Meta::Bool(false)),
         ("diffusion.shift_logits", Meta::Bool(false)),
@@ -197,39 +201,51 @@ pub fn metadata(a: &Architecture) -> Vec<(String, Meta)> {
     named
 }
 
+/// The converter's names of a role's tensors.
+fn names(role: Role) -> Vec<String> {
+    let leaves: &[&str] = match role {
+        Role::Embedding => &["token_embd"],
+        Role::Head => &["output"],
+        Role::FinalNorm => &["output_norm"],
+        Role::Block(_, role) => match role {
+            BlockRole::AttentionNorm => &["attn_norm"],
+            BlockRole::Qkv => &["attn_q", "attn_k", "attn_v"],
+            BlockRole::AttentionOut => &["attn_output"],
+            BlockRole::FeedForwardNorm => &["ffn_norm"],
+            BlockRole::Up => &["ffn_gate", "ffn_up"],
+            BlockRole::Down => &["ffn_down"],
+            _ => &[],
+        },
+        _ => &[],
+    };
+    let block = if let Role::Block(set, _) = role { format!("blk.{set}.") } else { String::new() };
+    leaves.iter().map(|leaf| format!("{block}{leaf}.weight")).collect()
+}
+
 /// The model as a GGUF file, with `more` metadata.
 ///
 /// # Panics
 /// Where the model is not whole.
 #[must_use]
 pub fn write(model: &Model, stored: Stored, more: Vec<(String, Meta)>) -> Vec<u8> {
-    let (a, names) = (&model.architecture, &model.names);
+    let a = &model.architecture;
+    let head_dim = a.blocks[0].attention.head_dim;
     let mut tensors = Vec::new();
-    let mut matrix = |target: String, (name, rows, cols): (&str, usize, usize), head_dim: Option<usize>| {
-        let matrix = Matrix::open(&model.checkpoint, name, rows, cols).expect("a whole model");
-        let weights = matrix.to_f32(0..rows).expect("bytes in memory");
-        let weights = head_dim.map_or(weights.clone(), |head_dim| paired(&weights, cols, head_dim));
-        tensors.push((target, vec![rows, cols], stored.number(), stored.encode(&weights)));
-    };
-    let table = |name| (name, a.embedding_rows, a.hidden);
-    matrix("token_embd.weight".to_owned(), table(names.embedding.as_str()), None);
-    names.head.iter().for_each(|head| matrix("output.weight".to_owned(), table(head.as_str()), None));
-    let leaves = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
-    for (i, layer) in names.layers.iter().enumerate() {
-        for (leaf, source) in leaves.into_iter().zip(layer_matrices(a, layer)) {
-            let turned = matches!(leaf, "attn_q" | "attn_k").then_some(a.attention.head_dim);
-            matrix(format!("blk.{i}.{leaf}.weight"), source, turned);
+    for specs in model.tensors.chunk_by(|a, b| a.role == b.role) {
+        for (spec, name) in specs.iter().zip(names(specs[0].role)) {
+            if spec.kind == TensorKind::Vector {
+                let values = model.checkpoint.vector(spec).expect("a whole model");
+                tensors.push((name, vec![spec.cols], 0, Stored::F32.encode(&values)));
+                continue;
+            }
+            let matrix = Matrix::of(&model.checkpoint, spec).expect("a whole model");
+            let mut weights = matrix.to_f32(0..spec.rows).expect("bytes in memory");
+            if name.ends_with("attn_q.weight") || name.ends_with("attn_k.weight") {
+                weights = paired(&weights, spec.cols, head_dim);
+            }
+            tensors.push((name, vec![spec.rows, spec.cols], stored.number(), stored.encode(&weights)));
         }
     }
-    let mut vector = |target: String, name: &str| {
-        let values = model.checkpoint.vector(name, a.hidden).expect("a whole model");
-        tensors.push((target, vec![a.hidden], 0, Stored::F32.encode(&values)));
-    };
-    for (i, layer) in names.layers.iter().enumerate() {
-        vector(format!("blk.{i}.attn_norm.weight"), &layer.attention_norm);
-        vector(format!("blk.{i}.ffn_norm.weight"), &layer.mlp_norm);
-    }
-    vector("output_norm.weight".to_owned(), &names.final_norm);
     let pairs: Vec<_> = metadata(a).into_iter().chain(more).collect();
     file(&pairs, tensors)
 }

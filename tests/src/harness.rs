@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use remask_wgpu::Gpu;
 use remask_wgpu::kernels::gemm_matrix::MatrixTile;
+use remask_wgpu::plan::PassSizes;
 use remask_wgpu::recording::{BindGroups, Recorder, Recording};
-use remask_wgpu::uniforms::{PassSizes, Uniforms};
+use remask_wgpu::uniforms::Uniforms;
 use remask_wgpu::wgsl::KernelSpec;
 
 use crate::blocking::block_on;
@@ -253,5 +254,5 @@ fn clock() -> Duration {
 /// Sizes of a pass for a lone kernel.
 #[must_use]
 pub fn sizes(rows: usize, selected: usize, tiles: usize) -> PassSizes {
-    PassSizes { rows: rows as u32, selected: selected as u32, tiles: tiles as u32, padding: 0 }
+    PassSizes { rows: rows as u32, selected: selected as u32, tiles: tiles as u32, logits: 0 }
 }

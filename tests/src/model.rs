@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
+use remask_core::Model;
 use remask_core::checkpoint::{Bytes, Checkpoint};
 use remask_core::families::parse_config;
-use remask_core::model::{ModelFiles, layer_matrices};
-use remask_core::{Architecture, Model};
+use remask_core::model::ModelFiles;
+use remask_core::tensors::{Role, TensorKind};
+use remask_core::tokenizer::TokenizerFiles;
 use remask_wgpu::Gpu;
 use remask_wgpu::profile::MatrixShape;
 
@@ -48,22 +50,18 @@ pub fn made_up(config: &str, change: impl Fn(&str, &mut [f32])) -> Model {
         change(name, &mut values);
         tensors.push((name.to_owned(), shape, values));
     };
-    let names = (family.tensors)(&a);
-    let table = vec![a.embedding_rows, a.hidden];
-    [Some(&names.embedding), names.head.as_ref()].into_iter().flatten().for_each(|n| add(n, table.clone()));
-    for layer in &names.layers {
-        layer_matrices(&a, layer).into_iter().for_each(|(name, rows, cols)| add(name, vec![rows, cols]));
-        [&layer.attention_norm, &layer.mlp_norm].into_iter().for_each(|n| add(n, vec![a.hidden]));
+    for spec in (family.tensors)(&a, &|_| false) {
+        add(&spec.name, spec.stored_shape());
     }
-    add(&names.final_norm, vec![a.hidden]);
     let checkpoint = Checkpoint::from_bytes("made-up.safetensors", Bytes::Owned(bf16_container(&tensors)));
     Model::from_files(ModelFiles {
         origin: "made-up".to_owned(),
         config: Cow::Borrowed(config),
         checkpoint: checkpoint.expect("a well-formed container"),
-        tokenizer: None,
+        tokenizer: TokenizerFiles::new(),
         tokenizer_config: None,
         chat_template: None,
+        chat_templates: Vec::new(),
         generation_config: None,
     })
     .expect("a model with every tensor")
@@ -81,6 +79,6 @@ pub fn claim_matrix_units(gpu: &mut Gpu) {
 /// Names of the matrices of a model's first block.
 #[must_use]
 pub fn first_layer(model: &Model) -> Vec<String> {
-    let a: &Architecture = &model.architecture;
-    layer_matrices(a, &model.names.layers[0]).iter().map(|m| m.0.to_owned()).collect()
+    let of_block = model.tensors.iter().filter(|spec| matches!(spec.role, Role::Block(0, _)));
+    of_block.filter(|spec| spec.kind == TensorKind::Matrix).map(|spec| spec.name.clone()).collect()
 }

@@ -4,9 +4,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use remask_burn::CpuBackend;
-use remask_core::chat::{MarkedText, Message};
+use remask_core::chat::{Conversation, MarkedText};
 use remask_core::checkpoint::{Bytes, WeightFormat};
 use remask_core::golden::{Golden, check_case, check_logits};
+use remask_core::tokenizer::TokenizerFiles;
 use remask_core::{Backend, DecodeOptions, Model, StepReport, TextTokenizer, generate};
 use remask_testkit::gguf::{Meta, Stored, write};
 use remask_wgpu::{Gpu, LimitChoice, WgpuBackend, adapters};
@@ -51,7 +52,7 @@ fn converted(stored: Stored) -> Model {
 
 fn say(model: &Model) -> Vec<u32> {
     let content = "What is the capital of France?".to_owned();
-    model.encode_chat(&[Message { role: "user".to_owned(), content }]).unwrap()
+    model.encode_chat(&Conversation::ask(content)).unwrap()
 }
 
 fn answer(backend: &mut dyn Backend, model: &Model) -> Vec<u32> {
@@ -140,7 +141,7 @@ fn a_tokenizer_that_is_not_known_can_be_given() {
     for words in ["m.gguf", "tokenizer.ggml.pre = \"brand-new\"", "smollm", "--tokenizer tokenizer.json"] {
         assert!(error.contains(words), "{words}: {error}");
     }
-    let own = std::fs::read(root().join("models/tales-33m/tokenizer.json")).unwrap();
+    let own = TokenizerFiles::of_path(&root().join("models/tales-33m/tokenizer.json")).unwrap();
     let model = Model::from_gguf("m.gguf", bytes(), Some(&own)).unwrap();
     assert_eq!(say(&model), say(&tales()));
 }

@@ -4,9 +4,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use remask_burn::CpuBackend;
-use remask_core::random::Key;
 use remask_core::{
-    Backend, BackendError, Candidate, Canvas, DecodeSettings, Guide, Keys, Model, Pass, Request, Row, Select,
+    Answer, Backend, BackendError, Candidate, Canvas, DecodeSettings, Guide, Keys, Model, Pass, Request, Row, Select,
     StepReport, StoreId, TokenSet, fill_all,
 };
 use remask_wgpu::{Gpu, LimitChoice, WgpuBackend, adapters};
@@ -34,16 +33,17 @@ fn load(adapter: &wgpu::Adapter) -> WgpuBackend {
 /// Rows of `positions` of a canvas whose tokens depend on `seed`, every one seeing all of it.
 fn rows(store: StoreId, seed: u32, positions: impl Iterator<Item = u32>) -> Vec<Row> {
     let keys = Keys { start: 0, end: LENGTH };
-    positions.map(|position| Row { store, position, token: (position * 31 + seed * 17) % 200, keys }).collect()
+    positions.map(|p| Row { store, token: (p * 31 + seed * 17) % 200, position: p, slot: p, keys }).collect()
 }
 
 fn select(row: usize) -> Select {
-    Select { row: row as u32, guide: None, temperature: 0.0, key: Key::default() }
+    Select::likeliest(row, row)
 }
 
 fn forward(backend: &mut dyn Backend, rows: &[Row], select: &[Select]) -> Result<Vec<Candidate>, BackendError> {
-    let suppressed = TokenSet::new(backend.head_rows());
-    pollster::block_on(backend.forward(&Pass { rows, select, suppressed: &suppressed }))
+    let suppressed = [TokenSet::new(backend.head_rows()).into()];
+    let answers = pollster::block_on(backend.forward(&Pass { rows, select, suppressed: &suppressed }))?;
+    Ok(answers.iter().filter_map(Answer::candidate).collect())
 }
 
 fn candidates(backend: &mut dyn Backend, rows: &[Row]) -> Vec<Candidate> {
@@ -101,7 +101,7 @@ fn generations_share_passes_and_stay_themselves() {
         let settings = ["{}", r#"{"preset": "quality", "block_length": 4}"#, r#"{"preset": "fast", "cfg_scale": 1}"#];
         let options: Vec<_> =
             settings.map(|json| serde_json::from_str::<DecodeSettings>(json).unwrap().resolve()).into();
-        let canvas = |i: usize| Canvas::new(&[3, 1, 4, 1, 5][..2 + i], 6 + 5 * i, model.vocabulary.mask);
+        let canvas = |i: usize| Canvas::new(&[3, 1, 4, 1, 5][..2 + i], 6 + 5 * i, model.vocabulary.mask.unwrap());
         let request = |i: usize| Request { canvas: canvas(i), options: &options[i] };
         let run = |backend: &mut dyn Backend, requests| {
             let watch = &mut |_: usize, _: &StepReport| ControlFlow::Continue(());
@@ -153,7 +153,7 @@ fn invalid_passes_are_refused_before_anything_runs() {
         let bad = [
             ("no rows", vec![]),
             ("unknown store", vec![Row { store: StoreId(99), ..good }]),
-            ("position past the store", vec![Row { position: LENGTH, ..good }]),
+            ("slot past the store", vec![Row { slot: LENGTH, ..good }]),
             ("keys past the store", vec![Row { keys: Keys { start: 0, end: LENGTH + 1 }, ..good }]),
             ("no keys", vec![Row { keys: Keys { start: 3, end: 3 }, ..good }]),
             ("token past the embeddings", vec![Row { token: 211, ..good }]),

@@ -2,9 +2,10 @@
 //! answer the same.
 
 use remask_core::checkpoint::WeightFormat;
-use remask_core::{Backend, BackendError, Candidate, Keys, Model, Pass, Row, Select, StoreId, TokenSet};
+use remask_core::{Answer, Backend, BackendError, Candidate, Keys, Model, Pass, Row, Select, StoreId, TokenSet};
 use remask_testkit::model::{WIDE, claim_matrix_units, made_up};
-use remask_wgpu::kernels::FUSED;
+use remask_wgpu::kernels::fused;
+use remask_wgpu::kernels::gemm::{End, Fused};
 use remask_wgpu::kernels::gemm_matrix::MatrixTile;
 use remask_wgpu::kernels::gemv::{self, Few};
 use remask_wgpu::kernels::linear::{Portable, Shape, Strategy};
@@ -25,10 +26,19 @@ fn load(gpu: Gpu, model: &Model) -> WgpuBackend {
 
 fn candidates(backend: &mut WgpuBackend, store: StoreId, positions: std::ops::Range<u32>) -> Vec<Candidate> {
     let keys = Keys { start: 0, end: LENGTH };
-    let rows: Vec<_> = positions.map(|position| Row { store, position, token: position * 31 % 200, keys }).collect();
-    let select: Vec<_> = (0..rows.len()).map(Select::plain).collect();
-    let suppressed = TokenSet::new(backend.head_rows());
-    pollster::block_on(backend.forward(&Pass { rows: &rows, select: &select, suppressed: &suppressed })).unwrap()
+    let rows: Vec<_> = positions.map(|p| Row { store, token: p * 31 % 200, position: p, slot: p, keys }).collect();
+    let select: Vec<_> = (0..rows.len()).map(|row| Select::likeliest(row, row)).collect();
+    candidates_of_pass(backend, &rows, &select).unwrap()
+}
+
+fn candidates_of_pass(
+    backend: &mut WgpuBackend,
+    rows: &[Row],
+    select: &[Select],
+) -> Result<Vec<Candidate>, BackendError> {
+    let suppressed = [TokenSet::new(backend.head_rows()).into()];
+    let answers = pollster::block_on(backend.forward(&Pass { rows, select, suppressed: &suppressed }))?;
+    Ok(answers.iter().filter_map(Answer::candidate).collect())
 }
 
 /// A full pass, then some rows over what it stored.
@@ -43,10 +53,14 @@ fn two_passes(backend: &mut WgpuBackend) -> Vec<Candidate> {
 fn some_logits(backend: &mut WgpuBackend) -> Vec<f32> {
     let store = backend.create_store(LENGTH).unwrap();
     let keys = Keys { start: 0, end: 5 };
-    let rows: Vec<_> = (0..5).map(|position| Row { store, position, token: position * 31, keys }).collect();
-    let suppressed = TokenSet::new(backend.head_rows());
-    let select = [Select::plain(1), Select::plain(4)];
-    pollster::block_on(backend.logits(&Pass { rows: &rows, select: &select, suppressed: &suppressed })).unwrap()
+    let rows: Vec<_> = (0..5).map(|p| Row { store, token: p * 31, position: p, slot: p, keys }).collect();
+    let select = [Select::logits(1, 1), Select::logits(4, 4)];
+    logits_of_pass(backend, &rows, &select).unwrap()
+}
+
+fn logits_of_pass(backend: &mut WgpuBackend, rows: &[Row], select: &[Select]) -> Result<Vec<f32>, BackendError> {
+    let answers = pollster::block_on(backend.forward(&Pass { rows, select, suppressed: &[] }))?;
+    Ok(answers.into_iter().filter_map(Answer::logits).flatten().collect())
 }
 
 #[track_caller]
@@ -138,24 +152,24 @@ fn passes_on_matrix_units_agree_with_float32() {
 fn of_spread<T>(
     backend: &mut WgpuBackend,
     length: u32,
-    ask: impl FnOnce(&mut WgpuBackend, &Pass<'_>) -> Result<T, BackendError>,
+    want: fn(usize, usize) -> Select,
+    ask: impl FnOnce(&mut WgpuBackend, &[Row], &[Select]) -> Result<T, BackendError>,
 ) -> T {
     let store = backend.create_store(length).unwrap();
     let keys = Keys { start: 0, end: length };
-    let rows: Vec<_> = (0..length).map(|position| Row { store, position, token: position * 31 % 200, keys }).collect();
-    let select: Vec<_> = (0..8).map(|i| Select::plain(i * (length as usize - 1) / 7)).collect();
-    let suppressed = TokenSet::new(backend.head_rows());
-    let answer = ask(backend, &Pass { rows: &rows, select: &select, suppressed: &suppressed });
+    let rows: Vec<_> = (0..length).map(|p| Row { store, token: p * 31 % 200, position: p, slot: p, keys }).collect();
+    let select: Vec<_> = (0..8).map(|i| i * (length as usize - 1) / 7).map(|row| want(row, row)).collect();
+    let answer = ask(backend, &rows, &select);
     backend.release_store(store);
     answer.unwrap()
 }
 
 fn logits_of(backend: &mut WgpuBackend, length: u32) -> Vec<f32> {
-    of_spread(backend, length, |backend, pass| pollster::block_on(backend.logits(pass)))
+    of_spread(backend, length, Select::logits, logits_of_pass)
 }
 
 fn candidates_of(backend: &mut WgpuBackend, length: u32) -> Vec<Candidate> {
-    of_spread(backend, length, |backend, pass| pollster::block_on(backend.forward(pass)))
+    of_spread(backend, length, Select::likeliest, candidates_of_pass)
 }
 
 #[test]
@@ -170,7 +184,7 @@ fn another_portable_kernel_stands_in_for_one() {
     let mut usual = load(hardware(), &model);
     let expected = two_passes(&mut usual);
     let mut gpu = hardware();
-    for fused in FUSED {
+    for fused in fused() {
         for (rows, out) in [256, 512, 1024, 3072].into_iter().flat_map(|out| [(2, out), (5, out)]) {
             let few = Few::choose(WeightFormat::F16, rows, out, 1024);
             gpu.refuse(&gemv::spec(WeightFormat::F16, few, fused), "a test says so");
@@ -210,12 +224,12 @@ fn tuned_kernels_compute_the_same() {
     if backend.gpu().profile.timestamps {
         let store = backend.create_store(LENGTH).unwrap();
         // Queries, keys and values are computed with their norm.
-        let normed = FUSED[2];
+        let normed = Fused { norm: true, bias: false, end: End::Write };
         let mut uses = |count: u32| {
             let keys = Keys { start: 0, end: LENGTH };
-            let rows: Vec<_> = (0..count).map(|position| Row { store, position, token: 1, keys }).collect();
-            let suppressed = TokenSet::new(backend.head_rows());
-            let pass = Pass { rows: &rows, select: &[Select::plain(0)], suppressed: &suppressed };
+            let rows: Vec<_> = (0..count).map(|p| Row { store, token: 1, position: p, slot: p, keys }).collect();
+            let suppressed = [TokenSet::new(backend.head_rows()).into()];
+            let pass = Pass { rows: &rows, select: &[Select::likeliest(0, 0)], suppressed: &suppressed };
             let spans = pollster::block_on(backend.profile(&pass)).unwrap();
             spans.iter().filter(|(name, _)| *name == kernel.spec(WeightFormat::F16, normed).label()).count()
         };

@@ -1,29 +1,48 @@
 //! The [`Backend`] on Burn.
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
-use remask_core::backend::BackendInfo;
+use remask_core::backend::{Answer, BackendInfo, Select, Want};
 use remask_core::checkpoint::WeightFormat;
-use remask_core::{Architecture, Backend, BackendError, BackendFuture, Candidate, Model, Pass, StoreId};
+use remask_core::{Architecture, Backend, BackendError, BackendFuture, Model, Pass, StoreId};
 
-use crate::linear::{Dense, Linear, Packed};
+use crate::attention::HostSlots;
+use crate::dense::Dense;
 use crate::load::{self, FromMatrices};
+use crate::packed::Packed;
 use crate::select::candidate;
-use crate::stores::{Plan, Stores};
-use crate::transformer::{Transformer, Turns};
+use crate::stores::{Plans, Slots, Stores};
+use crate::tensor_slots::TensorSlots;
+use crate::transformer::{Inputs, Transformer};
 
 /// Logits that are worked out at a time: 64 MiB of them.
 const MOST_LOGITS: usize = 1 << 24;
+
+/// A kind of linear layer with the keys and values that go with it.
+pub trait Served: FromMatrices {
+    /// The keys and values of one entry in one store.
+    type Slots: Slots<Projected = Self::Projected>;
+}
+
+impl Served for Packed {
+    type Slots = HostSlots;
+}
+
+impl Served for Dense {
+    type Slots = TensorSlots;
+}
 
 /// A model on the CPU.
 pub type CpuBackend = BurnBackend<Packed>;
 
 /// A model on one of Burn's devices.
-pub struct BurnBackend<L: Linear> {
+pub struct BurnBackend<L: Served> {
     transformer: Transformer<L>,
-    architecture: Architecture,
+    architecture: Arc<Architecture>,
     device: Device,
-    stores: Stores,
+    stores: Stores<L::Slots>,
     info: BackendInfo,
 }
 
@@ -32,7 +51,7 @@ impl CpuBackend {
     /// the bytes of the checkpoint that have been read.
     ///
     /// # Errors
-    /// As [`load::transformer`].
+    /// [`BackendError::Weights`] where the checkpoint cannot be read, or kept in `format`.
     pub fn load(
         model: &Model,
         format: Option<WeightFormat>,
@@ -47,7 +66,7 @@ impl BurnBackend<Dense> {
     /// form of the model to compare others with.
     ///
     /// # Errors
-    /// As [`load::transformer`].
+    /// As [`CpuBackend::load`].
     pub fn dense(
         model: &Model,
         device: Device,
@@ -71,7 +90,7 @@ fn cpu_name() -> String {
     format!("CPU, {} threads, {vectors}", rayon::current_num_threads())
 }
 
-impl<L: FromMatrices> BurnBackend<L> {
+impl<L: Served> BurnBackend<L> {
     fn on(
         device: Device,
         name: &str,
@@ -80,53 +99,70 @@ impl<L: FromMatrices> BurnBackend<L> {
         format: Option<WeightFormat>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, BackendError> {
-        let Model { architecture, names, checkpoint, .. } = model;
-        let (transformer, weights) = load::transformer(architecture, names, checkpoint, format, &device, progress)?;
+        let loaded =
+            load::transformer(&model.architecture, &model.tensors, &model.checkpoint, format, &device, progress);
+        let (transformer, weights) = loaded.map_err(|e| BackendError::Weights(e.to_string()))?;
         let info = BackendInfo { backend: name.to_owned(), adapter, weights: weights.to_string() };
-        let architecture = architecture.clone();
+        let architecture = model.architecture.clone();
         Ok(Self { transformer, architecture, device, stores: Stores::default(), info })
     }
-}
 
-impl<L: Linear> BurnBackend<L> {
-    /// Computes a pass and hands the logits of the selected rows to `take`, some rows at a time: index
-    /// of the first, and logits `[rows, head rows]`.
-    fn run(
-        &mut self,
-        pass: &Pass,
-        mut take: impl FnMut(usize, Vec<f32>) -> Result<(), BackendError>,
-    ) -> Result<(), BackendError> {
-        let a = &self.architecture;
-        pass.check(a.embedding_rows, |store| self.stores.capacity(store))?;
-        let ids = |ids: Vec<i64>| Tensor::<1, Int>::from_data(TensorData::from(&ids[..]), &self.device);
-        let plan = Plan::of(pass.rows, &a.attention, &self.device);
-        let turns = Turns::of(&a.rotary, pass.rows.iter().map(|r| r.position), &self.device);
-        let tokens = ids(pass.rows.iter().map(|r| i64::from(r.token)).collect());
-        let stores = &mut self.stores;
-        let x = self.transformer.forward(tokens, &turns, |layer, p| plan.attend(stores, layer, p));
-
-        let normed = self.transformer.normed(x);
-        let rows_at_once = (MOST_LOGITS / a.embedding_rows).max(1);
-        for (chunk, select) in pass.select.chunks(rows_at_once).enumerate() {
-            let mut mixed = normed.clone().select(0, ids(select.iter().map(|s| i64::from(s.row)).collect()));
-            // The head is linear: mixing what it reads mixes the logits the same way.
-            if select.iter().any(|s| s.guide.is_some()) {
-                let guides = select.iter().map(|s| i64::from(s.guide.map_or(s.row, |g| g.row)));
-                let guide = normed.clone().select(0, ids(guides.collect()));
-                let strength: Vec<f32> = select.iter().map(|s| 1.0 + s.guide.map_or(0.0, |g| g.scale)).collect();
-                let strength = Tensor::<2>::from_data(TensorData::new(strength, [select.len(), 1]), &self.device);
-                mixed = guide.clone() + (mixed - guide) * strength;
-            }
-            let logits = self.transformer.logits(mixed).try_into_data();
+    /// Computes a pass.
+    fn run(&mut self, pass: &Pass) -> Result<Vec<Answer>, BackendError> {
+        let (a, device, stores) = (&self.architecture, &self.device, &mut self.stores);
+        pass.check(a, |store| stores.capacity(store))?;
+        let (tokens, positions) = pass.rows.iter().map(|r| (r.token, r.position)).unzip();
+        let inputs = Inputs::new(a, tokens, positions, device);
+        let mut plans = Plans::<L::Slots>::new(pass.rows);
+        let x = self.transformer.forward(&inputs, |block, projected| {
+            let plan = plans.of(&block.attention, device);
+            L::Slots::attend(stores, block.cache, plan, &block.attention, projected)
+        });
+        let mut answers = Vec::with_capacity(pass.select.len());
+        for select in pass.select.chunks((MOST_LOGITS / a.embedding_rows).max(1)) {
+            let logits = self.transformer.logits(self.read_by_head(&x, select)).try_into_data();
             let refused = |problem: String| BackendError::Device { operation: "read logits back".to_owned(), problem };
             let logits = logits.map_err(|e| refused(e.to_string()))?;
-            take(chunk * rows_at_once, logits.try_into_vec().map_err(|e| refused(format!("{e:?}")))?)?;
+            let mut logits: Vec<f32> = logits.try_into_vec().map_err(|e| refused(format!("{e:?}")))?;
+            let rows = logits.par_chunks_mut(a.embedding_rows).zip(select);
+            let found: Result<Vec<_>, _> = rows.map(|(logits, select)| answer(logits, select, pass)).collect();
+            answers.append(&mut found?);
         }
-        Ok(())
+        Ok(answers)
+    }
+
+    /// What the head reads for the selected rows of the residual stream `x`.
+    fn read_by_head(&self, x: &Tensor<2>, select: &[Select]) -> Tensor<2> {
+        let normed = |rows: &mut dyn Iterator<Item = u32>| {
+            let rows: Vec<_> = rows.map(i64::from).collect();
+            let rows = Tensor::<1, Int>::from_data(TensorData::from(&rows[..]), &self.device);
+            self.transformer.normed(x.clone().select(0, rows))
+        };
+        let own = normed(&mut select.iter().map(|s| s.row));
+        if select.iter().all(|s| s.guide.is_none()) {
+            return own;
+        }
+        // The head is linear, and the shares of the two rows add up to 1: mixing what it reads mixes the logits the
+        // same way, its bias included.
+        let guide = normed(&mut select.iter().map(|s| s.guide.map_or(s.row, |g| g.row)));
+        let strength: Vec<f32> = select.iter().map(|s| 1.0 + s.guide.map_or(0.0, |g| g.scale)).collect();
+        let strength = Tensor::<2>::from_data(TensorData::new(strength, [select.len(), 1]), &self.device);
+        guide.clone() + (own - guide) * strength
     }
 }
 
-impl<L: Linear> Backend for BurnBackend<L> {
+/// What is wanted of a row, from its logits.
+fn answer(logits: &mut [f32], select: &Select, pass: &Pass) -> Result<Answer, BackendError> {
+    let Want::Candidate { temperature, key, suppressed } = select.want else {
+        return Ok(Answer::Logits(logits.to_vec()));
+    };
+    let noise = (temperature, key, select.position);
+    let found = candidate(logits, noise, &pass.suppressed[suppressed as usize]);
+    let position = pass.rows[select.row as usize].position;
+    found.map(Answer::Candidate).ok_or(BackendError::NotFinite { position })
+}
+
+impl<L: Served> Backend for BurnBackend<L> {
     fn info(&self) -> BackendInfo {
         self.info.clone()
     }
@@ -141,42 +177,14 @@ impl<L: Linear> Backend for BurnBackend<L> {
             let problem = format!("a store of {capacity} slots; the model has {most} positions");
             return Err(BackendError::InvalidPass(problem));
         }
-        Ok(self.stores.create(capacity, self.architecture.layers, &self.architecture.attention, &self.device))
+        Ok(self.stores.create(capacity, &self.architecture, &self.device))
     }
 
     fn release_store(&mut self, store: StoreId) {
         self.stores.release(store);
     }
 
-    fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Candidate>> {
-        Box::pin(async move {
-            let width = self.architecture.embedding_rows;
-            let mut candidates = Vec::with_capacity(pass.select.len());
-            self.run(pass, |first, mut logits| {
-                let select = &pass.select[first..];
-                let found: Result<Vec<_>, _> = logits
-                    .par_chunks_mut(width)
-                    .zip(select)
-                    .map(|(logits, select)| {
-                        let position = pass.rows[select.row as usize].position;
-                        candidate(logits, select, position, pass.suppressed).ok_or(BackendError::NotFinite { position })
-                    })
-                    .collect();
-                candidates.append(&mut found?);
-                Ok(())
-            })?;
-            Ok(candidates)
-        })
-    }
-
-    fn logits<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<f32>> {
-        Box::pin(async move {
-            let mut all = Vec::with_capacity(pass.select.len() * self.architecture.embedding_rows);
-            self.run(pass, |_, mut logits| {
-                all.append(&mut logits);
-                Ok(())
-            })?;
-            Ok(all)
-        })
+    fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Answer>> {
+        Box::pin(async move { self.run(pass) })
     }
 }

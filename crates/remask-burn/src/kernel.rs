@@ -177,11 +177,7 @@ impl<T: Stored> Panel<'_, T> {
 
     #[inline(always)]
     fn in_cache<S: Simd>(self, simd: S, x: &[f32], sums: &mut [[f32; WIDTH]]) {
-        // Two vectors of sums a row, of weights and one broadcast value must fit: 32 registers of AVX-512
-        // and NEON, 16 of AVX2.
-        let most = if S::F32_LANES == 8 { MOST_ROWS / 2 } else { MOST_ROWS };
         let mut decoded = Decoded([[0.0; WIDTH]; DEPTH]);
-        let tiles = sums.len().div_ceil(most);
         for start in (0..self.cols).step_by(DEPTH) {
             let depth = DEPTH.min(self.cols - start);
             let weights = match T::as_floats(self.stored) {
@@ -192,14 +188,7 @@ impl<T: Stored> Panel<'_, T> {
                     &*to
                 }
             };
-            let mut first = 0;
-            for tile in 0..tiles {
-                // Tiles as even as can be: twelve rows and a lone one take as long as twice twelve.
-                let count = sums.len() / tiles + usize::from(tile < sums.len() % tiles);
-                let part = Tile { x: &x[first * self.cols + start..], stride: self.cols, weights };
-                part.run(simd, &mut sums[first..first + count]);
-                first += count;
-            }
+            Floats { weights, x: &x[start..], stride: self.cols, sums: &mut *sums }.run(simd);
         }
     }
 
@@ -228,6 +217,41 @@ impl<T: Stored> Panel<'_, T> {
             }
         }
     }
+}
+
+/// Some rows over float32 weights that lie as a panel's do.
+pub(crate) struct Floats<'a> {
+    /// An element an input feature.
+    pub weights: &'a [[f32; WIDTH]],
+    /// The rows, which start `stride` apart.
+    pub x: &'a [f32],
+    pub stride: usize,
+    /// What the products are added to, an element a row.
+    pub sums: &'a mut [[f32; WIDTH]],
+}
+
+impl Floats<'_> {
+    #[inline(always)]
+    pub(crate) fn run<S: Simd>(self, simd: S) {
+        let Self { weights, x, stride, sums } = self;
+        let most = most_rows::<S>();
+        let tiles = sums.len().div_ceil(most);
+        let mut first = 0;
+        for tile in 0..tiles {
+            // Tiles as even as can be: twelve rows and a lone one take as long as twice twelve.
+            let count = sums.len() / tiles + usize::from(tile < sums.len() % tiles);
+            let part = Tile { x: &x[first * stride..], stride, weights };
+            part.run(simd, &mut sums[first..first + count]);
+            first += count;
+        }
+    }
+}
+
+/// Most rows of a tile: two vectors of sums a row, of weights and one broadcast value must fit, into 32 registers of
+/// AVX-512 and NEON, 16 of AVX2.
+#[inline(always)]
+fn most_rows<S: Simd>() -> usize {
+    if S::F32_LANES == 8 { MOST_ROWS / 2 } else { MOST_ROWS }
 }
 
 /// Decoded weights, where vectors never straddle a cache line.

@@ -4,14 +4,19 @@
 //! does for Burn's other devices. Both run the modules of [`transformer`], which training runs too. On
 //! the CPU, matrices keep the format they are stored in ([`panels`]).
 
+pub mod activation;
+pub mod attention;
+pub mod dense;
 pub mod executor;
-pub mod exp;
 mod kernel;
 pub mod linear;
 pub mod load;
+pub mod packed;
 pub mod panels;
+mod rows;
 pub mod select;
 pub mod stores;
+pub mod tensor_slots;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod transformer;

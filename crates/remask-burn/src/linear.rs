@@ -1,27 +1,44 @@
-//! Linear layers: what differs between running a model on the CPU and everything else Burn does.
+//! What differs between running a model on the CPU and everything else Burn does: its matrices, and what is
+//! computed between their products.
 
-use std::sync::Arc;
+use burn::module::Module;
+use burn::tensor::{Device, FloatDType, Tensor};
+use remask_core::architecture::{Attention, FeedForward, Rotary};
 
-use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, Param};
-use burn::tensor::{FloatDType, Int, Tensor, TensorData, activation};
+use crate::transformer::Normalisation;
 
-use crate::exp::swiglu;
-use crate::panels::Panels;
-
-/// A `[out, in]` matrix without bias.
+/// A `[out, in]` matrix, and the arithmetic that goes with its kind.
 pub trait Linear: Module {
-    /// `x [rows, in]` times the transposed matrix: `[rows, out]`.
-    fn product(&self, x: Tensor<2>) -> Tensor<2>;
+    /// Cosines and sines of the rotary angles of some rows.
+    type Turns;
+
+    /// Queries, keys and values of some rows, ready for attention.
+    type Projected;
+
+    /// `x [rows, in]` times the transposed matrix, and `bias [out]` added: `[rows, out]`.
+    fn product(&self, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2>;
 
     /// Rows of the matrix, `[ids, in]`: embeddings. Ids are below `out`.
-    fn lookup(&self, ids: Tensor<1, Int>) -> Tensor<2>;
+    fn lookup(&self, ids: &[u32]) -> Tensor<2>;
 
-    /// `silu(gate) * up` of `[rows, 2 * width]`, gate first: `[rows, width]`.
-    fn gated(gate_up: Tensor<2>) -> Tensor<2> {
-        let width = gate_up.dims()[1] / 2;
-        let gate = activation::silu(gate_up.clone().narrow(1, 0, width));
-        gate * gate_up.narrow(1, width, width)
-    }
+    /// `x [rows, width]`, each row normalised.
+    fn normalised(x: Tensor<2>, norm: &Normalisation) -> Tensor<2>;
+
+    /// What the down projection reads, `[rows, hidden]`: the activation of `up [rows, hidden]`, or, where it is
+    /// gated, that of the gate, which lies before it, times `up [rows, 2 * hidden]`.
+    fn activated(up: Tensor<2>, part: &FeedForward) -> Tensor<2>;
+
+    /// The turns of rows at `positions`. Angles are worked out in float64.
+    fn turns(rotary: &Rotary, positions: &[u32], device: &Device) -> Self::Turns;
+
+    /// Queries, keys and values `[rows, qkv width]` of rows, queries and keys first normalised head by head, where
+    /// there are `norms` for them, and then turned.
+    fn projected(
+        qkv: Tensor<2>,
+        attention: &Attention,
+        norms: Option<[&Normalisation; 2]>,
+        turns: Option<&Self::Turns>,
+    ) -> Self::Projected;
 }
 
 /// What products of tensors compute in. Everything else is float32, and so are the weights.
@@ -56,85 +73,16 @@ impl Precision {
     }
 }
 
-/// A matrix as a tensor: it can be trained, and lives on any of Burn's devices.
-#[derive(Module, Debug)]
-pub struct Dense {
-    /// The weights, `[out, in]`.
-    pub weight: Param<Tensor<2>>,
-    /// What products compute in.
-    #[module(skip)]
-    pub precision: Precision,
-}
-
-impl Dense {
-    /// A matrix of these weights, whose products are float32.
-    #[must_use]
-    pub fn new(weight: Tensor<2>) -> Self {
-        Self { weight: Param::from_tensor(weight), precision: Precision::F32 }
-    }
-}
-
-impl Linear for Dense {
-    fn product(&self, x: Tensor<2>) -> Tensor<2> {
-        self.precision.product_transposed(x, self.weight.val())
-    }
-
-    fn lookup(&self, ids: Tensor<1, Int>) -> Tensor<2> {
-        rows(self.weight.val(), ids)
-    }
-}
-
-/// The rows of `x` at `indices`.
-///
-/// By gather, not by select: on a GPU the gradient of a gather is added up by all threads at once, that
-/// of a select by one thread a column, row after row.
-#[must_use]
-pub fn rows(x: Tensor<2>, indices: Tensor<1, Int>) -> Tensor<2> {
-    let ([_, columns], [count]) = (x.dims(), indices.dims());
-    x.gather(0, indices.unsqueeze_dim::<2>(1).expand([count, columns]))
-}
-
-/// A matrix on the CPU in the format it is stored in, multiplied by our own kernel. Tensors go in and
-/// out without a copy.
-#[derive(Debug, Clone)]
-pub struct Packed(pub Arc<Panels>);
-
-impl Linear for Packed {
-    fn product(&self, x: Tensor<2>) -> Tensor<2> {
-        let ([rows, _], device) = (x.dims(), x.device());
-        let y = self.0.product(&floats(x), rows);
-        Tensor::from_data(TensorData::new(y, [rows, self.0.rows()]), &device)
-    }
-
-    fn lookup(&self, ids: Tensor<1, Int>) -> Tensor<2> {
-        let (count, device) = (ids.dims()[0], ids.device());
-        let rows: Vec<f32> = ids.into_data().iter::<i64>().flat_map(|id| self.0.row(id as usize)).collect();
-        Tensor::from_data(TensorData::new(rows, [count, self.0.cols()]), &device)
-    }
-
-    fn gated(gate_up: Tensor<2>) -> Tensor<2> {
-        let ([rows, columns], device) = (gate_up.dims(), gate_up.device());
-        let out = swiglu(&floats(gate_up), columns / 2);
-        Tensor::from_data(TensorData::new(out, [rows, columns / 2]), &device)
-    }
-}
-
 /// The elements of a float32 tensor in host memory.
 pub(crate) fn floats<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     // A tensor of this crate is never anything but float32, and the CPU cannot fail to hand it over.
     x.into_data().try_into_vec().unwrap_or_default()
 }
 
-// Packed weights are constants to Burn: nothing to visit, to move or to train.
-impl Module for Packed {
-    burn::empty!(module);
+/// Cosines and sines of the rotary angles of rows at `positions`, `[rows, dims / 2]` each.
+pub(crate) fn angles(rotary: &Rotary, positions: &[u32]) -> [Vec<f32>; 2] {
+    let (frequencies, amplitude) = (rotary.frequencies(), rotary.amplitude());
+    let turns = positions.iter().flat_map(|position| frequencies.iter().map(|f| f64::from(*position) * f));
+    let (sin, cos) = turns.map(f64::sin_cos).map(|(s, c)| ((s * amplitude) as f32, (c * amplitude) as f32)).unzip();
+    [cos, sin]
 }
-
-impl ModuleDisplayDefault for Packed {
-    fn content(&self, content: Content) -> Option<Content> {
-        let shape = format!("[{}, {}] {}", self.0.rows(), self.0.cols(), self.0.format());
-        content.add_formatted(&shape).optional()
-    }
-}
-
-impl ModuleDisplay for Packed {}

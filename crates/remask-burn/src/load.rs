@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use remask_core::architecture::{Architecture, Biases, MlpKind, NormKind};
 use remask_core::checkpoint::{Matrix, WeightFormat};
-use remask_core::families::TensorNames;
-use remask_core::model::layer_matrices;
-use remask_core::{BackendError, Checkpoint, Error, Result};
+use remask_core::tensors::{self, Role, TensorSpec};
+use remask_core::{Architecture, Checkpoint, Error, Result};
 
-use crate::linear::{Dense, Packed};
+use crate::dense::Dense;
+use crate::linear::Linear;
+use crate::packed::Packed;
 use crate::panels::Panels;
-use crate::transformer::{Block, RmsNorm, Transformer};
+use crate::transformer::{Source, Transformer};
 
 /// A kind of linear layer that can be made from a checkpoint's matrices, stacked by rows.
-pub trait FromMatrices: crate::linear::Linear {
+pub trait FromMatrices: Linear {
     /// The layer, kept in `format` or else as the checkpoint stores it, and its format.
     ///
     /// # Errors
@@ -42,75 +42,71 @@ impl FromMatrices for Dense {
     }
 }
 
-/// A checkpoint's transformer on `device`, and the format of its matrices. `progress` is told the bytes
-/// of the checkpoint that have been read.
+/// The transformer of `specs` in `checkpoint`, on `device`, and the format of its matrices. `progress` is told the
+/// bytes of the checkpoint that have been read.
 ///
 /// # Errors
-/// [`BackendError::Unsupported`] or [`BackendError::Weights`].
+/// [`Error::Tensor`] where a tensor is missing, of another shape, or cannot be kept in `format`; [`Error::Io`].
 pub fn transformer<L: FromMatrices>(
     a: &Architecture,
-    names: &TensorNames,
+    specs: &[TensorSpec],
     checkpoint: &Checkpoint,
     format: Option<WeightFormat>,
     device: &Device,
     progress: &mut dyn FnMut(u64),
-) -> Result<(Transformer<L>, WeightFormat), BackendError> {
-    check_supported(a)?;
-    let weights = |e: Error| BackendError::Weights(e.to_string());
-    let mut read = 0;
-    let mut kept = WeightFormat::F32;
-    let mut stack = |tensors: &[(&str, usize, usize)]| -> Result<L, BackendError> {
-        let open = |(name, rows, cols): &(&str, usize, usize)| Matrix::open(checkpoint, name, *rows, *cols);
-        let sources: Vec<_> = tensors.iter().map(open).collect::<Result<_>>().map_err(weights)?;
-        // The disk reads ahead while the first rows are on their way.
-        sources.iter().for_each(|s| checkpoint.will_need(s.name()));
-        let (layer, format) = L::stack(&sources, format, device).map_err(weights)?;
-        kept = format;
-        for source in &sources {
-            checkpoint.discard(source.name());
-            read += source.format.bytes(source.rows, source.cols) as u64;
-        }
-        progress(read);
-        Ok(layer)
-    };
-    let norm = |name: &str| {
-        let values = checkpoint.vector(name, a.hidden).map_err(weights)?;
-        Ok::<_, BackendError>(RmsNorm::new(Tensor::from_data(TensorData::new(values, [a.hidden]), device), a.norm.eps))
-    };
-    let embedding = stack(&[(&names.embedding, a.embedding_rows, a.hidden)])?;
-    let mut blocks = Vec::with_capacity(names.layers.len());
-    for layer in &names.layers {
-        let [q, k, v, out, gate, up, down] = layer_matrices(a, layer);
-        blocks.push(Block {
-            attention_norm: norm(&layer.attention_norm)?,
-            qkv: stack(&[q, k, v])?,
-            attention_out: stack(&[out])?,
-            mlp_norm: norm(&layer.mlp_norm)?,
-            gate_up: stack(&[gate, up])?,
-            down: stack(&[down])?,
-        });
-    }
-    let final_norm = norm(&names.final_norm)?;
-    let head = match &names.head {
-        Some(head) => Some(stack(&[(head, a.embedding_rows, a.hidden)])?),
-        None => None,
-    };
-    Ok((Transformer::new(a, embedding, blocks, final_norm, head), kept))
+) -> Result<(Transformer<L>, WeightFormat)> {
+    let mut stored = StoredWeights { specs, checkpoint, format, device, progress, read: 0, kept: WeightFormat::F32 };
+    let transformer = Transformer::of(&mut stored, a)?;
+    Ok((transformer, stored.kept))
 }
 
-fn check_supported(a: &Architecture) -> Result<(), BackendError> {
-    let missing = [
-        (a.norm.kind != NormKind::Rms, "a norm other than RMSNorm"),
-        (a.mlp.kind != MlpKind::SwiGlu, "an MLP other than SwiGLU"),
-        (a.biases != Biases::default(), "biases"),
-        (a.shifted_logits, "shifted logits"),
-    ];
-    match missing.iter().find(|(is, _)| *is) {
-        None => Ok(()),
-        Some((_, what)) => Err(BackendError::Unsupported {
-            what: format!("{} with {what}", a.name),
-            adapter: "Burn".to_owned(),
-            why: "its modules of this build do not compute it".to_owned(),
-        }),
+struct StoredWeights<'a> {
+    specs: &'a [TensorSpec],
+    checkpoint: &'a Checkpoint,
+    format: Option<WeightFormat>,
+    device: &'a Device,
+    progress: &'a mut dyn FnMut(u64),
+    read: u64,
+    /// The format of the last matrix.
+    kept: WeightFormat,
+}
+
+impl StoredWeights<'_> {
+    fn wrong(&self, role: Role, problem: String) -> Error {
+        Error::tensor(self.checkpoint.files().next().unwrap_or("(no file)"), &format!("{role:?}"), problem)
+    }
+}
+
+impl<L: FromMatrices> Source<L> for StoredWeights<'_> {
+    type Error = Error;
+
+    fn matrix(&mut self, role: Role, [rows, cols]: [usize; 2]) -> Result<L> {
+        let open = |spec| Matrix::of(self.checkpoint, spec);
+        let sources: Vec<_> = tensors::of(self.specs, role).map(open).collect::<Result<_>>()?;
+        let found = sources.iter().map(|s| s.rows).sum::<usize>();
+        if found != rows || sources.iter().any(|s| s.cols != cols) {
+            return Err(self.wrong(role, format!("has {found} rows, the model asks for [{rows}, {cols}]")));
+        }
+        // The disk reads ahead while the first rows are on their way.
+        sources.iter().for_each(|s| self.checkpoint.will_need(s.name()));
+        let (layer, format) = L::stack(&sources, self.format, self.device)?;
+        self.kept = format;
+        for source in &sources {
+            self.checkpoint.discard(source.name());
+            self.read += source.format.bytes(source.rows, source.cols) as u64;
+        }
+        (self.progress)(self.read);
+        Ok(layer)
+    }
+
+    fn vector(&mut self, role: Role, len: usize) -> Result<Tensor<1>> {
+        let mut values = Vec::with_capacity(len);
+        for spec in tensors::of(self.specs, role) {
+            values.extend(self.checkpoint.vector(spec)?);
+        }
+        if values.len() != len {
+            return Err(self.wrong(role, format!("has {} elements, the model asks for {len}", values.len())));
+        }
+        Ok(Tensor::from_data(TensorData::new(values, [len]), self.device))
     }
 }

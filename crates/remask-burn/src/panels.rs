@@ -124,15 +124,24 @@ impl Panels {
     /// Where `x` is not `[m, cols]`.
     #[must_use]
     pub fn product(&self, x: &[f32], m: usize) -> Vec<f32> {
-        self.product_by(Arch::new(), x, m)
+        self.product_and_bias(x, m, None)
     }
 
-    /// As [`Panels::product`], by one of the [`vector_levels`] rather than the best of them.
+    /// As [`Panels::product`], with `bias [rows]` added.
     ///
     /// # Panics
     /// Where `x` is not `[m, cols]`.
     #[must_use]
-    pub fn product_by(&self, arch: Arch, x: &[f32], m: usize) -> Vec<f32> {
+    pub fn product_and_bias(&self, x: &[f32], m: usize, bias: Option<&[f32]>) -> Vec<f32> {
+        self.product_by(Arch::new(), x, m, bias)
+    }
+
+    /// As [`Panels::product_and_bias`], by one of the [`vector_levels`] rather than the best of them.
+    ///
+    /// # Panics
+    /// Where `x` is not `[m, cols]`.
+    #[must_use]
+    pub fn product_by(&self, arch: Arch, x: &[f32], m: usize, bias: Option<&[f32]>) -> Vec<f32> {
         assert_eq!(x.len(), m * self.cols, "{m} rows of {} features", self.cols);
         let arch = usable(arch);
         let mut out = vec![0f32; m * self.rows];
@@ -141,15 +150,19 @@ impl Panels {
         let wanted = (4 * rayon::current_num_threads()).div_ceil(panels.max(1));
         let rows_a_task = m.div_ceil(wanted).max(LEAST_ROWS_A_TASK).min(m.max(1));
         let chunks = m.div_ceil(rows_a_task);
-        let target = Columns { out: out.as_mut_ptr(), rows: m, stride: self.rows };
+        let target = Columns::of(&mut out, self.rows);
         (0..panels * chunks).into_par_iter().for_each_init(Vec::new, |sums, task| {
             let (panel, first) = (task / chunks, task % chunks * rows_a_task);
             let count = rows_a_task.min(m - first);
             sums.clear();
-            sums.resize(count, [0f32; WIDTH]);
+            let width = WIDTH.min(self.rows - panel * WIDTH);
+            let mut begun = [0f32; WIDTH];
+            if let Some(bias) = bias.and_then(|b| b.get(panel * WIDTH..panel * WIDTH + width)) {
+                begun[..width].copy_from_slice(bias);
+            }
+            sums.resize(count, begun);
             let x = &x[first * self.cols..(first + count) * self.cols];
             arch.dispatch(Run { weights: &self.weights, panel, cols: self.cols, x, sums });
-            let width = WIDTH.min(self.rows - panel * WIDTH);
             for (r, sums) in sums.iter().enumerate() {
                 // SAFETY: no other task has this panel and this range of rows.
                 unsafe { target.write(first + r, panel * WIDTH, &sums[..width]) };
@@ -185,22 +198,26 @@ fn usable(arch: Arch) -> Arch {
 
 /// A `[rows, stride]` matrix that tasks write disjoint pieces of.
 #[derive(Clone, Copy)]
-struct Columns {
+pub(crate) struct Columns {
     out: *mut f32,
     rows: usize,
     stride: usize,
 }
 
-// SAFETY: tasks only write through it, each its own elements (see `Panels::product`), while the owner
-// of the memory waits for them.
+// SAFETY: tasks only write through it, each its own elements, while the owner of the memory waits for them.
 unsafe impl Sync for Columns {}
 
 impl Columns {
+    /// The matrix in `out`, rows of `stride` elements. It must not be used once `out` is gone.
+    pub(crate) fn of(out: &mut [f32], stride: usize) -> Self {
+        Self { out: out.as_mut_ptr(), rows: out.len() / stride.max(1), stride }
+    }
+
     /// Writes `values` to `row` from `column` on.
     ///
     /// # Safety
     /// No other thread may write these elements, and the memory must still be there.
-    unsafe fn write(&self, row: usize, column: usize, values: &[f32]) {
+    pub(crate) unsafe fn write(&self, row: usize, column: usize, values: &[f32]) {
         assert!(row < self.rows && column + values.len() <= self.stride);
         // SAFETY: inside the matrix by the line above; nobody else writes here by the caller's word.
         unsafe {

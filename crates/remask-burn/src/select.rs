@@ -1,10 +1,10 @@
 //! From a row of logits to its candidate, on the host.
 
 use pulp::Arch;
-use remask_core::random::{gumbel, threefry};
-use remask_core::{Candidate, Select, TokenSet};
+use remask_core::random::{Key, gumbel, threefry};
+use remask_core::{Candidate, TokenSet};
 
-use crate::exp::{LEAST, exp};
+use crate::activation::{LEAST, exp};
 
 /// Stands for logits that do not count, as in the shaders: finite, and far below any that do.
 const NOTHING: f32 = -1e30;
@@ -12,10 +12,14 @@ const NOTHING: f32 = -1e30;
 /// Elements that are kept apart while a row is summed up, so that compilers make vectors of them.
 const LANES: usize = 32;
 
-/// The candidate of `logits` for a row at `position`; `None` where a logit that counts is NaN or
-/// infinite, or none counts. Suppressed logits are overwritten.
+/// The candidate of `logits` with noise of some temperature, key and position; `None` where a logit that counts is
+/// NaN or infinite, or none counts. Suppressed logits are overwritten.
 #[must_use]
-pub fn candidate(logits: &mut [f32], select: &Select, position: u32, suppressed: &TokenSet) -> Option<Candidate> {
+pub fn candidate(
+    logits: &mut [f32],
+    (temperature, key, position): (f32, Key, u32),
+    suppressed: &TokenSet,
+) -> Option<Candidate> {
     for (word, bits) in suppressed.words().iter().enumerate().filter(|(_, bits)| **bits != 0) {
         let ids = (word * 32..logits.len()).zip(0..32).filter(|(_, bit)| bits >> bit & 1 == 1);
         ids.for_each(|(id, _)| logits[id] = NOTHING);
@@ -25,10 +29,8 @@ pub fn candidate(logits: &mut [f32], select: &Select, position: u32, suppressed:
     if top <= NOTHING {
         return None;
     }
-    let chosen = if select.temperature > 0.0 {
-        let score = |(id, logit): (usize, &f32)| {
-            logit + select.temperature * gumbel(threefry(select.key, [position, id as u32]))
-        };
+    let chosen = if temperature > 0.0 {
+        let score = |(id, logit): (usize, &f32)| logit + temperature * gumbel(threefry(key, [position, id as u32]));
         let mut best = (NOTHING, 0);
         for (id, score) in logits.iter().enumerate().map(|l| (l.0, score(l))) {
             // Only greater replaces: among equals the lowest id stays.
@@ -101,13 +103,11 @@ fn sums(logits: &[f32], top: f32) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use remask_core::random::Key;
 
     fn pick(logits: &[f32], temperature: f32, suppressed: &[u32]) -> Option<Candidate> {
         let mut set = TokenSet::new(logits.len());
         suppressed.iter().for_each(|id| set.insert(*id));
-        let select = Select { row: 0, guide: None, temperature, key: Key([1, 2]) };
-        candidate(&mut logits.to_vec(), &select, 5, &set)
+        candidate(&mut logits.to_vec(), (temperature, Key([1, 2]), 5), &set)
     }
 
     /// Softmax, entropy and margin in float64 over the ids that count.

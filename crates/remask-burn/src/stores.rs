@@ -1,39 +1,65 @@
-//! Key/value stores as tensors, and what the rows of a pass attend to.
+//! Key/value stores, and the rows of a pass sorted out by them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use burn::tensor::module::attention;
-use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Bool, Device, Tensor, TensorData};
-use remask_core::architecture::Attention;
+use burn::tensor::{Device, Tensor};
+use remask_core::architecture::{Architecture, Attention, BlockSpec};
 use remask_core::{Row, StoreId};
 
-use crate::transformer::Projections;
+/// The keys and values of one entry in one store: a slot a position.
+pub trait Slots: Sized {
+    /// Queries, keys and values of the rows of a pass.
+    type Projected;
+
+    /// What is worked out once of the rows that a kind of block computes.
+    type Plan;
+
+    /// `capacity` slots.
+    fn new(capacity: usize, attention: &Attention, device: &Device) -> Self;
+
+    /// Sorts out `rows`, whose keys are those that blocks like `attention` see.
+    fn plan(rows: &[Row], attention: &Attention, device: &Device) -> Self::Plan;
+
+    /// Writes the rows' keys and values into their slots of `entry`; then answers what every row attends to,
+    /// `[rows, heads * head_dim]`.
+    fn attend(
+        stores: &mut Stores<Self>,
+        entry: usize,
+        plan: &Self::Plan,
+        attention: &Attention,
+        projected: Self::Projected,
+    ) -> Tensor<2>;
+}
 
 /// The stores of a backend.
-#[derive(Debug, Default)]
-pub struct Stores {
-    stores: BTreeMap<StoreId, Store>,
+#[derive(Debug)]
+pub struct Stores<S> {
+    stores: BTreeMap<StoreId, Store<S>>,
     next: u32,
 }
 
-/// One store: a slot a position and layer.
+/// One store.
 #[derive(Debug)]
-struct Store {
+struct Store<S> {
     capacity: u32,
-    /// Keys and values of each layer, `[1, kv_heads, capacity, head_dim]`: as attention reads them.
-    layers: Vec<[Tensor<4>; 2]>,
+    /// By cache entry.
+    entries: Vec<S>,
 }
 
-impl Stores {
-    /// A store of `capacity` slots in each of `layers` layers.
-    pub fn create(&mut self, capacity: u32, layers: usize, attention: &Attention, device: &Device) -> StoreId {
+impl<S> Default for Stores<S> {
+    fn default() -> Self {
+        Self { stores: BTreeMap::new(), next: 0 }
+    }
+}
+
+impl<S: Slots> Stores<S> {
+    /// A store of `capacity` slots in each of the model's cache entries.
+    pub fn create(&mut self, capacity: u32, a: &Architecture, device: &Device) -> StoreId {
         let id = StoreId(self.next);
-        self.next += 1;
-        let empty = || Tensor::zeros([1, attention.kv_heads, capacity as usize, attention.head_dim], device);
-        let layers = (0..layers).map(|_| [empty(), empty()]).collect();
-        self.stores.insert(id, Store { capacity, layers });
+        self.next = self.next.wrapping_add(1);
+        let slots = |block: &BlockSpec| S::new(capacity as usize, &block.attention, device);
+        self.stores.insert(id, Store { capacity, entries: a.cached_blocks().map(slots).collect() });
         id
     }
 
@@ -47,98 +73,57 @@ impl Stores {
     pub fn capacity(&self, store: StoreId) -> Option<u32> {
         self.stores.get(&store).map(|s| s.capacity)
     }
+
+    /// The keys and values of an entry of a store.
+    pub(crate) fn entry(&self, store: StoreId, entry: usize) -> Option<&S> {
+        self.stores.get(&store)?.entries.get(entry)
+    }
+
+    /// As [`Stores::entry`], to be written.
+    pub(crate) fn entry_mut(&mut self, store: StoreId, entry: usize) -> Option<&mut S> {
+        self.stores.get_mut(&store)?.entries.get_mut(entry)
+    }
 }
 
-/// Consecutive rows of a pass that belong to one store.
-struct Group {
-    store: StoreId,
-    rows: Range<usize>,
-    /// The slots that any of the rows sees.
-    keys: Range<usize>,
-    /// Slots hidden from some rows, `[1, 1, heads a K/V head * rows, keys]`, true where hidden.
-    hidden: Option<Tensor<4, Bool>>,
-    /// Rows whose slots follow each other: first row, first slot, count.
-    runs: Vec<(usize, usize, usize)>,
+/// The plans of a pass: one for all blocks that see the same slots and share heads alike.
+pub struct Plans<'a, S: Slots> {
+    rows: &'a [Row],
+    made: BTreeMap<(Option<usize>, usize), S::Plan>,
 }
 
-/// The rows of a pass, sorted out once for all layers.
-pub struct Plan {
-    groups: Vec<Group>,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    scale: f32,
-}
-
-impl Plan {
-    /// Sorts out `rows`, which must be valid.
+impl<'a, S: Slots> Plans<'a, S> {
+    /// None yet, for these rows.
     #[must_use]
-    pub fn of(rows: &[Row], a: &Attention, device: &Device) -> Self {
-        let mut groups = Vec::new();
-        let mut start = 0;
-        for rows in rows.chunk_by(|a, b| a.store == b.store) {
-            let first = rows.iter().map(|r| r.keys.start).min().unwrap_or(0);
-            let end = rows.iter().map(|r| r.keys.end).max().unwrap_or(0);
-            let keys = first as usize..end as usize;
-            let mut runs: Vec<(usize, usize, usize)> = Vec::new();
-            for (row, position) in rows.iter().enumerate().map(|(i, r)| (start + i, r.position as usize)) {
-                match runs.last_mut() {
-                    Some((_, slot, count)) if *slot + *count == position => *count += 1,
-                    _ => runs.push((row, position, 1)),
-                }
-            }
-            groups.push(Group {
-                store: rows[0].store,
-                rows: start..start + rows.len(),
-                hidden: hidden(rows, &keys, a.heads / a.kv_heads, device),
-                keys,
-                runs,
-            });
-            start += rows.len();
-        }
-        Self { groups, heads: a.heads, kv_heads: a.kv_heads, head_dim: a.head_dim, scale: a.scale }
+    pub fn new(rows: &'a [Row]) -> Self {
+        Self { rows, made: BTreeMap::new() }
     }
 
-    /// Writes the rows' keys and values of `layer` into their slots; then answers what every row
-    /// attends to, `[rows, heads * head_dim]`.
-    pub fn attend(&self, stores: &mut Stores, layer: usize, projections: Projections) -> Tensor<2> {
-        let (kv_heads, head_dim) = (self.kv_heads, self.head_dim);
-        let fresh = [projections.k, projections.v].map(|f| f.swap_dims(0, 1).unsqueeze::<4>());
-        for group in &self.groups {
-            let Some(store) = stores.stores.get_mut(&group.store) else { continue };
-            for (stored, fresh) in store.layers[layer].iter_mut().zip(&fresh) {
-                for (row, slot, count) in &group.runs {
-                    let values = fresh.clone().narrow(2, *row, *count);
-                    stored.inplace(|s| s.slice_assign([0..1, 0..kv_heads, *slot..slot + count, 0..head_dim], values));
-                }
-            }
-        }
-        let shared = self.heads / self.kv_heads;
-        let mut attended = Vec::with_capacity(self.groups.len());
-        for group in &self.groups {
-            let Some(store) = stores.stores.get(&group.store) else { continue };
-            let (count, seen) = (group.rows.len(), group.keys.len());
-            // Query heads that share a K/V head are more rows to it.
-            let q = projections.q.clone().narrow(0, group.rows.start, count);
-            let q = q.swap_dims(0, 1).reshape([1, self.kv_heads, shared * count, head_dim]);
-            let [k, v] = store.layers[layer].each_ref().map(|s| s.clone().narrow(2, group.keys.start, seen));
-            let options = AttentionModuleOptions { scale: Some(f64::from(self.scale)), ..Default::default() };
-            let hidden = group.hidden.clone();
-            let out = attention(q, k, v, hidden, None, options).reshape([self.heads, count, head_dim]);
-            attended.push(out.swap_dims(0, 1).reshape([count, self.heads * head_dim]));
-        }
-        if attended.len() == 1 { attended.remove(0) } else { Tensor::cat(attended, 0) }
+    /// The plan of blocks with this attention.
+    pub fn of(&mut self, attention: &Attention, device: &Device) -> &S::Plan {
+        let kind = (attention.window, attention.heads / attention.kv_heads);
+        self.made.entry(kind).or_insert_with(|| {
+            let seen: Vec<_> = self.rows.iter().map(|row| within(row, attention.window)).collect();
+            S::plan(&seen, attention, device)
+        })
     }
 }
 
-/// Which of `keys` each row must not see, once for every query head of a K/V head; `None` where every
-/// row sees all.
-fn hidden(rows: &[Row], keys: &Range<usize>, heads: usize, device: &Device) -> Option<Tensor<4, Bool>> {
-    let sees = |row: &Row| row.keys.start as usize..row.keys.end as usize;
-    if rows.iter().all(|r| sees(r) == *keys) {
-        return None;
+/// The row as a block with this window has it: of its keys the last `window` up to its slot, at least one.
+fn within(row: &Row, window: Option<usize>) -> Row {
+    let mut row = *row;
+    if let Some(window) = window {
+        let first = (row.slot as usize + 1).saturating_sub(window).min(row.keys.end as usize - 1);
+        row.keys.start = row.keys.start.max(first as u32);
     }
-    let mask: Vec<bool> = rows.iter().flat_map(|r| keys.clone().map(move |k| !sees(r).contains(&k))).collect();
-    let data = TensorData::new(mask, [1, 1, rows.len(), keys.len()]);
-    Some(Tensor::<4, Bool>::from_data(data, device).repeat_dim(2, heads))
+    row
+}
+
+/// Consecutive rows of a pass that belong to one store, as a range of the pass's.
+pub(crate) fn by_store(rows: &[Row]) -> impl Iterator<Item = (StoreId, Range<usize>)> {
+    let mut start = 0;
+    rows.chunk_by(|a, b| a.store == b.store).map(move |group| {
+        let range = start..start + group.len();
+        start = range.end;
+        (group[0].store, range)
+    })
 }

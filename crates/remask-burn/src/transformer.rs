@@ -1,11 +1,12 @@
-//! The LLaDA family as Burn modules: written once, for inference on any of Burn's devices and for
-//! training. What a row attends to is left to the caller: a key/value store here, a batch of whole
+//! A transformer as Burn modules, whatever its [`Architecture`] says: written once, for inference on any of Burn's
+//! devices and for training. What a row attends to is left to the caller: a key/value store here, a batch of whole
 //! texts there.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use remask_core::Architecture;
-use remask_core::architecture::{Rotary, RotaryPairing};
+use remask_core::architecture::{BlockSpec, Norm, NormKind};
+use remask_core::tensors::{BlockRole, Role};
 
 use crate::linear::Linear;
 
@@ -14,112 +15,224 @@ use crate::linear::Linear;
 pub struct Transformer<L: Linear> {
     /// Token embedding `[embedding_rows, hidden]`.
     pub embedding: L,
-    /// The blocks.
+    /// Learned position embedding `[positions, hidden]`.
+    pub positions: Option<L>,
+    /// The sets of block weights; several blocks of the architecture may use one.
     pub blocks: Vec<Block<L>>,
     /// Norm before the head.
-    pub norm: RmsNorm,
+    pub norm: Normalisation,
     /// Head `[embedding_rows, hidden]`; `None` where it is the embedding.
     pub head: Option<L>,
+    /// Bias of the head `[embedding_rows]`.
+    pub head_bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
-    shape: Shape,
+    architecture: Architecture,
 }
 
-/// Attention and MLP, each behind a norm and added to the residual stream.
+/// A set of block weights.
 #[derive(Module, Debug)]
 pub struct Block<L: Linear> {
     /// Norm before attention.
-    pub attention_norm: RmsNorm,
+    pub attention_norm: Normalisation,
     /// Query, key and value projections stacked by rows.
-    pub qkv: L,
+    pub qkv: Projection<L>,
+    /// Norm over each query head.
+    pub query_norm: Option<Normalisation>,
+    /// Norm over each key head.
+    pub key_norm: Option<Normalisation>,
     /// Attention output `[hidden, heads * head_dim]`.
-    pub attention_out: L,
-    /// Norm before the MLP.
-    pub mlp_norm: RmsNorm,
-    /// Gate and up projections stacked by rows.
-    pub gate_up: L,
-    /// Down projection `[hidden, mlp hidden]`.
-    pub down: L,
+    pub attention_out: Projection<L>,
+    /// Norm over attention's result.
+    pub after_attention_norm: Option<Normalisation>,
+    /// Norm before the feed-forward part; `None` where it runs side by side with attention.
+    pub feed_forward_norm: Option<Normalisation>,
+    /// Gate and up projections stacked by rows, or the up projection.
+    pub up: Projection<L>,
+    /// Down projection `[hidden, feed-forward hidden]`.
+    pub down: Projection<L>,
+    /// Norm over the feed-forward part's result.
+    pub after_feed_forward_norm: Option<Normalisation>,
 }
 
-/// `weight * x / sqrt(mean(x^2) + eps)`.
+/// A matrix and its bias.
 #[derive(Module, Debug)]
-pub struct RmsNorm {
-    /// Factors `[hidden]`.
+pub struct Projection<L: Linear> {
+    /// `[out, in]`.
+    pub matrix: L,
+    /// `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+/// A norm's factors, and what it does with them.
+#[derive(Module, Debug)]
+pub struct Normalisation {
+    /// Factors `[width]`.
     pub weight: Param<Tensor<1>>,
+    /// What is added at the end, `[width]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    /// Kind and epsilon.
     #[module(skip)]
-    eps: f32,
+    pub norm: Norm,
 }
 
-/// What the forward pass must know beside the weights.
-#[derive(Debug, Clone)]
-struct Shape {
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    rotary: Rotary,
-    embedding_scale: f32,
-    logit_scale: f32,
+/// Where a transformer's weights come from.
+pub trait Source<L> {
+    /// What can go wrong.
+    type Error;
+
+    /// The matrix of a role, `[rows, cols]`.
+    ///
+    /// # Errors
+    /// Where the source has none, or not of this shape.
+    fn matrix(&mut self, role: Role, shape: [usize; 2]) -> Result<L, Self::Error>;
+
+    /// The vector of a role.
+    ///
+    /// # Errors
+    /// As [`Source::matrix`].
+    fn vector(&mut self, role: Role, len: usize) -> Result<Tensor<1>, Self::Error>;
 }
 
-/// Queries, keys and values of some rows: `[rows, heads, head_dim]`, keys and values with `kv_heads`.
-/// Queries and keys are rotated.
-pub struct Projections {
-    /// Queries.
-    pub q: Tensor<3>,
-    /// Keys.
-    pub k: Tensor<3>,
-    /// Values.
-    pub v: Tensor<3>,
+/// Tokens and positions of some rows, ready for a forward pass.
+pub struct Inputs<L: Linear> {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    /// Of each rotary table of the architecture.
+    turns: Vec<L::Turns>,
 }
 
-impl RmsNorm {
-    /// A norm with these factors.
-    #[must_use]
-    pub fn new(weight: Tensor<1>, eps: f32) -> Self {
-        Self { weight: Param::from_tensor(weight), eps }
+impl<L: Linear> Projection<L> {
+    fn of<S: Source<L>>(source: &mut S, role: Role, shape: [usize; 2], bias: Option<Role>) -> Result<Self, S::Error> {
+        let matrix = source.matrix(role, shape)?;
+        let bias = bias.map(|role| source.vector(role, shape[0])).transpose()?;
+        Ok(Self { matrix, bias: bias.map(Param::from_tensor) })
     }
 
-    /// Normalises the rows of `x [rows, hidden]`.
-    #[must_use]
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let mean = x.clone().square().mean_dim(1);
-        let inverse = mean.add_scalar(self.eps).sqrt().recip();
-        x * inverse * self.weight.val().unsqueeze()
+    fn product(&self, x: Tensor<2>) -> Tensor<2> {
+        self.matrix.product(x, self.bias.as_ref().map(Param::val))
+    }
+}
+
+impl Normalisation {
+    fn of<L, S: Source<L>>(
+        source: &mut S,
+        norm: Norm,
+        width: usize,
+        weight: Role,
+        bias: Option<Role>,
+    ) -> Result<Self, S::Error> {
+        let weight = Param::from_tensor(source.vector(weight, width)?);
+        let bias = bias.filter(|_| norm.kind == NormKind::Layer).map(|role| source.vector(role, width)).transpose()?;
+        Ok(Self { weight, bias: bias.map(Param::from_tensor), norm })
+    }
+}
+
+impl<L: Linear> Block<L> {
+    fn of<S: Source<L>>(source: &mut S, hidden: usize, spec: &BlockSpec) -> Result<Self, S::Error> {
+        use BlockRole as R;
+        let role = |role| Role::Block(spec.weights, role);
+        let (at, part) = (&spec.attention, &spec.feed_forward);
+        let norm = |source: &mut S, norm, weight, bias: Option<R>| {
+            Normalisation::of(source, norm, hidden, role(weight), bias.map(role))
+        };
+        let optional = |source: &mut S, own: Option<Norm>, weight, bias| {
+            own.map(|own| norm(source, own, weight, bias)).transpose()
+        };
+        let of_head = |source: &mut S, weight| {
+            let own = |norm| Normalisation::of(source, norm, at.head_dim, role(weight), None);
+            at.qk_norm.map(own).transpose()
+        };
+        let projection = |source: &mut S, matrix, shape, bias: Option<R>| {
+            Projection::of(source, role(matrix), shape, bias.map(role))
+        };
+        Ok(Self {
+            attention_norm: norm(source, spec.attention_norm, R::AttentionNorm, Some(R::AttentionNormBias))?,
+            qkv: projection(source, R::Qkv, [at.qkv_width(), hidden], at.qkv_bias.then_some(R::QkvBias))?,
+            query_norm: of_head(source, R::QueryNorm)?,
+            key_norm: of_head(source, R::KeyNorm)?,
+            attention_out: projection(
+                source,
+                R::AttentionOut,
+                [hidden, at.q_width()],
+                at.out_bias.then_some(R::AttentionOutBias),
+            )?,
+            after_attention_norm: optional(source, spec.after_attention_norm, R::AfterAttentionNorm, None)?,
+            feed_forward_norm: optional(
+                source,
+                spec.feed_forward_norm,
+                R::FeedForwardNorm,
+                Some(R::FeedForwardNormBias),
+            )?,
+            up: projection(source, R::Up, [part.up_width(), hidden], part.bias.then_some(R::UpBias))?,
+            down: projection(source, R::Down, [hidden, part.hidden], part.bias.then_some(R::DownBias))?,
+            after_feed_forward_norm: optional(source, spec.after_feed_forward_norm, R::AfterFeedForwardNorm, None)?,
+        })
+    }
+
+    /// The block's share of the residual stream `x [rows, hidden]`, added to it.
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        spec: &BlockSpec,
+        turns: Option<&L::Turns>,
+        attend: impl FnOnce(&BlockSpec, L::Projected) -> Tensor<2>,
+    ) -> Tensor<2> {
+        let normed = L::normalised(x.clone(), &self.attention_norm);
+        let norms = self.query_norm.as_ref().zip(self.key_norm.as_ref()).map(|(q, k)| [q, k]);
+        let projected = L::projected(self.qkv.product(normed.clone()), &spec.attention, norms, turns);
+        let attended = self.attention_out.product(attend(spec, projected));
+        let x = x + Self::after(attended, self.after_attention_norm.as_ref());
+        let read = match &self.feed_forward_norm {
+            Some(norm) => L::normalised(x.clone(), norm),
+            None => normed,
+        };
+        let fed = self.down.product(L::activated(self.up.product(read), &spec.feed_forward));
+        x + Self::after(fed, self.after_feed_forward_norm.as_ref())
+    }
+
+    fn after(x: Tensor<2>, norm: Option<&Normalisation>) -> Tensor<2> {
+        match norm {
+            Some(norm) => L::normalised(x, norm),
+            None => x,
+        }
     }
 }
 
 impl<L: Linear> Transformer<L> {
-    /// A transformer of these parts.
-    #[must_use]
-    pub fn new(a: &Architecture, embedding: L, blocks: Vec<Block<L>>, norm: RmsNorm, head: Option<L>) -> Self {
-        let shape = Shape {
-            heads: a.attention.heads,
-            kv_heads: a.attention.kv_heads,
-            head_dim: a.attention.head_dim,
-            rotary: a.rotary,
-            embedding_scale: a.embedding_scale,
-            logit_scale: a.logit_scale,
-        };
-        Self { embedding, blocks, norm, head, shape }
+    /// The transformer that `a` describes, with weights from `source`.
+    ///
+    /// # Errors
+    /// The source's.
+    pub fn of<S: Source<L>>(source: &mut S, a: &Architecture) -> Result<Self, S::Error> {
+        let d = a.hidden;
+        let embedding = source.matrix(Role::Embedding, [a.embedding_rows, d])?;
+        let positions = a.learned_positions.map(|rows| source.matrix(Role::Positions, [rows, d])).transpose()?;
+        let blocks = a.distinct_blocks().map(|spec| Block::of(source, d, spec)).collect::<Result<_, _>>()?;
+        let norm = Normalisation::of(source, a.final_norm, d, Role::FinalNorm, Some(Role::FinalNormBias))?;
+        let head = (!a.tied_head).then(|| source.matrix(Role::Head, [a.embedding_rows, d])).transpose()?;
+        let head_bias = a.head_bias.then(|| source.vector(Role::HeadBias, a.embedding_rows)).transpose()?;
+        let head_bias = head_bias.map(Param::from_tensor);
+        Ok(Self { embedding, positions, blocks, norm, head, head_bias, architecture: a.clone() })
     }
 
-    /// The residual stream of rows after the last block, `[rows, hidden]`. `attend` gets a block's
-    /// index and projections and answers what its rows attend to, `[rows, heads * head_dim]`.
+    /// The residual stream of rows after the last block, `[rows, hidden]`. `attend` gets a block and what its
+    /// rows project, and answers what they attend to, `[rows, heads * head_dim]`.
     pub fn forward(
         &self,
-        tokens: Tensor<1, Int>,
-        turns: &Turns,
-        mut attend: impl FnMut(usize, Projections) -> Tensor<2>,
+        inputs: &Inputs<L>,
+        mut attend: impl FnMut(&BlockSpec, L::Projected) -> Tensor<2>,
     ) -> Tensor<2> {
-        let mut x = self.embedding.lookup(tokens);
-        if self.shape.embedding_scale != 1.0 {
-            x = x.mul_scalar(self.shape.embedding_scale);
+        let a = &self.architecture;
+        let mut x = self.embedding.lookup(&inputs.tokens);
+        if a.embedding_scale != 1.0 {
+            x = x.mul_scalar(a.embedding_scale);
         }
-        for (index, block) in self.blocks.iter().enumerate() {
-            let projections = self.project(block, block.attention_norm.forward(x.clone()), turns);
-            x = x + block.attention_out.product(attend(index, projections));
-            let gate_up = block.gate_up.product(block.mlp_norm.forward(x.clone()));
-            x = x + block.down.product(L::gated(gate_up));
+        if let Some(positions) = &self.positions {
+            x = x + positions.lookup(&inputs.positions);
+        }
+        for spec in &a.blocks {
+            let turns = spec.attention.rotary.and_then(|table| inputs.turns.get(table));
+            x = self.blocks[spec.weights].forward(x, spec, turns, &mut attend);
         }
         x
     }
@@ -127,90 +240,84 @@ impl<L: Linear> Transformer<L> {
     /// What the head reads, `[rows, hidden]`, from the residual stream.
     #[must_use]
     pub fn normed(&self, x: Tensor<2>) -> Tensor<2> {
-        let x = self.norm.forward(x);
-        if self.shape.logit_scale == 1.0 { x } else { x.mul_scalar(self.shape.logit_scale) }
+        let x = L::normalised(x, &self.norm);
+        if self.architecture.logit_scale == 1.0 { x } else { x.mul_scalar(self.architecture.logit_scale) }
     }
 
     /// Logits `[rows, embedding_rows]` of what [`Transformer::normed`] gives.
     #[must_use]
     pub fn logits(&self, normed: Tensor<2>) -> Tensor<2> {
-        self.head.as_ref().unwrap_or(&self.embedding).product(normed)
+        self.head.as_ref().unwrap_or(&self.embedding).product(normed, self.head_bias.as_ref().map(Param::val))
     }
 
-    fn project(&self, block: &Block<L>, x: Tensor<2>, turns: &Turns) -> Projections {
-        let Shape { heads, kv_heads, head_dim, rotary, .. } = self.shape;
-        let [rows, _] = x.dims();
-        let qkv = block.qkv.product(x).reshape([rows, heads + 2 * kv_heads, head_dim]);
-        // Queries and keys turn together.
-        let turned = turns.rotate(qkv.clone().narrow(1, 0, heads + kv_heads), &rotary);
-        Projections {
-            q: turned.clone().narrow(1, 0, heads),
-            k: turned.narrow(1, heads, kv_heads),
-            v: qkv.narrow(1, heads + kv_heads, kv_heads),
+    /// The matrix of a role, where the model has it.
+    #[must_use]
+    pub fn matrix(&self, role: Role) -> Option<&L> {
+        match role {
+            Role::Embedding => Some(&self.embedding),
+            Role::Positions => self.positions.as_ref(),
+            Role::Head => self.head.as_ref(),
+            Role::Block(set, role) => {
+                let block = self.blocks.get(set)?;
+                match role {
+                    BlockRole::Qkv => Some(&block.qkv.matrix),
+                    BlockRole::AttentionOut => Some(&block.attention_out.matrix),
+                    BlockRole::Up => Some(&block.up.matrix),
+                    BlockRole::Down => Some(&block.down.matrix),
+                    _ => None,
+                }
+            }
+            _ => None,
         }
+    }
+
+    /// The vector of a role, where the model has it.
+    #[must_use]
+    pub fn vector(&self, role: Role) -> Option<&Param<Tensor<1>>> {
+        use BlockRole as R;
+        fn weight(norm: &Option<Normalisation>) -> Option<&Param<Tensor<1>>> {
+            norm.as_ref().map(|norm| &norm.weight)
+        }
+        match role {
+            Role::FinalNorm => Some(&self.norm.weight),
+            Role::FinalNormBias => self.norm.bias.as_ref(),
+            Role::HeadBias => self.head_bias.as_ref(),
+            Role::Block(set, role) => {
+                let block = self.blocks.get(set)?;
+                match role {
+                    R::AttentionNorm => Some(&block.attention_norm.weight),
+                    R::AttentionNormBias => block.attention_norm.bias.as_ref(),
+                    R::QkvBias => block.qkv.bias.as_ref(),
+                    R::QueryNorm => weight(&block.query_norm),
+                    R::KeyNorm => weight(&block.key_norm),
+                    R::AttentionOutBias => block.attention_out.bias.as_ref(),
+                    R::AfterAttentionNorm => weight(&block.after_attention_norm),
+                    R::FeedForwardNorm => weight(&block.feed_forward_norm),
+                    R::FeedForwardNormBias => block.feed_forward_norm.as_ref()?.bias.as_ref(),
+                    R::UpBias => block.up.bias.as_ref(),
+                    R::DownBias => block.down.bias.as_ref(),
+                    R::AfterFeedForwardNorm => weight(&block.after_feed_forward_norm),
+                    R::Qkv | R::AttentionOut | R::Up | R::Down => None,
+                }
+            }
+            Role::Embedding | Role::Positions | Role::Head => None,
+        }
+    }
+
+    /// Every matrix, to be changed.
+    pub fn matrices_mut(&mut self) -> impl Iterator<Item = &mut L> {
+        let of_blocks = self.blocks.iter_mut();
+        let of_blocks = of_blocks.flat_map(|b| [&mut b.qkv, &mut b.attention_out, &mut b.up, &mut b.down]);
+        let tables = std::iter::once(&mut self.embedding).chain(&mut self.positions).chain(&mut self.head);
+        tables.chain(of_blocks.map(|projection| &mut projection.matrix))
     }
 }
 
-/// Cosines and sines of the rotary angles of some rows, `[rows, 1, dims / 2]` each.
-pub struct Turns {
-    cos: Tensor<3>,
-    sin: Tensor<3>,
-}
-
-impl Turns {
-    /// The turns of rows at `positions`. Angles are worked out in float64.
+impl<L: Linear> Inputs<L> {
+    /// Rows of these tokens at these positions, for a model like `a` on `device`.
     #[must_use]
-    pub fn of(rotary: &Rotary, positions: impl Iterator<Item = u32>, device: &burn::tensor::Device) -> Self {
-        let pairs = rotary.dims / 2;
-        let frequencies: Vec<_> = (0..pairs).map(|i| rotary.theta.powf(-2.0 * i as f64 / rotary.dims as f64)).collect();
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        let mut rows = 0;
-        for position in positions {
-            rows += 1;
-            for frequency in &frequencies {
-                let (s, c) = (f64::from(position) * frequency).sin_cos();
-                cos.push(c as f32);
-                sin.push(s as f32);
-            }
-        }
-        let tensor = |values| Tensor::from_data(TensorData::new(values, [rows, 1, pairs]), device);
-        Self { cos: tensor(cos), sin: tensor(sin) }
-    }
-
-    /// The same turns for each of `times` sequences, one behind the other.
-    #[must_use]
-    pub fn repeated(self, times: usize) -> Self {
-        Self { cos: self.cos.repeat_dim(0, times), sin: self.sin.repeat_dim(0, times) }
-    }
-
-    /// Turns the first `dims` elements of every head of `x [rows, heads, head_dim]`.
-    fn rotate(&self, x: Tensor<3>, rotary: &Rotary) -> Tensor<3> {
-        let [rows, heads, head_dim] = x.dims();
-        let (dims, pairs) = (rotary.dims, rotary.dims / 2);
-        if dims == 0 {
-            return x;
-        }
-        let rest = (dims < head_dim).then(|| x.clone().narrow(2, dims, head_dim - dims));
-        let turn = |a: Tensor<3>, b: Tensor<3>| {
-            let (cos, sin) = (self.cos.clone(), self.sin.clone());
-            let left = a.clone() * cos.clone() - b.clone() * sin.clone();
-            (left, b * cos + a * sin)
-        };
-        let turned = match rotary.pairing {
-            RotaryPairing::Halves => {
-                let (a, b) = turn(x.clone().narrow(2, 0, pairs), x.narrow(2, pairs, pairs));
-                Tensor::cat(vec![a, b], 2)
-            }
-            RotaryPairing::Interleaved => {
-                let x = x.narrow(2, 0, dims).reshape([rows, heads, pairs, 2]);
-                let half = |i| x.clone().narrow(3, i, 1).reshape([rows, heads, pairs]);
-                let (a, b) = turn(half(0), half(1));
-                Tensor::<3>::stack::<4>(vec![a, b], 3).reshape([rows, heads, dims])
-            }
-        };
-        match rest {
-            Some(rest) => Tensor::cat(vec![turned, rest], 2),
-            None => turned,
-        }
+    pub fn new(a: &Architecture, tokens: Vec<u32>, positions: Vec<u32>, device: &Device) -> Self {
+        let turns = a.rotaries.iter().map(|rotary| L::turns(rotary, &positions, device)).collect();
+        Self { tokens, positions, turns }
     }
 }

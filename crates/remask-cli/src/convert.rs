@@ -1,15 +1,16 @@
 //! `remask quantize`: writes a model with its matrices in another format.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Write, stdout};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use remask_core::checkpoint::{Encoded, Matrix, SINGLE_FILE, WeightFormat};
-use remask_core::families::{LayerNames, TensorNames, parse_config};
-use remask_core::model::layer_matrices;
+use remask_core::families::parse_config;
 use remask_core::quantize::{BLOCK, scale_name};
-use remask_core::{DType, Error, Model};
+use remask_core::tensors::{self, TensorKind, TensorSpec};
+use remask_core::{Checkpoint, DType, Error, Model};
 use safetensors::View;
 
 use crate::bundled::{Named, find};
@@ -35,8 +36,57 @@ const COMPANIONS: &[&str] =
 /// One tensor of the output, made when it is written.
 enum Output<'a> {
     AsIs { dtype: DType, shape: Vec<usize>, bytes: Cow<'a, [u8]> },
-    Values { matrix: Matrix<'a>, format: WeightFormat, shape: Vec<usize> },
-    Scales { matrix: Matrix<'a>, format: WeightFormat, shape: Vec<usize> },
+    Values { rows: Stacked<'a>, format: WeightFormat, shape: Vec<usize>, transposed: bool },
+    Scales { rows: Stacked<'a>, format: WeightFormat, shape: Vec<usize> },
+}
+
+/// Rows of one or several matrices, one below the other.
+#[derive(Clone)]
+struct Stacked<'a>(Vec<(Matrix<'a>, Range<usize>)>);
+
+impl<'a> Stacked<'a> {
+    /// `range` of the rows of all `matrices` together.
+    fn of(matrices: &[Matrix<'a>], range: &Range<usize>) -> Self {
+        let mut first = 0;
+        let mut parts = Vec::new();
+        for matrix in matrices {
+            let from = range.start.max(first) - first;
+            let to = range.end.min(first + matrix.rows).saturating_sub(first);
+            if from < to {
+                parts.push((*matrix, from..to));
+            }
+            first += matrix.rows;
+        }
+        Self(parts)
+    }
+
+    fn rows(&self) -> usize {
+        self.0.iter().map(|(_, rows)| rows.len()).sum()
+    }
+
+    fn encode(&self, format: WeightFormat) -> Result<Encoded<'a>, Error> {
+        let mut parts = self.0.iter().map(|(matrix, rows)| matrix.encode(rows.clone(), format));
+        let Some(first) = parts.next() else { return Ok(Encoded { values: Cow::Borrowed(&[]), scales: None }) };
+        let mut all = first?;
+        for part in parts {
+            let part = part?;
+            all.values.to_mut().extend_from_slice(&part.values);
+            if let (Some(all), Some(part)) = (&mut all.scales, &part.scales) {
+                all.to_mut().extend_from_slice(part);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Elements of `size` bytes of a matrix of `cols` columns, column by column.
+fn transposed(values: &[u8], cols: usize, size: usize) -> Vec<u8> {
+    let rows = values.len() / (cols * size).max(1);
+    let mut out = Vec::with_capacity(values.len());
+    for col in 0..cols {
+        (0..rows).for_each(|row| out.extend_from_slice(&values[(row * cols + col) * size..][..size]));
+    }
+    out
 }
 
 impl View for Output<'_> {
@@ -61,14 +111,15 @@ impl View for Output<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        // Ranges were checked before writing began, so encoding cannot fail here.
-        fn encode<'a>(m: &Matrix<'a>, format: WeightFormat) -> Option<Encoded<'a>> {
-            m.encode(0..m.rows, format).ok()
-        }
         match self {
             Self::AsIs { bytes, .. } => Cow::Borrowed(&**bytes),
-            Self::Values { matrix, format, .. } => encode(matrix, *format).map(|e| e.values).unwrap_or_default(),
-            Self::Scales { matrix, format, .. } => encode(matrix, *format).and_then(|e| e.scales).unwrap_or_default(),
+            // Ranges were checked before writing began, so encoding cannot fail here.
+            Self::Values { rows, format, shape, transposed: turned } => {
+                let values = rows.encode(*format).map(|e| e.values).unwrap_or_default();
+                let size = self.dtype().bitsize() / 8;
+                if *turned { Cow::Owned(transposed(&values, shape[0], size)) } else { values }
+            }
+            Self::Scales { rows, format, .. } => rows.encode(*format).ok().and_then(|e| e.scales).unwrap_or_default(),
         }
     }
 
@@ -124,49 +175,98 @@ fn write_companions(model: &Model, folder: &Path) -> Result<(), Error> {
     model.chat_template().map_or(Ok(()), |chat| write("chat_template.jinja", chat.source()))
 }
 
-/// The names that the family gives the tensors, by those that the model gives them: they differ for a model
-/// that came in a GGUF file.
-fn family_names(model: &Model) -> Result<HashMap<String, String>, Error> {
-    let (family, a) = parse_config(&model.origin, &model.config)?;
-    let all = |n: &TensorNames| -> Vec<String> {
-        let of_layer = |l: &LayerNames| {
-            [&l.attention_norm, &l.q, &l.k, &l.v, &l.attention_out, &l.mlp_norm, &l.gate, &l.up, &l.down]
-                .map(Clone::clone)
-        };
-        let tables = [Some(&n.embedding), Some(&n.final_norm), n.head.as_ref()].into_iter().flatten().cloned();
-        tables.chain(n.layers.iter().flat_map(of_layer)).collect()
-    };
-    Ok(all(&model.names).into_iter().zip(all(&(family.tensors)(&a))).collect())
-}
-
-/// Every tensor of the output. Matrices that do not fit the format, and everything that is no matrix of
-/// the architecture, stay as they are.
+/// Every tensor of the output, under the names and in the order that the family gives them: they differ for a model
+/// that came in a GGUF file. Matrices that do not fit the format, and everything that is no tensor of the
+/// architecture, stay as they are.
 fn outputs(model: &Model, to: WeightFormat) -> Result<BTreeMap<String, Output<'_>>, Error> {
-    let (a, names, checkpoint) = (&model.architecture, &model.names, &model.checkpoint);
-    let renamed = family_names(model)?;
-    let renamed = |name: &str| renamed.get(name).map_or(name, String::as_str).to_owned();
-    let tables = [Some(&names.embedding), names.head.as_ref()];
-    let tables = tables.into_iter().flatten().map(|n| (n.as_str(), a.embedding_rows, a.hidden));
-    let layers = names.layers.iter().flat_map(|l| layer_matrices(a, l));
+    let checkpoint = &model.checkpoint;
+    let (family, a) = parse_config(&model.origin, &model.config)?;
+    let specs = (family.tensors)(&a, &|name| checkpoint.get(name).is_some());
     let mut outputs = BTreeMap::new();
-    for (name, rows, cols) in tables.chain(layers) {
-        let matrix = Matrix::open(checkpoint, name, rows, cols)?;
-        let format = if to.fits(cols) { to } else { WeightFormat::F32 };
-        matrix.encode(0..rows, format)?;
-        if format.scale_bytes(cols) > 0 {
-            outputs
-                .insert(scale_name(&renamed(name)), Output::Scales { matrix, format, shape: vec![rows, cols / BLOCK] });
+    for specs in specs.chunk_by(|a, b| a.role == b.role) {
+        let own: Vec<_> = tensors::of(&model.tensors, specs[0].role).collect();
+        match specs[0].kind {
+            TensorKind::Matrix => matrices(&mut outputs, specs, &own, checkpoint, to)?,
+            TensorKind::Vector => vectors(&mut outputs, specs, &own, checkpoint)?,
         }
-        // Two int4 lie in a byte.
-        let width = if format == WeightFormat::Q4 { cols / 2 } else { cols };
-        outputs.insert(renamed(name), Output::Values { matrix, format, shape: vec![rows, width] });
     }
+    let used: HashSet<_> = model.tensors.iter().map(|spec| spec.name.as_str()).collect();
     for t in checkpoint.tensors() {
-        let stale_scale = t.name.strip_suffix(&scale_name("")).is_some_and(|m| outputs.contains_key(m));
-        if !outputs.contains_key(&renamed(t.name)) && !stale_scale && t.blocks.is_none() {
-            outputs
-                .insert(renamed(t.name), Output::AsIs { dtype: t.dtype, shape: t.shape.to_vec(), bytes: t.bytes()? });
+        let scale = t.name.strip_suffix(&scale_name("")).is_some_and(|matrix| used.contains(matrix));
+        if !used.contains(t.name) && !scale && t.blocks.is_none() {
+            let output = Output::AsIs { dtype: t.dtype, shape: t.shape.to_vec(), bytes: t.bytes()? };
+            outputs.entry(t.name.to_owned()).or_insert(output);
         }
     }
     Ok(outputs)
+}
+
+/// The matrices of a role, `own` of the model, as `specs` has them.
+fn matrices<'a>(
+    outputs: &mut BTreeMap<String, Output<'a>>,
+    specs: &[TensorSpec],
+    own: &[&TensorSpec],
+    checkpoint: &'a Checkpoint,
+    to: WeightFormat,
+) -> Result<(), Error> {
+    let sources: Vec<_> = own.iter().map(|spec| Matrix::of(checkpoint, spec)).collect::<Result<_, _>>()?;
+    let mut first = 0;
+    for spec in specs {
+        let rows = Stacked::of(&sources, &(first..first + spec.rows));
+        first += spec.rows;
+        if rows.rows() != spec.rows {
+            let (file, found) = (checkpoint.files().next().unwrap_or_default(), rows.rows());
+            return Err(Error::tensor(file, &spec.name, format!("has {found} of {} rows", spec.rows)));
+        }
+        let (height, cols) = (spec.rows, spec.cols);
+        let format = if to.fits(cols) { to } else { WeightFormat::F32 };
+        rows.encode(format)?;
+        let blocks = format.scale_bytes(cols) > 0;
+        if blocks {
+            let shape = vec![height, cols / BLOCK];
+            outputs.insert(scale_name(&spec.name), Output::Scales { rows: rows.clone(), format, shape });
+        }
+        // Two int4 lie in a byte. Blocks run along the inputs, however a family stores floats.
+        let width = if format == WeightFormat::Q4 { cols / 2 } else { cols };
+        let transposed = spec.stored.transposed && !blocks;
+        let shape = if transposed { vec![cols, height] } else { vec![height, width] };
+        outputs.insert(spec.name.clone(), Output::Values { rows, format, shape, transposed });
+    }
+    Ok(())
+}
+
+/// As [`matrices`], of vectors: as they are where the model has them the same way, else as float32.
+fn vectors<'a>(
+    outputs: &mut BTreeMap<String, Output<'a>>,
+    specs: &[TensorSpec],
+    own: &[&TensorSpec],
+    checkpoint: &'a Checkpoint,
+) -> Result<(), Error> {
+    let alike = |(theirs, own): (&TensorSpec, &&TensorSpec)| (theirs.cols, theirs.stored) == (own.cols, own.stored);
+    let same = specs.len() == own.len() && specs.iter().zip(own).all(alike);
+    let mut values = Vec::new();
+    for own in own {
+        values.extend(checkpoint.vector(own)?);
+    }
+    let mut rest = values.as_mut_slice();
+    for (index, spec) in specs.iter().enumerate() {
+        let shape = vec![spec.cols];
+        let (part, behind) = rest.split_at_mut(spec.cols.min(rest.len()));
+        rest = behind;
+        let view = own
+            .get(index)
+            .filter(|_| same)
+            .and_then(|own| checkpoint.get(&own.name))
+            .filter(|view| view.blocks.is_none());
+        let output = match view {
+            Some(view) => Output::AsIs { dtype: view.dtype, shape, bytes: view.bytes()? },
+            None => {
+                let less = if spec.stored.plus_one { 1.0 } else { 0.0 };
+                let bytes = part.iter().flat_map(|v| (*v - less).to_le_bytes()).collect();
+                Output::AsIs { dtype: DType::F32, shape, bytes: Cow::Owned(bytes) }
+            }
+        };
+        outputs.insert(spec.name.clone(), output);
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Read, Write, stdout};
 use std::time::Instant;
 
-use remask_core::chat::Message;
+use remask_core::chat::Conversation;
 use remask_core::{Backend, DecodeOptions, Error, Generation, Model, StepReport, generate};
 use serde_json::json;
 
@@ -61,7 +61,7 @@ impl Args {
         if self.raw {
             return Ok(model.encode_raw(&text)?);
         }
-        Ok(model.encode_chat(&[Message { role: "user".into(), content: text }])?)
+        Ok(model.encode_chat(&Conversation::ask(text))?)
     }
 }
 

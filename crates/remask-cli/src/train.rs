@@ -104,7 +104,8 @@ impl Args {
         let given = (self.context, self.hidden, self.layers, self.heads, self.mlp);
         let (context, hidden, layers, heads, mlp) = from.map_or(given, |model| {
             let a = &model.architecture;
-            (a.max_positions, a.hidden, a.layers, a.attention.heads, a.mlp.hidden)
+            let (heads, mlp) = a.blocks.first().map_or((0, 0), |b| (b.attention.heads, b.feed_forward.hidden));
+            (a.max_positions, a.hidden, a.blocks.len(), heads, mlp)
         });
         Settings {
             vocabulary: self.vocabulary,

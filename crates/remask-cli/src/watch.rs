@@ -43,11 +43,17 @@ impl Screen {
     fn render<'a>(&self, model: &Model, report: &StepReport) -> Text<'a> {
         let canvas = report.canvas;
         let proposals: HashMap<_, _> = report.candidates.iter().map(|s| (s.position, s.candidate)).collect();
+        // What is there, and what the model would put into holes now, if it has been asked.
+        let shown = |(position, id): (usize, &u32)| match proposals.get(&position) {
+            Some(candidate) if canvas.is_hole(position) => Some(candidate.token),
+            _ => (!canvas.is_hole(position)).then_some(*id),
+        };
+        let texts = self.texts(model, &canvas.tokens().iter().enumerate().map(shown).collect::<Vec<_>>());
         let mut lines = Vec::new();
         let mut spans = Vec::new();
-        for (position, cell) in canvas.cells().iter().enumerate() {
+        for ((position, cell), text) in canvas.cells().iter().enumerate().zip(texts) {
             let (text, style) = match cell {
-                Cell::Given => (self.token(model, canvas.tokens()[position]), Style::new().add_modifier(Modifier::DIM)),
+                Cell::Given => (text, Style::new().add_modifier(Modifier::DIM)),
                 Cell::Decided { probability, step } => {
                     let mut style = Style::new().fg(match self.colours {
                         Colours::Confidence => confidence_color(*probability),
@@ -56,16 +62,12 @@ impl Screen {
                     if *step == report.step {
                         style = style.add_modifier(Modifier::BOLD | Modifier::UNDERLINED);
                     }
-                    (self.token(model, canvas.tokens()[position]), style)
+                    (text, style)
                 }
-                // What the model would put there now, if it has been asked.
-                Cell::Hole => match proposals.get(&position) {
-                    Some(candidate) => (
-                        self.token(model, candidate.token),
-                        Style::new().fg(Color::DarkGray).add_modifier(Modifier::ITALIC),
-                    ),
-                    None => ("\u{2591}".to_owned(), Style::new().fg(Color::DarkGray)),
-                },
+                Cell::Hole if proposals.contains_key(&position) => {
+                    (text, Style::new().fg(Color::DarkGray).add_modifier(Modifier::ITALIC))
+                }
+                Cell::Hole => ("\u{2591}".to_owned(), Style::new().fg(Color::DarkGray)),
             };
             for (i, piece) in text.split('\n').enumerate() {
                 if i > 0 {
@@ -87,14 +89,14 @@ impl Screen {
         Text::from(lines)
     }
 
-    fn token(&self, model: &Model, id: u32) -> String {
-        if model.vocabulary.stop.contains(&id) {
-            return "\u{00B7}".to_owned();
-        }
-        match &model.tokenizer {
-            Some(tokenizer) if self.has_text => tokenizer.decode(&[id], false).unwrap_or_default(),
-            _ => format!("{id} "),
-        }
+    /// The text of each position: a dot for what ends an answer, numbers where there is no text.
+    fn texts(&self, model: &Model, tokens: &[Option<u32>]) -> Vec<String> {
+        let tokenizer = model.tokenizer.as_ref().filter(|_| self.has_text);
+        let pieces = tokenizer.and_then(|tokenizer| tokenizer.pieces(tokens, false).ok());
+        let numbers = || tokens.iter().map(|id| id.map_or_else(String::new, |id| format!("{id} "))).collect();
+        let ends = |id: &Option<u32>| id.is_some_and(|id| model.vocabulary.stop.contains(&id));
+        let texts = pieces.unwrap_or_else(numbers).into_iter().zip(tokens);
+        texts.map(|(text, id)| if ends(id) { "\u{00B7}".to_owned() } else { text }).collect()
     }
 
     /// Gives the terminal back below the last canvas.

@@ -1,9 +1,11 @@
 //! The errors of this crate: every one names the file and key, or the operation and both shapes,
-//! and says what to do about it.
+//! and says what to do about it. What comes from outside (names, paths, texts of files) is written escaped: see
+//! [`shown`].
 
 use std::path::PathBuf;
 
 use crate::backend::BackendError;
+use crate::text::shown;
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -13,7 +15,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be opened, read, mapped or written.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {}", shown(path.display()), shown(source))]
     Io {
         /// What was attempted: "open", "read", "map", "write".
         action: &'static str,
@@ -23,7 +25,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A config.json that is unreadable, or a key of it that is missing, mistyped or contradictory.
-    #[error("{file}: {key}: {problem}")]
+    #[error("{}: {}: {}", shown(file), shown(key), shown(problem))]
     Config {
         /// The file the key stands in.
         file: String,
@@ -33,7 +35,7 @@ pub enum Error {
         problem: String,
     },
     /// `architectures[0]` names a family that no registry row covers.
-    #[error("{file}: architecture {found} is not supported; this build knows {known}")]
+    #[error("{}: architecture {} is not supported; this build knows {known}", shown(file), shown(found))]
     UnknownArchitecture {
         /// The config file.
         file: String,
@@ -43,7 +45,7 @@ pub enum Error {
         known: String,
     },
     /// The model uses something this build cannot compute; computing without it would be wrong.
-    #[error("{what} is not supported: {why}")]
+    #[error("{} is not supported: {}", shown(what), shown(why))]
     Unsupported {
         /// The setting, e.g. `alibi = true`.
         what: String,
@@ -51,7 +53,7 @@ pub enum Error {
         why: String,
     },
     /// A checkpoint file whose container is broken.
-    #[error("{file}: {problem}")]
+    #[error("{}: {}", shown(file), shown(problem))]
     Checkpoint {
         /// The checkpoint file.
         file: String,
@@ -59,7 +61,7 @@ pub enum Error {
         problem: String,
     },
     /// One tensor of a checkpoint is missing or not what the config promises.
-    #[error("{file}: tensor {tensor}: {problem}")]
+    #[error("{}: tensor {}: {}", shown(file), shown(tensor), shown(problem))]
     Tensor {
         /// The checkpoint file.
         file: String,
@@ -69,7 +71,7 @@ pub enum Error {
         problem: String,
     },
     /// A tokenizer or chat template that cannot be used, or that disagrees with the model.
-    #[error("{file}: {problem}")]
+    #[error("{}: {}", shown(file), shown(problem))]
     Tokenizer {
         /// The tokenizer or template file.
         file: String,
@@ -77,10 +79,10 @@ pub enum Error {
         problem: String,
     },
     /// A request that cannot be run as asked.
-    #[error("{0}")]
+    #[error("{}", shown(_0))]
     Request(String),
     /// A golden folder that cannot be read or does not fit its model.
-    #[error("{file}: {problem}")]
+    #[error("{}: {}", shown(file), shown(problem))]
     Golden {
         /// The golden file.
         file: String,

@@ -1,12 +1,14 @@
-//! Models in one GGUF file, as llama.cpp's converter writes them: its metadata as a config.json, its tensors, and
-//! its tokenizer as a tokenizer.json. What follows from here on is what every other model goes through.
+//! Models in one GGUF file, as llama.cpp's converter writes them: its metadata as a config.json, and its tensors.
+//! What follows from here on is what every other model goes through.
 
 use serde_json::{Map, Value as Json, json};
 
 use crate::architecture::Architecture;
+use crate::chat::ChatTemplate;
 use crate::checkpoint::gguf::{Metadata, Value};
 use crate::checkpoint::{Checkpoint, Matrix, WeightFormat};
 use crate::error::{Error, Result};
+use crate::families::Family;
 use crate::tensors::{self, BlockRole, Role, Stored, TensorKind, TensorSpec};
 use crate::tokenizer::MASK_TEXTS;
 
@@ -381,88 +383,41 @@ pub fn tensors(metadata: &Metadata, a: &Architecture, checkpoint: &Checkpoint) -
     Ok(specs)
 }
 
-/// GPT-2's words: contractions, then letters, digits or other signs with a space before them, then spaces.
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const BAILING: &str =
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+";
-
-/// How text is split into words, by llama.cpp's name for it: regular expressions, applied one after the
-/// other, and whether a word that is a token is one whatever the merges say.
-const SPLITS: &[(&[&str], &[&str], bool)] = &[
-    (&["gpt-2", "mpt", "olmo", "jais"], &[GPT2], false),
-    (&["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"], &[r"\p{N}", GPT2], false),
-    (&["llama3", "llama-v3", "llama-bpe"], &[LLAMA3], true),
-    (&["qwen2", "stablelm2", "megrez"], &[QWEN2], false),
-    (&["bailingmoe", "bailingmoe2", "llada-moe"], &[BAILING], false),
-];
-
-/// The tokenizer as a tokenizer.json; `None` where the file has none.
-///
-/// # Errors
-/// [`Error::Tokenizer`] where it is of a kind that this build does not know, or its lists disagree.
-pub fn tokenizer(metadata: &Metadata) -> Result<Option<Json>> {
-    let refused = |problem: String| Error::Tokenizer { file: metadata.file.clone(), problem };
-    let texts = |key| metadata.list(key, "a list of texts", Value::as_text);
-    let Some(tokens) = texts("tokenizer.ggml.tokens")? else { return Ok(None) };
-    let instead = "give the model's own with --tokenizer tokenizer.json";
-    let model = metadata.text("tokenizer.ggml.model")?.unwrap_or("(none)");
-    if model != "gpt2" {
-        return Err(refused(format!("tokenizer.ggml.model = {model:?} is not known, only \"gpt2\" is; {instead}")));
-    }
-    let pre = metadata.text("tokenizer.ggml.pre")?.unwrap_or("(none)");
-    let Some((_, splits, words_first)) = SPLITS.iter().find(|(names, ..)| names.contains(&pre)) else {
-        let known: Vec<_> = SPLITS.iter().flat_map(|(names, ..)| *names).copied().collect();
-        let known = known.join(", ");
-        return Err(refused(format!("tokenizer.ggml.pre = {pre:?} is not known (known: {known}); {instead}")));
-    };
-    let kinds = metadata.list("tokenizer.ggml.token_type", "a list of whole numbers", Value::as_unsigned)?;
-    let kinds = kinds.unwrap_or_else(|| vec![NORMAL; tokens.len()]);
-    let merges = texts("tokenizer.ggml.merges")?.unwrap_or_default();
-    if kinds.len() != tokens.len() {
-        return Err(refused(format!("{} tokens but {} token types", tokens.len(), kinds.len())));
-    }
-    let used = tokens.iter().zip(&kinds).enumerate().filter(|(_, (_, kind))| **kind != UNUSED);
-    // Added tokens are in the vocabulary too: that is what gives them their ids. No merge leads to them.
-    let vocabulary: serde_json::Map<_, _> = used.clone().map(|(id, (t, _))| ((*t).to_owned(), json!(id))).collect();
-    let added = used.filter(|(_, (_, kind))| matches!(**kind, CONTROL | USER_DEFINED)).map(|(id, (text, kind))| {
-        json!({"id": id, "content": text, "special": *kind == CONTROL, "single_word": false, "lstrip": false,
-            "rstrip": false, "normalized": false})
-    });
-    let pair = |merge: &&str| {
-        let (a, b) = merge.split_once(' ').ok_or_else(|| refused(format!("merge {merge:?} is no pair")))?;
-        Ok(json!([a, b]))
-    };
-    let split =
-        |regex: &&str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
-    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
-    Ok(Some(json!({
-        "version": "1.0",
-        "added_tokens": added.collect::<Vec<_>>(),
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": splits.iter().map(split).chain([bytes.clone()]).collect::<Vec<_>>(),
-        },
-        "decoder": bytes,
-        "model": {
-            "type": "BPE",
-            "vocab": vocabulary,
-            "merges": merges.iter().map(pair).collect::<Result<Vec<_>>>()?,
-            "ignore_merges": words_first,
-        },
-    })))
-}
-
-/// Values of `tokenizer.ggml.token_type`.
-const NORMAL: u64 = 1;
-const CONTROL: u64 = 3;
-const USER_DEFINED: u64 = 4;
-const UNUSED: u64 = 5;
-
 /// Rows of each matrix that [`requantization`] looks at, spread over all of it.
 const SAMPLED_ROWS: usize = 16;
+
+/// The chat templates in a file's metadata (`tokenizer.chat_template` and `tokenizer.chat_template.NAME`), or the
+/// family's own; `None` where there is none. `token` gives the text of what templates call `bos_token` or
+/// `eos_token`.
+///
+/// # Errors
+/// [`Error::Config`] where a template is no text, [`Error::Tokenizer`] where it does not parse.
+pub fn chat_template(
+    origin: &str,
+    metadata: &Metadata,
+    family: &Family,
+    token: impl Fn(&str) -> Option<String>,
+) -> Result<Option<ChatTemplate>> {
+    let key = "tokenizer.chat_template";
+    let mut named = Vec::from_iter(metadata.text(key)?.map(|source| ("default", source)));
+    for name in metadata.behind("tokenizer.chat_template.") {
+        named.extend(metadata.text(&format!("{key}.{name}"))?.map(|source| (name, source)));
+    }
+    let mut tokens = Vec::from(["bos_token", "eos_token"].map(|name| (name, token(name).unwrap_or_default())));
+    let texts = metadata.list("tokenizer.ggml.tokens", "a list of texts", Value::as_text)?.unwrap_or_default();
+    for (name, key) in [("unk_token", "unknown"), ("pad_token", "padding"), ("sep_token", "seperator")] {
+        let id = metadata.size(&format!("tokenizer.ggml.{key}_token_id"))?;
+        tokens.extend(id.and_then(|id| texts.get(id)).map(|text| (name, (*text).to_owned())));
+    }
+    let tokens = tokens.into_iter().map(|(name, text)| (name.to_owned(), text));
+    match (named.is_empty(), family.chat_template) {
+        (true, None) => Ok(None),
+        (true, Some(own)) => {
+            ChatTemplate::from_named("(the family's chat template)", [("default", own)], tokens).map(Some)
+        }
+        (false, _) => ChatTemplate::from_named(origin, named, tokens).map(Some),
+    }
+}
 
 /// What becomes of weights whose blocks no format of ours holds exactly, where they are kept in `format` or
 /// else in their own: a sentence with the error, measured on rows of every such matrix. `None` where nothing

@@ -73,13 +73,14 @@ impl Golden {
     ///
     /// # Errors
     /// [`Error::Golden`] where they are not of the form above.
-    pub fn from_parts(file: &str, json: &str, tensors: Bytes) -> Result<Self> {
+    pub fn from_parts(file: &str, cases: &str, tensors: Bytes) -> Result<Self> {
         #[derive(Deserialize)]
         struct Cases {
             cases: Vec<Case>,
         }
         let broken = |problem: String| Error::Golden { file: file.to_owned(), problem };
-        let cases: Cases = serde_json::from_str(json).map_err(|e| broken(format!("golden.json: {e}")))?;
+        let cases: Cases =
+            crate::json::from_slice(cases.as_bytes()).map_err(|e| broken(format!("golden.json: {e}")))?;
         let checkpoint = Checkpoint::from_bytes(&format!("{file}/golden.safetensors"), tensors)?;
         let missing = |name: &str| broken(format!("golden.safetensors has no usable {name}"));
         let ids = checkpoint
@@ -111,7 +112,7 @@ impl Golden {
         let nested = folder.join("golden");
         let at = if nested.is_dir() { nested } else { folder.to_path_buf() };
         let json = at.join("golden.json");
-        let text = std::fs::read_to_string(&json).map_err(Error::io("read", &json))?;
+        let text = crate::text::read(&json)?;
         Self::from_parts(&at.display().to_string(), &text, Bytes::map(&at.join("golden.safetensors"))?)
     }
 }

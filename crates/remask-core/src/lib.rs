@@ -13,9 +13,13 @@ pub mod checkpoint;
 pub mod decode;
 pub mod error;
 pub mod families;
+pub mod foreign;
 pub mod gguf;
 pub mod golden;
+#[cfg(not(target_arch = "wasm32"))]
+mod hub;
 pub mod infill;
+pub mod json;
 pub mod model;
 pub mod quantize;
 pub mod random;
@@ -23,6 +27,7 @@ pub mod request;
 pub mod schedule;
 pub mod scheduler;
 pub mod tensors;
+pub mod text;
 pub mod tokenizer;
 pub mod trial;
 

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::architecture::Architecture;
-use crate::chat::{ChatTemplate, MarkedText, Message};
+use crate::chat::{ChatTemplate, Conversation, TemplateFiles};
 use crate::checkpoint::{Bytes, Checkpoint, Matrix, WeightFormat};
 use crate::decode::{Defaults, Vocabulary};
 use crate::error::{Error, Result};
 use crate::families::{Family, Keys, parse_config, parse_object};
+use crate::json;
 use crate::tensors::{TensorKind, TensorSpec};
-use crate::tokenizer::TextTokenizer;
+use crate::tokenizer::{TextTokenizer, TokenizerFiles};
 
 /// The files of a model, by content. Only config and checkpoint are required.
 pub struct ModelFiles<'a> {
@@ -26,12 +27,14 @@ pub struct ModelFiles<'a> {
     pub config: Cow<'a, str>,
     /// The weights.
     pub checkpoint: Checkpoint,
-    /// tokenizer.json.
-    pub tokenizer: Option<Cow<'a, [u8]>>,
+    /// The tokenizer.
+    pub tokenizer: TokenizerFiles<'a>,
     /// tokenizer_config.json: special token texts and, often, the chat template.
     pub tokenizer_config: Option<Cow<'a, str>>,
     /// chat_template.jinja, which goes before the one in tokenizer_config.json.
     pub chat_template: Option<Cow<'a, str>>,
+    /// Name and text of each file additional_chat_templates/NAME.jinja.
+    pub chat_templates: Vec<(String, Cow<'a, str>)>,
     /// generation_config.json: what to sample by where nobody says otherwise, and further ids that end a text.
     pub generation_config: Option<Cow<'a, str>>,
 }
@@ -60,7 +63,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a model folder, a `.safetensors` file with its config.json beside it, or a GGUF file.
+    /// Opens a model folder (one of Hugging Face's cache as well), a file of weights with its config.json beside it,
+    /// or a GGUF file.
     ///
     /// # Errors
     /// [`Error::Io`] for a missing file; otherwise as [`Model::from_files`] or [`Model::from_gguf`].
@@ -69,7 +73,7 @@ impl Model {
         Self::open_with(path, None)
     }
 
-    /// As [`Model::open`], with this tokenizer.json in place of the model's own.
+    /// As [`Model::open`], with the tokenizer in this file or folder in place of the model's own.
     ///
     /// # Errors
     /// As [`Model::open`].
@@ -79,12 +83,13 @@ impl Model {
             let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file or folder");
             return Err(Error::io("open the model", path)(missing));
         }
-        let own = |file: &Path| std::fs::read(file).map_err(Error::io("read", file));
-        let own = tokenizer.map(own).transpose()?.map(Cow::Owned);
+        let own = tokenizer.map(TokenizerFiles::of_path).transpose()?;
+        let path = &*crate::hub::files_of(path)?;
         if path.is_file() {
             let bytes = Bytes::map(path)?;
-            if crate::checkpoint::gguf::is_gguf(&bytes) {
-                return Self::from_gguf(&path.display().to_string(), bytes, own.as_deref());
+            let named = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+            if named || crate::checkpoint::gguf::is_gguf(&bytes) {
+                return Self::from_gguf(&path.display().to_string(), bytes, own.as_ref());
             }
         }
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
@@ -99,20 +104,26 @@ impl Model {
         };
         let text = |name: &str| -> Result<Option<Cow<'static, str>>> {
             let file = folder.join(name).display().to_string();
-            let utf8 = |b| String::from_utf8(b).map_err(|_| Error::config(&file, "(file)", "is not UTF-8 text"));
-            Ok(optional(name)?.map(utf8).transpose()?.map(Cow::Owned))
+            let decoded = |b| crate::text::decoded(b).map_err(|problem| Error::config(&file, "(file)", problem));
+            Ok(optional(name)?.map(decoded).transpose()?.map(Cow::Owned))
         };
         let config = text("config.json")?.ok_or_else(|| {
-            let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "no such file; a model folder needs one");
+            let mut missing = "no such file; a model folder needs one".to_owned();
+            let names = folder.read_dir().into_iter().flatten().flatten().map(|e| e.file_name());
+            if let Some(gguf) = names.filter(|n| n.to_string_lossy().ends_with(".gguf")).min() {
+                missing = format!("no such file; if {} is the model, name that file", gguf.to_string_lossy());
+            }
+            let missing = std::io::Error::new(std::io::ErrorKind::NotFound, missing);
             Error::io("read", folder.join("config.json"))(missing)
         })?;
         Self::from_files(ModelFiles {
             origin: folder.display().to_string(),
             config,
             checkpoint: Checkpoint::open(path)?,
-            tokenizer: own.or(optional("tokenizer.json")?.map(Cow::Owned)),
+            tokenizer: own.map_or_else(|| TokenizerFiles::of_folder(folder), Ok)?,
             tokenizer_config: text("tokenizer_config.json")?,
             chat_template: text("chat_template.jinja")?,
+            chat_templates: additional_templates(folder)?,
             generation_config: text("generation_config.json")?,
         })
     }
@@ -131,9 +142,10 @@ impl Model {
             origin: origin.to_owned(),
             config: Cow::Borrowed(config),
             checkpoint: Checkpoint::from_bytes(&format!("{origin}/model.safetensors"), Bytes::Static(weights))?,
-            tokenizer: Some(Cow::Borrowed(tokenizer)),
+            tokenizer: TokenizerFiles::new().with("tokenizer.json", tokenizer),
             tokenizer_config: None,
             chat_template: None,
+            chat_templates: Vec::new(),
             generation_config: None,
         })
     }
@@ -163,11 +175,7 @@ impl Model {
         };
         let tensors = (family.tensors)(&architecture, &|name| files.checkpoint.get(name).is_some());
         check_tensors(&tensors, &files.checkpoint)?;
-        let tokenizer = files
-            .tokenizer
-            .as_deref()
-            .map(|bytes| TextTokenizer::from_bytes(&named("tokenizer.json"), bytes))
-            .transpose()?;
+        let tokenizer = files.tokenizer.read(&files.origin, files.tokenizer_config.as_deref())?;
         let chat = match &tokenizer {
             Some(tokenizer) => chat_template(&files, family, &architecture, tokenizer)?,
             None => None,
@@ -186,12 +194,12 @@ impl Model {
         })
     }
 
-    /// A model from one GGUF file called `origin`, with `tokenizer` (a tokenizer.json) in place of the
-    /// file's own where given. A tokenizer that cannot be used is an error only when it is asked for.
+    /// A model from one GGUF file called `origin`, with `tokenizer` in place of the file's own where
+    /// given. A tokenizer that cannot be used is an error only when it is asked for.
     ///
     /// # Errors
     /// The first thing that is broken, missing or not supported, naming the file and the key or tensor.
-    pub fn from_gguf(origin: &str, bytes: Bytes, tokenizer: Option<&[u8]>) -> Result<Self> {
+    pub fn from_gguf(origin: &str, bytes: Bytes, tokenizer: Option<&TokenizerFiles<'_>>) -> Result<Self> {
         let (checkpoint, metadata) = Checkpoint::from_gguf(origin, bytes)?;
         let config = crate::gguf::config(&metadata, &checkpoint)?;
         let config = format!("{config:#}");
@@ -199,21 +207,20 @@ impl Model {
         let tensors = crate::gguf::tensors(&metadata, &architecture, &checkpoint)?;
         check_tensors(&tensors, &checkpoint)?;
         let (tokenizer, no_tokenizer) = match tokenizer {
-            Some(bytes) => (Some(TextTokenizer::from_bytes("tokenizer.json", bytes)?), None),
-            None => match crate::gguf::tokenizer(&metadata) {
-                Ok(json) => (json.map(|json| TextTokenizer::from_json(origin, json)).transpose()?, None),
+            Some(files) => (files.read("", None)?, None),
+            None => match TextTokenizer::from_gguf(&metadata) {
+                Ok(tokenizer) => (tokenizer, None),
                 Err(Error::Tokenizer { problem, .. }) => (None, Some(problem)),
                 Err(other) => return Err(other),
             },
         };
-        let own = metadata.text("tokenizer.chat_template")?.map(|own| (origin, own));
-        let template = own.or(family.chat_template.map(|own| ("(the family's chat template)", own)));
-        let chat = tokenizer.as_ref().zip(template).map(|(tokenizer, (file, source))| {
-            let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
-            let ids = &architecture.tokens;
-            ChatTemplate::new(file, source, &text(ids.bos), &text(ids.eos.first().copied()))
-        });
-        let chat = chat.transpose()?;
+        let chat = match &tokenizer {
+            Some(tokenizer) => {
+                let token = |name: &str| special_token(name, &architecture, tokenizer);
+                crate::gguf::chat_template(origin, &metadata, family, token)?
+            }
+            None => None,
+        };
         let model = Self::assemble(origin.to_owned(), config, architecture, checkpoint, tensors, tokenizer)?;
         Ok(Self { chat, no_tokenizer, ..model })
     }
@@ -275,23 +282,23 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Tokenizer`] where there is no tokenizer or chat template, or the template refuses.
-    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
+    pub fn encode_chat(&self, conversation: &Conversation) -> Result<Vec<u32>> {
         let tokenizer = self.text()?;
         let chat = self.chat.as_ref().ok_or_else(|| Error::Tokenizer {
             file: self.origin.clone(),
             problem: "no chat template; give the prompt as raw text".to_owned(),
         })?;
-        tokenizer.encode(&chat.render(messages)?)
+        tokenizer.encode(&chat.render(conversation)?)
     }
 
-    /// Ids of plain text to be continued: the start id, where the model has one, and the text.
+    /// Ids of plain text to be continued, with what the reference puts around it. Where the tokenizer's files do
+    /// not say what that is, it is the config's start id, if that is not the end id too.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] where there is no tokenizer.
     pub fn encode_raw(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = Vec::from_iter(self.architecture.tokens.bos);
-        ids.extend(self.text()?.encode(&MarkedText::from_user(text))?);
-        Ok(ids)
+        let ids = &self.architecture.tokens;
+        self.text()?.encode_raw(text, ids.bos.filter(|bos| !ids.eos.contains(bos)))
     }
 
     /// The first tensor that holds a NaN or an infinity, for a clear word when logits do; one that cannot be read
@@ -302,6 +309,27 @@ impl Model {
     }
 }
 
+/// Name and text of each template in additional_chat_templates.
+#[cfg(not(target_arch = "wasm32"))]
+fn additional_templates(folder: &Path) -> Result<Vec<(String, Cow<'static, str>)>> {
+    let folder = folder.join("additional_chat_templates");
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut templates = Vec::new();
+    for entry in std::fs::read_dir(&folder).map_err(Error::io("read", &folder))? {
+        let file = entry.map_err(Error::io("read", &folder))?.path();
+        let name = file.file_stem().and_then(|name| name.to_str()).map(str::to_owned);
+        if let Some(name) = name.filter(|_| file.extension().is_some_and(|extension| extension == "jinja")) {
+            let bytes = std::fs::read(&file).map_err(Error::io("read", &file))?;
+            let broken = |problem| Error::config(&file.display().to_string(), "(file)", problem);
+            templates.push((name, crate::text::decoded(bytes).map_err(broken)?.into()));
+        }
+    }
+    templates.sort();
+    Ok(templates)
+}
+
 fn chat_template(
     files: &ModelFiles,
     family: &Family,
@@ -309,29 +337,28 @@ fn chat_template(
     tokenizer: &TextTokenizer,
 ) -> Result<Option<ChatTemplate>> {
     let settings_file = format!("{}/tokenizer_config.json", files.origin);
-    let settings: Value = match &files.tokenizer_config {
-        Some(text) => serde_json::from_str(text)
-            .map_err(|e| Error::Tokenizer { file: settings_file.clone(), problem: format!("not valid JSON: {e}") })?,
-        None => Value::Null,
+    let settings: Option<Value> = match &files.tokenizer_config {
+        Some(text) => {
+            let broken = |problem| Error::Tokenizer { file: settings_file.clone(), problem };
+            Some(json::value(text.as_bytes()).map_err(broken)?)
+        }
+        None => None,
     };
-    // A special token is given as its text or as an object with its content.
-    let special = |key: &str, id: Option<u32>| -> String {
-        let value = settings.get(key);
-        let text = value.and_then(|v| v.as_str().or_else(|| v.get("content").and_then(Value::as_str)));
-        text.map(str::to_owned).or_else(|| id.and_then(|id| tokenizer.token(id))).unwrap_or_default()
+    let sources = TemplateFiles {
+        origin: &files.origin,
+        template: files.chat_template.as_deref(),
+        additional: files.chat_templates.iter().map(|(name, text)| (name.as_str(), text.as_ref())).collect(),
+        settings: settings.as_ref(),
+        fallback: family.chat_template,
     };
-    let (file, source) = if let Some(source) = &files.chat_template {
-        (format!("{}/chat_template.jinja", files.origin), source.to_string())
-    } else if let Some(source) = settings.get("chat_template").and_then(Value::as_str) {
-        (settings_file, source.to_owned())
-    } else if let Some(source) = family.chat_template {
-        ("(the family's chat template)".to_owned(), source.to_owned())
-    } else {
-        return Ok(None);
-    };
-    let bos = special("bos_token", architecture.tokens.bos);
-    let eos = special("eos_token", architecture.tokens.eos.first().copied());
-    ChatTemplate::new(&file, &source, &bos, &eos).map(Some)
+    ChatTemplate::from_files(&sources, |name| special_token(name, architecture, tokenizer))
+}
+
+/// The text of what templates call `bos_token` or `eos_token`.
+fn special_token(name: &str, architecture: &Architecture, tokenizer: &TextTokenizer) -> Option<String> {
+    let ids = &architecture.tokens;
+    let id = if name == "bos_token" { ids.bos } else { ids.eos.first().copied() };
+    tokenizer.token(id?)
 }
 
 fn check_tensors(tensors: &[TensorSpec], checkpoint: &Checkpoint) -> Result<()> {

@@ -22,6 +22,27 @@ pub enum Role {
     Block(usize, BlockRole),
 }
 
+impl Role {
+    /// Whether it is added to what a projection or a norm gives.
+    #[must_use]
+    pub fn is_bias(self) -> bool {
+        use BlockRole as R;
+        match self {
+            Self::FinalNormBias | Self::HeadBias => true,
+            Self::Block(_, role) => matches!(
+                role,
+                R::AttentionNormBias
+                    | R::QkvBias
+                    | R::AttentionOutBias
+                    | R::FeedForwardNormBias
+                    | R::UpBias
+                    | R::DownBias
+            ),
+            Self::Embedding | Self::Positions | Self::FinalNorm | Self::Head => false,
+        }
+    }
+}
+
 /// What a tensor of a block is for. Tensors that share a role are stacked by rows in the order of the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BlockRole {

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use proptest::prelude::*;
+use remask_core::chat::Conversation;
 use remask_core::checkpoint::gguf::Value;
 use remask_core::checkpoint::{BlockType, Bytes, Checkpoint, Matrix, WeightFormat};
 use remask_core::quantize::{dequantize_q4, dequantize_q8};
@@ -257,4 +258,35 @@ fn a_converted_model_is_the_one_it_was_made_from() {
         let matrix = Matrix::of(&converted.checkpoint, theirs).unwrap();
         assert_eq!(matrix.to_f32(5..23).unwrap(), expected[5 * ours.cols..23 * ours.cols], "{name}, some rows");
     }
+}
+
+#[test]
+fn chat_templates_by_name() {
+    let (tokens, ids) = (["<b>", "<e>", "<u>", "<p>"], ["unknown", "padding"]);
+    let mut pairs = vec![
+        pair("tokenizer.chat_template", 8).text("{{ bos_token }}{{ eos_token }}{{ unk_token }}{{ pad_token }}"),
+        pair("tokenizer.chat_template.tool_use", 8).text("tools"),
+        pair("tokenizer.chat_template.rag", 8).text("rag"),
+        tokens.iter().fold(pair("tokenizer.ggml.tokens", 9).u32(8).u64(4), |list, token| list.text(token)),
+    ];
+    pairs.extend((2..).zip(ids).map(|(id, name)| pair(&format!("tokenizer.ggml.{name}_token_id"), 4).u32(id)));
+    let (_, metadata) = read(Writer::file(&pairs, &[])).unwrap();
+    let family = &remask_core::families::FAMILIES[0];
+    let token = |name: &str| Some(if name == "bos_token" { "<b>" } else { "<e>" }.to_owned());
+    let template = remask_core::gguf::chat_template("m.gguf", &metadata, family, token).unwrap().unwrap();
+    assert_eq!(template.names().collect::<Vec<_>>(), ["default", "rag", "tool_use"]);
+    let mut talk = Conversation::ask("x");
+    assert_eq!(template.render(&talk).unwrap().text, "<b><e><u><p>");
+    talk.tools = Some(Vec::new());
+    assert_eq!(template.render(&talk).unwrap().text, "tools");
+    talk.template = Some("rag".to_owned());
+    assert_eq!(template.render(&talk).unwrap().text, "rag");
+    // Without one of its own a file gets its family's.
+    let (_, metadata) = read(small()).unwrap();
+    let own = remask_core::gguf::chat_template("m.gguf", &metadata, family, token).unwrap().unwrap();
+    assert_eq!(Some(own.source()), family.chat_template);
+    let broken = [pair("tokenizer.chat_template.tool_use", 8).text("{% if %}")];
+    let (_, metadata) = read(Writer::file(&broken, &[])).unwrap();
+    let error = remask_core::gguf::chat_template("m.gguf", &metadata, family, token).unwrap_err().to_string();
+    assert!(error.starts_with("m.gguf: chat template: line 1: "), "{error}");
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use remask::ServedModel;
-use remask::core::chat::Message;
+use remask::core::chat::{Conversation, Message};
 use remask::core::decode::DecodeSettings;
 use remask::core::request::{GenerationRequest, Part, Prompt};
 use serde_json::{Map, Value};
@@ -92,7 +92,7 @@ impl Ask {
                 let prompt = match canvas {
                     Some(canvas) if fields.get("messages").is_none() => Prompt::Canvas(canvas),
                     Some(_) => return Err(ApiError::field("remask.canvas", "a canvas takes the place of messages")),
-                    None => Prompt::Messages(messages(&fields)?),
+                    None => Prompt::Chat(conversation(&fields)?),
                 };
                 ask.requests.push(request(prompt, settings, None));
             }
@@ -309,12 +309,29 @@ fn said_again(model: &ServedModel, prompt: &Prompt) -> Result<String> {
             text.map_err(|problem| ApiError::field("echo", problem.to_string()))
         }
         // Its text is the whole of it anyway.
-        Prompt::Canvas(_) | Prompt::Messages(_) => Ok(String::new()),
+        Prompt::Canvas(_) | Prompt::Messages(_) | Prompt::Chat(_) => Ok(String::new()),
     }
 }
 
+/// The conversation of a chat, with what vLLM's clients ask of its template.
+pub fn conversation(fields: &Fields<'_>) -> Result<Conversation> {
+    fields.refuse_unless("chat_template", |_| false, "the model's own template is used")?;
+    let conversation = Conversation {
+        messages: messages(fields)?,
+        add_generation_prompt: fields.bool("add_generation_prompt")?,
+        continue_final_message: fields.bool("continue_final_message")?.unwrap_or(false),
+        variables: fields.object("chat_template_kwargs")?.cloned().unwrap_or_default(),
+        ..Conversation::default()
+    };
+    if conversation.continue_final_message && conversation.add_generation_prompt == Some(true) {
+        let problem = "the last message is either continued, or followed by an answer";
+        return Err(ApiError::field("continue_final_message", problem));
+    }
+    Ok(conversation)
+}
+
 /// The messages of a chat.
-pub fn messages(fields: &Fields<'_>) -> Result<Vec<Message>> {
+fn messages(fields: &Fields<'_>) -> Result<Vec<Message>> {
     let wrong = |problem: &str| ApiError::field("messages", format!("messages: {problem}"));
     let Some(Value::Array(all)) = fields.get("messages") else {
         return Err(wrong("a list of messages is needed"));
@@ -337,8 +354,11 @@ pub fn messages(fields: &Fields<'_>) -> Result<Vec<Message>> {
                 return Err(ApiError::field(fields.name("role"), problem));
             }
         };
-        let content = content(&fields, role)?;
-        Ok(Message { role: role.to_owned(), content })
+        let mut message = Message::new(role, content(&fields, role)?);
+        // Calls of tools and their results are the template's affair.
+        let others = object.iter().filter(|(name, _)| !matches!(name.as_str(), "role" | "content"));
+        message.fields = others.map(|(name, value)| (name.clone(), value.clone())).collect();
+        Ok(message)
     };
     all.iter().enumerate().map(message).collect()
 }

@@ -78,7 +78,8 @@ impl ApiError {
 
     /// A head that is too large.
     pub fn head_too_large(most: usize) -> Self {
-        let (status, message) = (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, format!("the request's head is larger than {most} bytes"));
+        let (status, message) =
+            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, format!("the request's head is larger than {most} bytes"));
         Self::new(status, "invalid_request_error", Some("head_too_large"), message)
     }
 

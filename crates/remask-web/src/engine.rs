@@ -9,9 +9,10 @@ use remask_core::families::parse_config;
 use remask_core::golden::{CaseResult, Golden, check_case, check_logits};
 use remask_core::model::ModelFiles;
 use remask_core::scheduler::forward;
+use remask_core::tokenizer::TokenizerFiles;
 use remask_core::{
     Backend, BackendError, Canvas, Cell, Checkpoint, Error, FinishReason, Generation, Model, MorStats, Request,
-    StepReport, Trial, fill_all, infill,
+    StepReport, Trial, fill_all, infill, text,
 };
 use remask_wgpu::{Gpu, LimitChoice, WgpuBackend};
 use serde::Serialize;
@@ -21,7 +22,7 @@ use wasm_bindgen::prelude::*;
 use crate::fault::thrown;
 use crate::files::{Files, ModelFile};
 use crate::request::{Prompt, Work, parse};
-use crate::step::{Costs, Pieces, canvas_object, step_object};
+use crate::step::{Costs, canvas_object, step_object};
 
 #[wasm_bindgen]
 extern "C" {
@@ -102,7 +103,6 @@ pub struct Engine {
     choice: DeviceChoice,
     weights: Option<WeightFormat>,
     weight_bytes: u64,
-    pieces: Pieces,
 }
 
 /// What is answered at the end of a generation.
@@ -156,7 +156,7 @@ impl Engine {
             let _ = progress.call1(&JsValue::NULL, &(bytes as f64).into());
         };
         let backend = WgpuBackend::load(device.gpu, &model, weights, &mut moved).await.map_err(thrown)?;
-        Ok(Self { model, backend, choice: device.choice, weights, weight_bytes, pieces: Pieces::default() })
+        Ok(Self { model, backend, choice: device.choice, weights, weight_bytes })
     }
 
     /// What was loaded, as JSON: architecture in numbers, special ids, device and memory.
@@ -284,12 +284,16 @@ fn open(mut files: Files, origin: &str) -> Result<Model, Error> {
     let whole = |name: &str, bytes: Bytes| -> Result<Vec<u8>, Error> {
         Ok(bytes.read(0..bytes.len()).map_err(Error::io("read", named(name)))?.into_owned())
     };
-    let tokenizer = files.take("tokenizer.json").map(|bytes| whole("tokenizer.json", bytes)).transpose()?;
+    let mut tokenizer = TokenizerFiles::new();
+    for (name, bytes) in files.take_those(TokenizerFiles::takes) {
+        tokenizer = tokenizer.with(&name, whole(&name, bytes)?);
+    }
     if let Some((name, bytes)) = files.take_all(".gguf").pop() {
-        return Model::from_gguf(&named(&name), bytes, tokenizer.as_deref());
+        let own = Some(&tokenizer).filter(|files| !files.is_empty());
+        return Model::from_gguf(&named(&name), bytes, own);
     }
     let mut text = |name: &str| -> Result<Option<_>, Error> {
-        let utf8 = |bytes| String::from_utf8(bytes).map_err(|_| Error::config(name, "(file)", "is not UTF-8 text"));
+        let utf8 = |bytes| text::decoded(bytes).map_err(|problem| Error::config(name, "(file)", problem));
         let bytes = files.take(name).map(|bytes| whole(name, bytes)).transpose()?;
         Ok(bytes.map(utf8).transpose()?.map(std::borrow::Cow::Owned))
     };
@@ -297,16 +301,21 @@ fn open(mut files: Files, origin: &str) -> Result<Model, Error> {
     let config = text("config.json")?.ok_or_else(missing)?;
     let (tokenizer_config, chat_template) = (text("tokenizer_config.json")?, text("chat_template.jinja")?);
     let generation_config = text("generation_config.json")?;
-    let shards = files.take_all(".safetensors").into_iter();
-    let checkpoint = Checkpoint::from_shards(shards.map(|(name, bytes)| (named(&name), bytes)).collect())?;
-    let (origin, tokenizer) = (origin.to_owned(), tokenizer.map(std::borrow::Cow::Owned));
+    let mut shards = files.take_all(".safetensors");
+    if shards.is_empty() {
+        // What training leaves beside it under the same ending holds no weights.
+        shards = files.take_all(".bin");
+        shards.retain(|(name, _)| name.starts_with("pytorch_model"));
+    }
+    let checkpoint = Checkpoint::from_shards(shards.into_iter().map(|(name, bytes)| (named(&name), bytes)).collect())?;
     Model::from_files(ModelFiles {
-        origin,
+        origin: origin.to_owned(),
         config,
         checkpoint,
         tokenizer,
         tokenizer_config,
         chat_template,
+        chat_templates: Vec::new(),
         generation_config,
     })
 }
@@ -328,7 +337,7 @@ impl Engine {
         let work = prompt.prepare(&self.model, &parse("options", settings)?)?;
         // Of a text whose blanks may have several lengths, the longest canvas is shown.
         if let Some((canvas, _)) = work.choices.last() {
-            let shown = canvas_object(&self.model, &mut self.pieces, canvas);
+            let shown = canvas_object(&self.model, canvas);
             if !goes_on(on_step, &shown) {
                 return Err(Error::Request("the request was aborted before its first pass".to_owned()));
             }
@@ -380,7 +389,7 @@ impl Engine {
                 |i: &usize| Request { canvas: choices[*i].canvas.clone(), options: work.choices[*i].1.clone() };
             let requests = open.iter().map(request).collect();
             let before: Vec<_> = choices.iter().map(|choice| choice.costs.clone()).collect();
-            let (model, pieces) = (&self.model, &mut self.pieces);
+            let model = &self.model;
             let mut aborted = false;
             let mut watch = |index: usize, report: &StepReport| {
                 let index = open[index];
@@ -388,7 +397,7 @@ impl Engine {
                 let all: Vec<_> = choices.iter().map(|choice| choice.costs.clone()).collect();
                 let costs = choices[index].costs.clone().among(&all);
                 let text = text_of(model, &known_ids(report.so_far)).unwrap_or_default();
-                let step = JsValue::from(step_object(model, pieces, report, &costs, &text));
+                let step = JsValue::from(step_object(model, report, &costs, &text));
                 let seen = if index == shown { step.clone() } else { JsValue::NULL };
                 aborted |= !goes_on(on_step, &seen);
                 choices[index].shown = step;

@@ -63,7 +63,12 @@ impl Files {
 
     /// Takes every file out whose name ends with `end`, with its name, in order of the names.
     pub fn take_all(&mut self, end: &str) -> Vec<(String, Bytes)> {
-        let mut names: Vec<_> = self.0.iter().map(ModelFile::name).filter(|name| name.ends_with(end)).collect();
+        self.take_those(|name| name.ends_with(end))
+    }
+
+    /// Takes every file out whose name `wanted` says yes to, with its name, in order of the names.
+    pub fn take_those(&mut self, wanted: impl Fn(&str) -> bool) -> Vec<(String, Bytes)> {
+        let mut names: Vec<_> = self.0.iter().map(ModelFile::name).filter(|name| wanted(name)).collect();
         names.sort_unstable();
         names.into_iter().filter_map(|name| self.take(&name).map(|bytes| (name, bytes))).collect()
     }

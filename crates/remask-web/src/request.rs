@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use remask_core::chat::Message;
+use remask_core::chat::{Conversation, Message};
 use remask_core::infill::{self, Piece};
 use remask_core::{Canvas, DecodeOptions, DecodeSettings, Error, Model, Result, TokenSet, Vocabulary};
 use serde::Deserialize;
@@ -97,7 +97,7 @@ impl Prompt {
     pub fn prepare(&self, model: &Model, settings: &DecodeSettings) -> Result<Work> {
         settings.check_for(&model.architecture)?;
         let prompt = match self {
-            Self::Messages(messages) => model.encode_chat(messages)?,
+            Self::Messages(messages) => model.encode_chat(&Conversation::from(messages.as_slice()))?,
             Self::Raw(text) => model.encode_raw(text)?,
             Self::Ids(ids) => ids.clone(),
             Self::Fill(blanks) => {

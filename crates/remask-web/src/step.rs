@@ -1,25 +1,14 @@
 //! A step of a generation as JavaScript sees it: typed arrays over the positions of the canvas.
 
-use std::collections::HashMap;
-
 use js_sys::{Array, Float32Array, JsString, Object, Reflect, Uint8Array, Uint32Array};
 use remask_core::{Canvas, Cell, Generation, Model, StepReport};
 use wasm_bindgen::JsValue;
 
-/// The texts of tokens, made once each.
-#[derive(Default)]
-pub struct Pieces {
-    known: HashMap<u32, JsString>,
-}
-
-impl Pieces {
-    /// The text of a token by itself; its number where the model has no tokenizer.
-    fn of(&mut self, model: &Model, id: u32) -> &JsString {
-        self.known.entry(id).or_insert_with(|| {
-            let text = model.tokenizer.as_ref().and_then(|t| t.decode(&[id], false).ok());
-            text.unwrap_or_else(|| format!("{id} ")).into()
-        })
-    }
+/// The text of each position of a canvas that shows `tokens`; their numbers where the model has no tokenizer.
+fn texts(model: &Model, tokens: &[Option<u32>]) -> Array {
+    let pieces = model.tokenizer.as_ref().and_then(|t| t.pieces(tokens, false).ok());
+    let numbers = || tokens.iter().map(|id| id.map_or_else(String::new, |id| format!("{id} "))).collect();
+    pieces.unwrap_or_else(numbers).into_iter().map(|text| JsValue::from(JsString::from(text))).collect()
 }
 
 /// Sets properties of a fresh object, which cannot fail.
@@ -41,22 +30,26 @@ fn state(cell: &Cell) -> u8 {
 }
 
 /// The canvas by itself: what a watcher sees before the first pass.
-pub fn canvas_object(model: &Model, pieces: &mut Pieces, canvas: &Canvas) -> Object {
-    let texts: Array = canvas.tokens().iter().map(|id| JsValue::from(pieces.of(model, *id))).collect();
+pub fn canvas_object(model: &Model, canvas: &Canvas) -> Object {
     let states: Vec<_> = canvas.cells().iter().map(state).collect();
     object(&[
         ("pass", 0.into()),
         ("tokens", Uint32Array::from(canvas.tokens()).into()),
-        ("texts", texts.into()),
+        ("texts", texts(model, &shown(canvas)).into()),
         ("states", Uint8Array::from(&states[..]).into()),
     ])
 }
 
+/// The tokens that a canvas shows: nothing in holes.
+fn shown(canvas: &Canvas) -> Vec<Option<u32>> {
+    canvas.tokens().iter().enumerate().map(|(position, id)| (!canvas.is_hole(position)).then_some(*id)).collect()
+}
+
 /// A step: the canvas with what the model would put into its holes, what was decided, the text so far and
 /// what it has cost.
-pub fn step_object(model: &Model, pieces: &mut Pieces, report: &StepReport, costs: &Costs, text: &str) -> Object {
+pub fn step_object(model: &Model, report: &StepReport, costs: &Costs, text: &str) -> Object {
     let canvas = report.canvas;
-    let mut tokens = canvas.tokens().to_vec();
+    let (mut tokens, mut shown) = (canvas.tokens().to_vec(), shown(canvas));
     let mut probabilities: Vec<_> = canvas
         .cells()
         .iter()
@@ -67,10 +60,10 @@ pub fn step_object(model: &Model, pieces: &mut Pieces, report: &StepReport, cost
     let mut states: Vec<_> = canvas.cells().iter().map(state).collect();
     for proposal in report.candidates.iter().filter(|s| canvas.is_hole(s.position)) {
         tokens[proposal.position] = proposal.candidate.token;
+        shown[proposal.position] = Some(proposal.candidate.token);
         probabilities[proposal.position] = proposal.candidate.probability;
         states[proposal.position] = 3;
     }
-    let texts: Array = tokens.iter().map(|id| JsValue::from(pieces.of(model, *id))).collect();
     let positions = |list: &mut dyn Iterator<Item = usize>| -> JsValue {
         Uint32Array::from(&list.map(|p| p as u32).collect::<Vec<_>>()[..]).into()
     };
@@ -78,7 +71,7 @@ pub fn step_object(model: &Model, pieces: &mut Pieces, report: &StepReport, cost
         ("pass", (report.step + 1).into()),
         ("block", positions(&mut [report.block.start, report.block.end].into_iter())),
         ("tokens", Uint32Array::from(&tokens[..]).into()),
-        ("texts", texts.into()),
+        ("texts", texts(model, &shown).into()),
         ("states", Uint8Array::from(&states[..]).into()),
         ("probabilities", Float32Array::from(&probabilities[..]).into()),
         ("depths", Uint32Array::from(&costs.depth[..]).into()),

@@ -1,6 +1,9 @@
 //! Buffers of a pass: what the host writes, intermediate results (sharing memory where their lifetimes
 //! allow) and what the host reads.
 
+use std::collections::HashMap;
+
+use remask_core::architecture::BlockSpec;
 use remask_core::{Architecture, BackendError};
 
 use crate::gpu::Gpu;
@@ -10,91 +13,55 @@ use crate::kernels::gemm_matrix::{MatrixTile, SPLIT_ROWS};
 use crate::kernels::head_select::SELECTION_BYTES;
 use crate::kernels::linear::Arithmetic;
 use crate::kernels::select_reduce::CandidateRecord;
-use crate::kernels::{RowRecord, SelectRecord};
-use crate::plan::{BufferPlan, Lifetime};
+use crate::kernels::{RowRecord, SelectRecord, padded};
+use crate::lifetimes::{BufferPlan, Lifetime};
+use crate::plan::Slot;
+use crate::profile::ProfileLimits;
 
 /// Buffers for passes of up to [`Activations::capacity`] rows.
 pub struct Activations {
     capacity: u32,
-    /// Rows of the pass, from the host.
-    pub rows: wgpu::Buffer,
-    /// Selected rows, from the host.
-    pub select: wgpu::Buffer,
-    /// Attention tiles, from the host.
-    pub tiles: wgpu::Buffer,
-    /// The residual stream `[rows, hidden]`.
-    pub hidden: wgpu::Buffer,
-    /// Input of attention `[rows, hidden]`.
-    pub normed: wgpu::Buffer,
-    /// `[rows, (heads + 2 kv_heads) * head_dim]`.
-    pub qkv: wgpu::Buffer,
-    /// `[rows, heads * head_dim]`.
-    pub attended: wgpu::Buffer,
-    /// Input of the MLP `[rows, hidden]`.
-    pub normed_mlp: wgpu::Buffer,
-    /// `[rows, 2 * mlp hidden]`.
-    pub gate_up: wgpu::Buffer,
-    /// `[rows, mlp hidden]`.
-    pub activated: wgpu::Buffer,
-    /// Normalised selected rows `[selected, hidden]`.
-    pub gathered: wgpu::Buffer,
-    /// What passes of few rows need beside, on matrix units.
-    pub few: Option<Few>,
-    /// What matrix units compute to be added to the residual stream: `[splits, rows, hidden]`.
-    pub addend: wgpu::Buffer,
-    /// A chunk of the head's logits `[selected, ids]`, where matrix units compute it.
-    pub chunk: wgpu::Buffer,
-    /// Partial selections `[strips, selected]`.
-    pub partials: wgpu::Buffer,
-    /// `[selected]`.
-    pub candidates: wgpu::Buffer,
-    /// Candidates on their way to the host.
-    pub candidates_host: wgpu::Buffer,
-    /// Logits `[selected, embedding rows]`, made when first asked for.
-    pub logits: wgpu::Buffer,
-    /// Logits on their way to the host.
-    pub logits_host: wgpu::Buffer,
+    buffers: HashMap<Slot, wgpu::Buffer>,
+    /// Candidates and logits on their way to the host.
+    host: HashMap<Slot, wgpu::Buffer>,
 }
 
-/// What dispatches hand on to each other in passes of few rows on matrix units.
-pub struct Few {
-    /// Input of attention or of the MLP `[rows, hidden]`, f16, not divided by the rows' norms yet.
-    pub normed: wgpu::Buffer,
-    /// Partial sums of squares of each of these rows.
-    pub squares: wgpu::Buffer,
-    /// Sums of the splits of a product.
-    pub sums: wgpu::Buffer,
-    /// Splits of each tile that have arrived: zeros between dispatches.
-    pub arrived: wgpu::Buffer,
+/// The widest of each kind of row over all blocks.
+struct Widths {
+    hidden: usize,
+    qkv: usize,
+    attended: usize,
+    up: usize,
+    activated: usize,
 }
 
-impl Few {
-    /// For products of at most `widest` columns.
-    async fn new(gpu: &Gpu, hidden: u64, widest: u64) -> Result<Self, BackendError> {
-        let (rows, splits) = (u64::from(MatrixTile::FEW), u64::from(SPLITS[SPLITS.len() - 1]));
-        // Tiles hold all rows, and 64 columns at least.
-        let arrived = gpu.storage("arrived", widest / 64 * 4).await?;
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("arrived") });
-        encoder.clear_buffer(&arrived, 0, None);
-        gpu.queue.submit([encoder.finish()]);
-        Ok(Self {
-            normed: gpu.storage("normed", rows * hidden * 2).await?,
-            // Parts are read eight at a time.
-            squares: gpu.storage("squares", rows * (hidden / 64) * 4 + 32).await?,
-            sums: gpu.storage("sums of splits", splits * rows * widest * 4).await?,
-            arrived,
-        })
+impl Widths {
+    fn of(a: &Architecture) -> Self {
+        let filled = |width: usize| padded(width as u32) as usize;
+        let widest = |width: fn(&BlockSpec) -> usize| a.distinct_blocks().map(width).max().unwrap_or(0);
+        let activated = filled(widest(|b| b.feed_forward.hidden));
+        Self {
+            hidden: filled(a.hidden),
+            qkv: widest(|b| b.attention.qkv_width()),
+            attended: filled(widest(|b| b.attention.q_width())),
+            up: if a.blocks.iter().any(|b| b.feed_forward.gated) { 2 * activated } else { activated },
+            activated,
+        }
+    }
+
+    fn widest(&self) -> usize {
+        self.hidden.max(self.qkv).max(self.up)
     }
 }
 
-/// Operations of a layer in the order that recordings run them, for lifetimes.
+/// Operations of a layer in the order that plans have them, for lifetimes.
 mod step {
     pub const NORM: u32 = 1;
     pub const QKV: u32 = 2;
     pub const ATTENTION: u32 = 4;
     pub const OUT: u32 = 5;
-    pub const MLP_NORM: u32 = 6;
-    pub const GATE_UP: u32 = 7;
+    pub const UP_NORM: u32 = 6;
+    pub const UP: u32 = 7;
     pub const ACTIVATION: u32 = 8;
     pub const DOWN: u32 = 9;
     pub const GATHER: u32 = 10;
@@ -122,53 +89,69 @@ impl Activations {
         let split_rows = if half { rows.max(u64::from(SPLIT_ROWS)) } else { rows };
         let floats = |columns: usize, alive| Lifetime { bytes: rows * columns as u64 * 4, alive };
         let splits = |columns: usize, alive| Lifetime { bytes: split_rows * columns as u64 * 4, alive };
-        let (d, at) = (a.hidden, &a.attention);
-        let (qkv, gate_up) = ((at.heads + 2 * at.kv_heads) * at.head_dim, 2 * a.mlp.hidden);
-        let widest = d.max(qkv).max(gate_up);
+        let w = Widths::of(a);
         let partials = Lifetime { bytes: rows * u64::from(strips) * SELECTION_BYTES, alive: step::HEAD..=step::REDUCE };
-        let plan = BufferPlan::new(&[
-            floats(d, step::NORM..=step::QKV),
-            splits(qkv, step::QKV..=step::ATTENTION),
-            floats(at.heads * at.head_dim, step::ATTENTION..=step::OUT),
-            floats(d, step::MLP_NORM..=step::GATE_UP),
-            splits(gate_up, step::GATE_UP..=step::ACTIVATION),
-            // SwiGLU may be the end of the product before it.
-            floats(a.mlp.hidden, step::GATE_UP..=step::DOWN),
-            floats(d, step::GATHER..=step::HEAD),
-            partials,
+        let after = a.blocks.iter().any(|b| b.after_attention_norm.or(b.after_feed_forward_norm).is_some());
+        // Side by side, attention and feed-forward part read the same rows.
+        let side_by_side = a.blocks.iter().any(|b| b.side_by_side());
+        let normed_end = if side_by_side { step::UP } else { step::QKV };
+        let mut shared = vec![
+            (Slot::Normed, floats(w.hidden, step::NORM..=normed_end)),
+            (Slot::Qkv, splits(w.qkv, step::QKV..=step::ATTENTION)),
+            (Slot::Attended, floats(w.attended, step::ATTENTION..=step::OUT)),
+            (Slot::NormedUp, floats(w.hidden, step::UP_NORM..=step::UP)),
+            (Slot::Up, splits(w.up, step::UP..=step::ACTIVATION)),
+            // The activation may be the end of the product before it.
+            (Slot::Activated, floats(w.activated, step::UP..=step::DOWN)),
+            (Slot::Gathered, floats(w.hidden, step::GATHER..=step::HEAD)),
+            (Slot::Partials, partials),
+        ];
+        if half {
             // The chunk is as large as the largest of the others, whose memory it takes.
-            if half { splits(gate_up, step::HEAD..=step::REDUCE) } else { floats(0, step::HEAD..=step::HEAD) },
-        ]);
-        let mut shared = Vec::with_capacity(plan.buffers.len());
-        for bytes in &plan.buffers {
-            shared.push(gpu.storage("intermediate results", *bytes).await?);
+            shared.push((Slot::Chunk, splits(w.up, step::HEAD..=step::REDUCE)));
         }
-        let [normed, qkv, attended, normed_mlp, gate_up, activated, gathered, partials, chunk] =
-            std::array::from_fn(|i| shared[plan.assigned[i]].clone());
+        let plan = BufferPlan::new(&shared.iter().map(|(_, lifetime)| lifetime.clone()).collect::<Vec<_>>());
+        let mut memory = Vec::with_capacity(plan.buffers.len());
+        for bytes in &plan.buffers {
+            memory.push(gpu.storage("intermediate results", *bytes).await?);
+        }
+        let shared = shared.iter().zip(&plan.assigned);
+        let mut buffers: HashMap<_, _> =
+            shared.filter_map(|((slot, _), i)| Some((*slot, memory.get(*i)?.clone()))).collect();
         let records = |bytes: usize| rows * bytes as u64;
-        let candidate_bytes = records(size_of::<CandidateRecord>());
-        Ok(Self {
-            capacity,
-            rows: gpu.storage("rows", records(size_of::<RowRecord>())).await?,
-            select: gpu.storage("select", records(size_of::<SelectRecord>())).await?,
-            tiles: gpu.storage("tiles", records(size_of::<TileRecord>())).await?,
-            hidden: gpu.storage("hidden", rows * d as u64 * 4).await?,
-            normed,
-            qkv,
-            attended,
-            normed_mlp,
-            gate_up,
-            activated,
-            gathered,
-            few: if half { Some(Few::new(gpu, d as u64, widest as u64).await?) } else { None },
-            addend: gpu.storage("addend", if half { split_rows * d as u64 * 4 } else { 16 }).await?,
-            chunk,
-            partials,
-            candidates: gpu.storage("candidates", candidate_bytes).await?,
-            candidates_host: gpu.buffer("candidates, host", candidate_bytes, U::MAP_READ | U::COPY_DST).await?,
-            logits: gpu.storage("logits", 16).await?,
-            logits_host: gpu.buffer("logits, host", 16, U::MAP_READ | U::COPY_DST).await?,
-        })
+        let candidates = records(size_of::<CandidateRecord>());
+        let own = [
+            (Slot::Rows, "rows", records(size_of::<RowRecord>())),
+            (Slot::Select, "select", records(size_of::<SelectRecord>())),
+            (Slot::SelectLogits, "select logits", records(size_of::<SelectRecord>())),
+            (Slot::Tiles, "tiles", records(size_of::<TileRecord>())),
+            (Slot::Hidden, "hidden", rows * w.hidden as u64 * 4),
+            (Slot::Addend, "addend", if half || after { split_rows * w.hidden as u64 * 4 } else { 16 }),
+            (Slot::Candidates, "candidates", candidates),
+            (Slot::Logits, "logits", 16),
+        ];
+        for (slot, label, bytes) in own {
+            buffers.insert(slot, gpu.storage(label, bytes).await?);
+        }
+        if half {
+            buffers.extend(few(gpu, w.hidden as u64, w.widest() as u64).await?);
+        }
+        let mut host = HashMap::new();
+        for (slot, bytes) in [(Slot::Candidates, candidates), (Slot::Logits, 16)] {
+            host.insert(slot, gpu.buffer("answers, host", bytes, U::MAP_READ | U::COPY_DST).await?);
+        }
+        Ok(Self { capacity, buffers, host })
+    }
+
+    /// Rows that buffers on a device of these limits can be made for.
+    #[must_use]
+    pub fn most_rows(limits: &ProfileLimits, a: &Architecture, arithmetic: Arithmetic, strips: u32) -> u32 {
+        let w = Widths::of(a);
+        let widest = (w.widest().max(w.attended).max(w.activated) as u64 * 4).max(u64::from(strips) * SELECTION_BYTES);
+        let most = (limits.binding.min(limits.buffer) / widest).min(u64::from(u32::MAX / 2)) as u32;
+        // Whole tiles of rows, and room for one more.
+        let spare = arithmetic.room(most) - most;
+        most.saturating_sub(spare).max(1)
     }
 
     /// Rows that fit.
@@ -177,17 +160,55 @@ impl Activations {
         self.capacity
     }
 
-    /// Makes room for `bytes` of logits. True where the buffers are new.
+    /// The buffer of an intermediate result, or of what the host writes.
+    #[must_use]
+    pub fn get(&self, slot: Slot) -> Option<&wgpu::Buffer> {
+        self.buffers.get(&slot)
+    }
+
+    /// Where the host reads candidates or logits.
+    #[must_use]
+    pub fn host(&self, slot: Slot) -> Option<&wgpu::Buffer> {
+        self.host.get(&slot)
+    }
+
+    /// Elements that a chunk of the head's logits may have.
+    #[must_use]
+    pub fn chunk(&self) -> u64 {
+        self.get(Slot::Chunk).map_or(0, |chunk| chunk.size() / 4)
+    }
+
+    /// Makes room for `bytes` of logits: all of it, or nothing changes. True where the buffers are new.
     ///
     /// # Errors
     /// [`BackendError::OutOfMemory`].
     pub async fn reserve_logits(&mut self, gpu: &Gpu, bytes: u64) -> Result<bool, BackendError> {
         use wgpu::BufferUsages as U;
-        if bytes <= self.logits.size() {
+        if self.get(Slot::Logits).is_some_and(|logits| bytes <= logits.size()) {
             return Ok(false);
         }
-        self.logits = gpu.storage("logits", bytes).await?;
-        self.logits_host = gpu.buffer("logits, host", bytes, U::MAP_READ | U::COPY_DST).await?;
+        let logits = gpu.storage("logits", bytes).await?;
+        let host = gpu.buffer("logits, host", bytes, U::MAP_READ | U::COPY_DST).await?;
+        self.buffers.insert(Slot::Logits, logits);
+        self.host.insert(Slot::Logits, host);
         Ok(true)
     }
+}
+
+/// What dispatches hand on to each other in passes of few rows on matrix units, for products of at most `widest`
+/// columns.
+async fn few(gpu: &Gpu, hidden: u64, widest: u64) -> Result<[(Slot, wgpu::Buffer); 4], BackendError> {
+    let (rows, splits) = (u64::from(MatrixTile::FEW), u64::from(SPLITS[SPLITS.len() - 1]));
+    // Tiles hold all rows, and 64 columns at least.
+    let arrived = gpu.storage("arrived", widest / 64 * 4).await?;
+    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("arrived") });
+    encoder.clear_buffer(&arrived, 0, None);
+    gpu.queue.submit([encoder.finish()]);
+    Ok([
+        (Slot::FewNormed, gpu.storage("normed", rows * hidden * 2).await?),
+        // Parts are read eight at a time.
+        (Slot::FewSquares, gpu.storage("squares", rows * (hidden / 64) * 4 + 32).await?),
+        (Slot::FewSums, gpu.storage("sums of splits", splits * rows * widest * 4).await?),
+        (Slot::FewArrived, arrived),
+    ])
 }

@@ -142,7 +142,7 @@ impl PipelineCache {
 mod tests {
     use super::*;
     use crate::gpu::{Gpu, LimitChoice};
-    use crate::kernels::swiglu;
+    use crate::kernels::select_reduce;
 
     #[test]
     fn folders_follow_the_rules_of_the_system() {
@@ -185,7 +185,7 @@ mod tests {
             let entries = folder.path().join("pipelines").read_dir().into_iter().flatten();
             entries.map(|e| e.unwrap().path()).collect()
         };
-        let spec = swiglu::spec(swiglu::Variant { splits: 1, half: false, interleaved: false });
+        let spec = select_reduce::spec();
         let compile = || {
             let mut gpu = pollster::block_on(Gpu::open(None, LimitChoice::Adapter)).unwrap();
             gpu.keep_pipelines(folder.path());

@@ -93,6 +93,24 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A buffer that is mapped or about to be: unmapped when this goes.
+struct Mapping<'a>(Option<&'a wgpu::Buffer>);
+
+impl Mapping<'_> {
+    /// It was not mapped after all.
+    fn never(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Mapping<'_> {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.0 {
+            buffer.unmap();
+        }
+    }
+}
+
 impl Gpu {
     /// Opens the adapter that `wanted` names (see [`choose_adapter`]).
     ///
@@ -207,7 +225,7 @@ impl Gpu {
     /// A buffer of at least `bytes`, zeroed.
     ///
     /// # Errors
-    /// [`BackendError::OutOfMemory`].
+    /// [`BackendError::OutOfMemory`], or [`BackendError::Unsupported`] for more than the device has in one buffer.
     pub async fn buffer(
         &self,
         label: &str,
@@ -215,9 +233,8 @@ impl Gpu {
         usage: wgpu::BufferUsages,
     ) -> Result<wgpu::Buffer, BackendError> {
         let size = bytes.max(16).next_multiple_of(16);
-        let memory = || BackendError::OutOfMemory { action: format!("making the buffer {label}"), bytes: size };
         if size > self.profile.limits.buffer {
-            return Err(memory());
+            return Err(self.beyond(label, size, self.profile.limits.buffer));
         }
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -228,21 +245,29 @@ impl Gpu {
         });
         match scope.pop().await {
             None => self.check().map(|()| buffer),
-            Some(_) => Err(memory()),
+            Some(_) => Err(BackendError::OutOfMemory { action: format!("making the buffer {label}"), bytes: size }),
         }
     }
 
     /// A storage buffer that kernels read and write and the host copies to and from.
     ///
     /// # Errors
-    /// [`BackendError::OutOfMemory`], also where `bytes` is more than one binding may span.
+    /// [`BackendError::OutOfMemory`], or [`BackendError::Unsupported`] for more than one binding spans.
     pub async fn storage(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer, BackendError> {
         if bytes > self.profile.limits.binding {
-            let action = format!("making {label}, which may span {} bytes on this device", self.profile.limits.binding);
-            return Err(BackendError::OutOfMemory { action, bytes });
+            return Err(self.beyond(label, bytes, self.profile.limits.binding));
         }
         use wgpu::BufferUsages as U;
         self.buffer(label, bytes, U::STORAGE | U::COPY_DST | U::COPY_SRC).await
+    }
+
+    /// A size beyond a limit of the device, which no free memory helps against.
+    fn beyond(&self, label: &str, bytes: u64, most: u64) -> BackendError {
+        BackendError::Unsupported {
+            what: format!("a buffer for {label}"),
+            adapter: self.profile.name.clone(),
+            why: format!("it would take {bytes} bytes, and the device has at most {most} in one"),
+        }
     }
 
     /// The compiled kernel of a specialisation. One that does not compile, or that the driver takes longer
@@ -294,21 +319,16 @@ impl Gpu {
         self.refused.insert(spec.clone(), why.to_owned());
     }
 
-    /// Whether a kernel may be used: it was not refused so far.
-    #[must_use]
-    pub fn usable(&self, spec: &KernelSpec) -> bool {
-        !self.refused.contains_key(spec)
-    }
-
     /// The kernels that are not used on this device, and why.
-    pub fn refusals(&self) -> impl ExactSizeIterator<Item = (&KernelSpec, &str)> {
-        self.refused.iter().map(|(spec, why)| (spec, why.as_str()))
+    #[must_use]
+    pub fn refusals(&self) -> &HashMap<KernelSpec, String> {
+        &self.refused
     }
 
     /// Asks for a kernel without waiting for it, so that it is compiled beside what goes on until
     /// [`Gpu::kernel`] wants it.
     pub fn begin(&mut self, spec: &KernelSpec) {
-        if self.kernels.contains_key(spec) || self.begun.contains_key(spec) || !self.usable(spec) {
+        if self.kernels.contains_key(spec) || self.begun.contains_key(spec) || self.refused.contains_key(spec) {
             return;
         }
         // What is wrong is told to whoever wants the kernel.
@@ -383,25 +403,28 @@ impl Gpu {
     /// rather than as stale bytes.
     pub async fn map(&self, staging: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>, BackendError> {
         let (sender, receiver) = oneshot::channel();
+        // Whatever happens from here on, also where nobody waits any more, the buffer can be used again.
+        let mapping = Mapping(Some(staging));
         staging.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
             // A dropped receiver means that nobody waits for the bytes any more.
             let _ = sender.send(result);
         });
         self.wait()?;
         let mapped = self.received(receiver).await;
-        self.check()?;
         let refused = |problem: String| BackendError::Device { operation: "read results back".to_owned(), problem };
-        match mapped {
+        let copied = match mapped {
             Ok(Ok(())) => {
                 let view = staging.slice(..bytes).get_mapped_range().map_err(|e| refused(e.to_string()))?;
-                let copy = view.to_vec();
-                drop(view);
-                staging.unmap();
-                Ok(copy)
+                Ok(view.to_vec())
             }
-            Ok(Err(e)) => Err(refused(e.to_string())),
+            Ok(Err(e)) => {
+                mapping.never();
+                Err(refused(e.to_string()))
+            }
             Err(_) => Err(refused("the request was dropped".to_owned())),
-        }
+        };
+        self.check()?;
+        copied
     }
 
     /// What a callback of the device sends; keeps the browser looking whether the device is done. Chromium does so

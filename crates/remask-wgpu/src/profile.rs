@@ -126,6 +126,34 @@ impl AdapterProfile {
         self
     }
 
+    /// An adapter of this kind, with matrix units or without.
+    #[cfg(test)]
+    pub(crate) fn made_up(kind: &str, matrix: bool) -> Self {
+        let shape = MatrixShape { m: 16, n: 16, k: 16, input: "F16".into(), output: "F32".into() };
+        Self {
+            name: String::new(),
+            api: "Vulkan".into(),
+            kind: kind.into(),
+            driver: String::new(),
+            vendor: 0,
+            device: 0,
+            shader_f16: matrix,
+            subgroups: matrix.then_some((32, 32)),
+            matrix_shapes: if matrix { vec![shape] } else { Vec::new() },
+            timestamps: false,
+            pipeline_cache: false,
+            limits: ProfileLimits {
+                buffer: 1 << 30,
+                binding: 1 << 30,
+                storage_buffers: if matrix { 10 } else { 8 },
+                workgroup_bytes: if matrix { 48 << 10 } else { 16 << 10 },
+                invocations: 1024,
+                workgroups: 65535,
+                uniform_alignment: 256,
+            },
+        }
+    }
+
     /// Whether this is a software adapter, which computes on the CPU.
     #[must_use]
     pub fn is_software(&self) -> bool {

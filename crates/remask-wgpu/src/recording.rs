@@ -36,19 +36,13 @@ pub struct Recorder<'a> {
     pub uniforms: &'a mut Uniforms,
     /// Bind groups made so far.
     pub groups: &'a mut BindGroups,
-    ahead: bool,
     recording: Recording,
 }
 
 impl<'a> Recorder<'a> {
     /// An empty recording.
     pub fn new(gpu: &'a mut Gpu, uniforms: &'a mut Uniforms, groups: &'a mut BindGroups) -> Self {
-        Self { gpu, uniforms, groups, ahead: false, recording: Recording::default() }
-    }
-
-    /// A recorder that only asks for the kernels: buffers may be stand-ins, and the recording stays empty.
-    pub fn ahead(gpu: &'a mut Gpu, uniforms: &'a mut Uniforms, groups: &'a mut BindGroups) -> Self {
-        Self { ahead: true, ..Self::new(gpu, uniforms, groups) }
+        Self { gpu, uniforms, groups, recording: Recording::default() }
     }
 
     /// Adds a dispatch of `spec` over `buffers`, bound in order to group 0.
@@ -63,6 +57,20 @@ impl<'a> Recorder<'a> {
         params: &P,
         grid: [u32; 3],
     ) -> Result<(), BackendError> {
+        self.dispatch_bytes(spec, buffers, bytemuck::bytes_of(params), grid).await
+    }
+
+    /// As [`Recorder::dispatch`], with parameters that are bytes already.
+    ///
+    /// # Errors
+    /// As [`Recorder::dispatch`].
+    pub async fn dispatch_bytes(
+        &mut self,
+        spec: KernelSpec,
+        buffers: &[&wgpu::Buffer],
+        params: &[u8],
+        grid: [u32; 3],
+    ) -> Result<(), BackendError> {
         let limits = &self.gpu.profile.limits;
         if buffers.len() > limits.storage_buffers as usize || grid.iter().any(|g| *g > limits.workgroups) {
             return Err(BackendError::Unsupported {
@@ -74,12 +82,8 @@ impl<'a> Recorder<'a> {
                 ),
             });
         }
-        if self.ahead {
-            self.gpu.begin(&spec);
-            return Ok(());
-        }
         let kernel = self.gpu.kernel(&spec).await?;
-        let offset = self.uniforms.offset(self.gpu, bytemuck::bytes_of(params))?;
+        let offset = self.uniforms.offset(self.gpu, params)?;
         let key = (spec, buffers.iter().map(|b| (*b).clone()).collect::<Vec<_>>());
         let tensors = self.groups.entry(key).or_insert_with(|| {
             let resources = buffers.iter().map(|b| b.as_entire_binding());

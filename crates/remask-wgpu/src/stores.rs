@@ -1,10 +1,12 @@
-//! Key/value stores as ranges of slots in one arena per layer, so that one pass can carry rows of
+//! Key/value stores as ranges of slots in one arena, so that one pass can carry rows of
 //! several stores.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use remask_core::StoreId;
+
+use crate::kernels::attention::PIECE;
 
 /// Which slots belong to which store.
 #[derive(Debug, Default)]
@@ -14,21 +16,22 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// A store of `capacity` slots in the lowest gap that holds it.
-    pub fn create(&mut self, capacity: u32) -> StoreId {
+    /// A store of `capacity` slots, from a multiple of [`PIECE`] on, in the lowest gap that holds it; `None` where it would reach beyond slot `most`.
+    pub fn create(&mut self, capacity: u32, most: u32) -> Option<StoreId> {
         let mut taken: Vec<_> = self.ranges.values().cloned().collect();
         taken.sort_by_key(|r| r.start);
         let mut start = 0;
         for range in taken {
-            if range.start - start >= capacity {
+            if range.start.saturating_sub(start) >= capacity {
                 break;
             }
-            start = range.end;
+            start = range.end.next_multiple_of(PIECE);
         }
+        let end = start.checked_add(capacity).filter(|end| *end <= most)?;
         let id = StoreId(self.next);
         self.next += 1;
-        self.ranges.insert(id, start..start + capacity);
-        id
+        self.ranges.insert(id, start..end);
+        Some(id)
     }
 
     /// Gives a store's slots back.
@@ -41,12 +44,6 @@ impl Stores {
     pub fn slots(&self, store: StoreId) -> Option<Range<u32>> {
         self.ranges.get(&store).cloned()
     }
-
-    /// Slots that an arena must have to hold every store.
-    #[must_use]
-    pub fn extent(&self) -> u32 {
-        self.ranges.values().map(|r| r.end).max().unwrap_or(0)
-    }
 }
 
 #[cfg(test)]
@@ -57,12 +54,13 @@ mod tests {
     #[test]
     fn gaps_are_used_again() {
         let mut stores = Stores::default();
-        let a = stores.create(10);
-        let b = stores.create(5);
+        let a = stores.create(10, 64).unwrap();
+        let b = stores.create(5, 64).unwrap();
         stores.release(a);
-        let c = stores.create(4);
-        assert_eq!((stores.slots(c), stores.slots(b), stores.slots(a)), (Some(0..4), Some(10..15), None));
-        assert_eq!(stores.extent(), 15);
+        let c = stores.create(4, 64).unwrap();
+        assert_eq!((stores.slots(c), stores.slots(b), stores.slots(a)), (Some(0..4), Some(16..21), None));
+        assert_eq!(stores.create(33, 64), None, "32 slots are left behind");
+        assert_eq!(stores.create(32, 64).and_then(|d| stores.slots(d)), Some(32..64));
     }
 
     proptest! {
@@ -71,7 +69,7 @@ mod tests {
             let mut stores = Stores::default();
             let mut live = Vec::new();
             for (capacity, release) in steps {
-                live.push(stores.create(capacity));
+                live.extend(stores.create(capacity, u32::MAX));
                 if release && live.len() > 1 {
                     stores.release(live.remove(0));
                 }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use remask_core::BackendError;
 
 use crate::gpu::Gpu;
+use crate::plan::PassSizes;
 
 /// Bytes of one slot before alignment: the largest Params struct of any kernel.
 pub const SLOT: usize = 32;
@@ -75,58 +76,5 @@ impl Uniforms {
     /// Writes the sizes of the next pass.
     pub fn set_pass(&self, gpu: &Gpu, sizes: PassSizes) {
         gpu.queue.write_buffer(&self.pass, 0, bytemuck::bytes_of(&sizes));
-    }
-}
-
-/// `Pass` of `shaders/pass.wgsl`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct PassSizes {
-    /// Rows computed.
-    pub rows: u32,
-    /// Rows whose candidates are wanted.
-    pub selected: u32,
-    /// Attention row tiles.
-    pub tiles: u32,
-    /// Zero.
-    pub padding: u32,
-}
-
-impl PassSizes {
-    /// Sizes that fit this pass and others near it, so that they share one recording: each count up to the next of four
-    /// steps an octave. Kernels read the true counts; a workgroup past them ends at once. Tiles are chosen for what is
-    /// rounded up though, and of many rows a tile too many can be a turn of all multiprocessors: those get smaller steps.
-    /// Few selected rows go up to a power of two: a block has fewer with every step, and these are the counts that
-    /// kernels are chosen by.
-    #[must_use]
-    pub fn rounded_up(self) -> Self {
-        let step = |n: u32| (n.next_power_of_two() / 8).max(1);
-        let round = |n: u32| n.next_multiple_of(step(n));
-        let rows_step = step(self.rows).min(32.max(step(self.rows) / 8));
-        let rows = self.rows.next_multiple_of(rows_step);
-        let selected = if self.selected <= 64 { self.selected.next_power_of_two() } else { round(self.selected) };
-        Self { rows, selected, tiles: round(self.tiles), padding: 0 }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_round_up_to_few() {
-        let rows = |n| PassSizes { rows: n, ..PassSizes::default() }.rounded_up().rows;
-        let selected = |n| PassSizes { selected: n, ..PassSizes::default() }.rounded_up().selected;
-        let count =
-            |rounded: &dyn Fn(u32) -> u32| (1..=4096).map(rounded).collect::<std::collections::BTreeSet<_>>().len();
-        assert!(count(&rows) <= 8 + 5 * 4 + 8 + 16 + 2 * 32 && count(&selected) <= 7 + 6 * 4);
-        for n in 1..=4096 {
-            for (rounded, coarse) in [(rows(n), false), (selected(n), n <= 64)] {
-                let most = if coarse { 2 * n - 1 } else { (n * 5).div_ceil(4) };
-                assert!((n..=most).contains(&rounded), "{n} {rounded}");
-            }
-            assert!(rows(n) - n < 64, "{n}");
-            assert_eq!([rows(rows(n)), selected(selected(n))], [rows(n), selected(n)]);
-        }
     }
 }

@@ -11,11 +11,14 @@ use std::fmt::Write as _;
 
 /// Every shader file, by name. No browser has matrix units.
 pub const SHADERS: &[(&str, &str)] = &[
+    ("activation", include_str!("../../../shaders/activation.wgsl")),
+    ("activations", include_str!("../../../shaders/activations.wgsl")),
     ("attention", include_str!("../../../shaders/attention.wgsl")),
     #[cfg(not(target_arch = "wasm32"))]
     ("attention_matrix", include_str!("../../../shaders/attention_matrix.wgsl")),
     ("attention_params", include_str!("../../../shaders/attention_params.wgsl")),
     ("attention_row", include_str!("../../../shaders/attention_row.wgsl")),
+    ("attention_sums", include_str!("../../../shaders/attention_sums.wgsl")),
     ("embed", include_str!("../../../shaders/embed.wgsl")),
     #[cfg(not(target_arch = "wasm32"))]
     ("fragment_probe", include_str!("../../../shaders/fragment_probe.wgsl")),
@@ -29,22 +32,23 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("gemv_tile", include_str!("../../../shaders/gemv_tile.wgsl")),
     ("halves", include_str!("../../../shaders/halves.wgsl")),
     ("head_select", include_str!("../../../shaders/head_select.wgsl")),
+    ("linear_ends", include_str!("../../../shaders/linear_ends.wgsl")),
     ("linear_params", include_str!("../../../shaders/linear_params.wgsl")),
     #[cfg(not(target_arch = "wasm32"))]
     ("matrix_ends", include_str!("../../../shaders/matrix_ends.wgsl")),
+    ("norm", include_str!("../../../shaders/norm.wgsl")),
     #[cfg(not(target_arch = "wasm32"))]
     ("packed_halves", include_str!("../../../shaders/packed_halves.wgsl")),
     ("pass", include_str!("../../../shaders/pass.wgsl")),
+    ("products", include_str!("../../../shaders/products.wgsl")),
     ("random", include_str!("../../../shaders/random.wgsl")),
     #[cfg(not(target_arch = "wasm32"))]
     ("reorder", include_str!("../../../shaders/reorder.wgsl")),
-    ("rms_norm", include_str!("../../../shaders/rms_norm.wgsl")),
     ("rotary", include_str!("../../../shaders/rotary.wgsl")),
     ("saturated", include_str!("../../../shaders/saturated.wgsl")),
     ("select_reduce", include_str!("../../../shaders/select_reduce.wgsl")),
     ("select_strips", include_str!("../../../shaders/select_strips.wgsl")),
     ("selection", include_str!("../../../shaders/selection.wgsl")),
-    ("swiglu", include_str!("../../../shaders/swiglu.wgsl")),
     ("weights", include_str!("../../../shaders/weights.wgsl")),
 ];
 

@@ -7,10 +7,11 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use remask_wgpu::kernels::gemm_matrix::MatrixTile;
 use remask_wgpu::kernels::select_reduce::CandidateRecord;
 use remask_wgpu::kernels::{
-    RowRecord, SelectRecord, all_specs, attention, embed, fragment_probe, gemm, gemm_matrix, head_select, reorder,
-    rms_norm, rotary, select_reduce, select_strips, swiglu,
+    RowRecord, SelectRecord, activation, all_specs, attention, embed, fragment_probe, gemm, gemm_matrix, head_select,
+    norm, reorder, rotary, select_reduce, select_strips,
 };
-use remask_wgpu::uniforms::{PassSizes, SLOT};
+use remask_wgpu::plan::PassSizes;
+use remask_wgpu::uniforms::SLOT;
 use remask_wgpu::wgsl::{Dialect, Extension, KernelSpec, SHADERS};
 
 fn parse(spec: &KernelSpec) -> naga::Module {
@@ -106,6 +107,7 @@ fn struct_bytes(module: &naga::Module, name: &str) -> usize {
 #[test]
 fn records_have_the_size_that_shaders_expect() {
     let params: &[(&str, usize)] = &[
+        ("activation", size_of::<activation::Params>()),
         ("attention", size_of::<attention::Params>()),
         ("attention_matrix", size_of::<attention::Params>()),
         ("attention_row", size_of::<attention::Params>()),
@@ -116,11 +118,10 @@ fn records_have_the_size_that_shaders_expect() {
         ("gemv", size_of::<gemm::Params>()),
         ("head_select", size_of::<head_select::Params>()),
         ("reorder", size_of::<reorder::Params>()),
-        ("rms_norm", size_of::<rms_norm::Params>()),
+        ("norm", size_of::<norm::Params>()),
         ("rotary", size_of::<rotary::Params>()),
         ("select_reduce", size_of::<select_reduce::Params>()),
         ("select_strips", size_of::<select_strips::Params>()),
-        ("swiglu", size_of::<swiglu::Params>()),
     ];
     for spec in all_specs() {
         let module = parse(&spec);

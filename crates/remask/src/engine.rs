@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use remask_core::chat::Message;
+use remask_core::chat::Conversation;
 use remask_core::request::{GenerationRequest, Prompt, Terms};
 use remask_core::{Backend, Canvas, DecodeOptions, Error, Model, Scheduler, Stepped, Ticket, fill};
 
@@ -63,8 +63,7 @@ impl Engine {
     /// # Errors
     /// What kept it from being complete.
     pub fn chat(&self, message: &str) -> Result<String, EngineError> {
-        let message = Message { role: "user".to_owned(), content: message.to_owned() };
-        let answer = self.complete(&GenerationRequest::new(Prompt::Messages(vec![message])))?;
+        let answer = self.complete(&GenerationRequest::new(Prompt::Chat(Conversation::ask(message))))?;
         Ok(answer.choices.into_iter().next().map(|choice| choice.text).unwrap_or_default())
     }
 

@@ -3,7 +3,20 @@
 //! An [`Engine`] owns a thread; the thread owns the device and the models on it, and requests share its passes.
 //! [`Handle`]s send requests from any thread, and what comes back is an [`Events`]: an iterator that waits, and a
 //! stream for those who have an async runtime. The engine itself knows none.
+//!
+//! ```
+//! use remask::Engine;
+//!
+//! fn main() -> Result<(), remask::EngineError> {
+//!     let engine = Engine::open("../../models/tales-33m")?;
+//!     let answer = engine.chat("Tell me about a dog.")?;
+//!     println!("{answer}");
+//! #   assert!(!answer.is_empty());
+//!     Ok(())
+//! }
+//! ```
 
+mod device;
 mod engine;
 mod error;
 mod events;
@@ -14,6 +27,7 @@ mod state;
 
 pub use remask_core as core;
 
+pub use self::device::Device;
 pub use self::engine::{Engine, PassRecord};
 pub use self::error::EngineError;
 pub use self::events::{Answer, Collector, End, Event, Events};

@@ -7,6 +7,7 @@ use std::sync::mpsc::channel;
 use remask_core::scheduler::Limits;
 use remask_core::{Backend, BackendError, Error, Model};
 
+use crate::device::Device;
 use crate::engine::{self, Engine, PassRecord};
 use crate::error::EngineError;
 use crate::handle::Handle;
@@ -172,10 +173,18 @@ impl Engine {
         EngineBuilder::default()
     }
 
-    /// Opens a model folder or file on the device that `backend` opens.
+    /// Opens a model folder or file on the best device that there is.
     ///
     /// # Errors
     /// [`EngineError::Open`] with what cannot be opened.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, EngineError> {
+        Self::open_on(path, Device::default().opener(None))
+    }
+
+    /// As [`Engine::open`], on the device that `backend` opens.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
     pub fn open_on(path: impl AsRef<Path>, backend: OpenBackend) -> Result<Self, EngineError> {
         Self::builder().model(Source::path(path.as_ref(), backend)).open()
     }

@@ -1,4 +1,4 @@
-//! Token embedding.
+//! Embeddings of tokens and of positions.
 
 use remask_wgpu::kernels::{RowRecord, WEIGHT_FORMATS, embed};
 use remask_wgpu::weights::DeviceMatrix;
@@ -13,19 +13,31 @@ pub fn run(h: &mut Harness) {
     let (ids, cols) = (37, 96);
     let table = uniform(1, ids * cols, 1.0);
     let checkpoint = checkpoint_of(&table, ids, cols);
-    let rows: Vec<_> = [0, 36, 5, 5, 17].map(|token| RowRecord { token, ..RowRecord::default() }).to_vec();
+    let rows: Vec<_> = [(0, 9), (36, 36), (5, 0), (5, 1), (17, 9)]
+        .map(|(token, position)| RowRecord { token, position, ..RowRecord::default() })
+        .to_vec();
     for format in WEIGHT_FORMATS {
         let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [ids, cols], Some(format));
         let matrix = block_on(matrix).unwrap_or_else(|e| panic!("embed {format}: {e}"));
         let weights = &matrix.parts[0].buffer;
-        let (device_rows, out) = (h.upload(&rows), h.poisoned(rows.len() * cols));
-        let params = embed::Params { cols4: cols as u32 / 4, first: 0, part_rows: ids as u32, scale: 2.0 };
-        let tensors = [weights, &device_rows, &out];
-        h.run(sizes(rows.len(), 1, 1), &[(embed::spec(format), &tensors[..], params, embed::grid(rows.len() as u32))]);
         let stored = stored(&table, ids, cols, format);
-        let reference: Vec<_> =
-            rows.iter().flat_map(|r| stored[r.token as usize * cols..][..cols].iter().map(|v| v * 2.0)).collect();
-        Tolerance::F32.check(&format!("embed {format}"), &h.download(&out, rows.len() * cols), &reference);
+        for of in [embed::Table::Tokens, embed::Table::Positions] {
+            let before = uniform(2, rows.len() * cols, 1.0);
+            let (device_rows, positions) = (h.upload(&rows), of == embed::Table::Positions);
+            let out = if positions { h.upload(&before) } else { h.poisoned(rows.len() * cols) };
+            let params = embed::Params { cols4: cols as u32 / 4, first: 0, part_rows: ids as u32, scale: 2.0 };
+            let tensors = [weights, &device_rows, &out];
+            let grid = embed::grid(rows.len() as u32);
+            h.run(sizes(rows.len(), 1, 1), &[(embed::spec(format, of), &tensors[..], params, grid)]);
+            let element = |i: usize| {
+                let row = &rows[i / cols];
+                let index = if positions { row.position } else { row.token };
+                let added = if positions { f64::from(before[i]) } else { 0.0 };
+                stored[index as usize * cols + i % cols] * 2.0 + added
+            };
+            let reference: Vec<_> = (0..rows.len() * cols).map(element).collect();
+            Tolerance::F32.check(&format!("embed {of:?} {format}"), &h.download(&out, rows.len() * cols), &reference);
+        }
     }
     parts(h);
 }
@@ -38,7 +50,7 @@ fn parts(h: &mut Harness) {
     let (device_low, device_high) = (h.upload(&low), h.upload(&high));
     let (device_rows, out) = (h.upload(&rows), h.poisoned(rows.len() * cols));
     let params = |first, part_rows| embed::Params { cols4: cols as u32 / 4, first, part_rows, scale: 1.0 };
-    let spec = embed::spec(remask_core::checkpoint::WeightFormat::F32);
+    let spec = embed::spec(remask_core::checkpoint::WeightFormat::F32, embed::Table::Tokens);
     let grid = embed::grid(rows.len() as u32);
     let (first, second) = ([&device_low, &device_rows, &out], [&device_high, &device_rows, &out]);
     h.run(

@@ -1,11 +1,14 @@
 //! Linear layers.
 
+use remask_core::architecture::Activation;
 use remask_core::checkpoint::WeightFormat;
 use remask_wgpu::kernels::gemm::{self, End, Fused, Tile};
 use remask_wgpu::kernels::linear::{Portable, Shape};
-use remask_wgpu::kernels::{FUSED, WEIGHT_FORMATS};
+use remask_wgpu::kernels::{WEIGHT_FORMATS, padded};
 use remask_wgpu::weights::DeviceMatrix;
 
+use super::activation::activated;
+use super::norm::filled_up;
 use crate::blocking::block_on;
 use crate::data::{checkpoint_of, stored, uniform, widen};
 use crate::harness::{Harness, sizes};
@@ -29,10 +32,16 @@ pub struct Case {
 }
 
 const fn case(rows: usize, cols: usize, out: usize) -> Case {
-    Case { rows, cols, out, scale: 1.0, fused: FUSED[0], over_selected: false }
+    Case { rows, cols, out, scale: 1.0, fused: Fused::PRODUCT, over_selected: false }
 }
 
-/// Tile edges and one past them, single rows and columns, inner dimensions that end inside a stage.
+const fn fused(norm: bool, bias: bool, end: End) -> Fused {
+    Fused { norm, bias, end }
+}
+
+const SILU: End = End::Gated(Activation::Silu);
+
+/// Tile edges and one past them, single rows and columns, inner dimensions that end inside a stage, or that zeros fill up.
 pub const CASES: &[Case] = &[
     case(1, 32, 1),
     case(1, 512, 65),
@@ -42,14 +51,23 @@ pub const CASES: &[Case] = &[
     case(64, 32, 128),
     case(65, 1344, 70),
     case(130, 512, 192),
+    case(5, 20, 33),
+    case(50, 50, 33),
     Case { scale: 1e4, ..case(20, 256, 40) },
-    Case { fused: FUSED[1], ..case(37, 96, 75) },
-    Case { fused: FUSED[2], ..case(1, 32, 1) },
-    Case { fused: FUSED[2], ..case(35, 160, 75) },
-    Case { fused: FUSED[2], scale: 1e4, ..case(66, 512, 130) },
-    Case { fused: FUSED[3], ..case(3, 64, 2) },
-    Case { fused: FUSED[3], ..case(37, 160, 150) },
-    Case { fused: FUSED[3], scale: 1e-4, ..case(65, 512, 260) },
+    Case { fused: fused(false, false, End::Add), ..case(37, 96, 75) },
+    Case { fused: fused(false, true, End::Add), ..case(18, 60, 75) },
+    Case { fused: fused(false, true, End::Write), ..case(37, 96, 75) },
+    Case { fused: fused(false, true, End::Plain(Activation::GeluTanh)), ..case(21, 96, 130) },
+    Case { fused: fused(false, true, End::Gated(Activation::Gelu)), ..case(21, 96, 150) },
+    Case { fused: fused(true, false, End::Write), ..case(1, 32, 1) },
+    Case { fused: fused(true, false, End::Write), ..case(35, 160, 75) },
+    Case { fused: fused(true, true, End::Write), ..case(35, 50, 75) },
+    Case { fused: fused(true, false, End::Write), scale: 1e4, ..case(66, 512, 130) },
+    Case { fused: fused(true, false, SILU), ..case(3, 64, 2) },
+    Case { fused: fused(true, false, SILU), ..case(37, 160, 150) },
+    Case { fused: fused(true, false, End::Gated(Activation::GeluTanh)), ..case(37, 160, 150) },
+    Case { fused: fused(true, true, End::Plain(Activation::Gelu)), ..case(37, 160, 75) },
+    Case { fused: fused(true, false, SILU), scale: 1e-4, ..case(65, 512, 260) },
     Case { over_selected: true, ..case(19, 64, 66) },
 ];
 
@@ -60,9 +78,6 @@ pub fn run(h: &mut Harness) {
             check_tiles(h, case, format);
         }
     }
-    // Inner dimensions that only some formats can hold.
-    check_tiles(h, &case(5, 20, 33), WeightFormat::F32);
-    check_tiles(h, &case(50, 44, 33), WeightFormat::Bf16);
 }
 
 /// Every adapter must be able to run the tiles that are chosen for others: for so few columns, and for
@@ -75,17 +90,50 @@ fn check_tiles(h: &mut Harness, c: &Case, format: WeightFormat) {
     }
 }
 
-/// Runs one case with one kernel and compares with float64.
-pub(super) fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: Portable) {
-    let (x, w) = (uniform(1, c.rows * c.cols, c.scale), uniform(2, c.out * c.cols, 0.5));
+/// A matrix on the device, with rows filled up as a loader does it.
+pub(super) fn device_matrix(h: &Harness, w: &[f32], cols: usize, format: WeightFormat) -> DeviceMatrix {
+    let (rows, width) = (w.len() / cols, padded(cols as u32) as usize);
+    let checkpoint = checkpoint_of(&filled_up(w, cols), rows, width);
+    let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [rows, width], Some(format));
+    block_on(matrix).unwrap_or_else(|e| panic!("{rows}x{cols} {format}: {e}"))
+}
+
+/// What goes into the case.
+pub(super) struct Inputs {
+    x: Vec<f32>,
+    pub(super) w: Vec<f32>,
+    gain: Vec<f32>,
+    bias: Vec<f32>,
+    /// What is there before.
+    before: Vec<f32>,
+}
+
+impl Inputs {
+    pub(super) fn new(c: &Case) -> Self {
+        let columns = c.fused.columns(c.out as u32) as usize;
+        Self {
+            x: uniform(1, c.rows * c.cols, c.scale),
+            w: uniform(2, c.out * c.cols, 0.5),
+            gain: uniform(4, c.cols, 2.0),
+            bias: uniform(5, c.out, 2.0),
+            before: uniform(3, c.rows * columns, 1.0),
+        }
+    }
+}
+
+/// Runs one case with one kernel over the first `rows` of its rows.
+pub(super) fn run_rows(
+    h: &mut Harness,
+    c: &Case,
+    (inputs, matrix): (&Inputs, &DeviceMatrix),
+    strategy: Portable,
+    rows: usize,
+) -> Vec<f32> {
     let columns = c.fused.columns(c.out as u32) as usize;
-    let (before, gain) = (uniform(3, c.rows * columns, 1.0), uniform(4, c.cols, 2.0));
-    let checkpoint = checkpoint_of(&w, c.out, c.cols);
-    let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [c.out, c.cols], Some(format));
-    let matrix = block_on(matrix).unwrap_or_else(|e| panic!("{c:?}: {e}"));
-    let device_x = h.upload(&x);
-    let device_gain = h.upload(&gain);
-    let out = if c.fused.end == End::Add { h.upload(&before) } else { h.poisoned(c.rows * columns) };
+    let device_x = h.upload(&filled_up(&inputs.x[..rows * c.cols], c.cols));
+    let (device_gain, device_bias) = (h.upload(&filled_up(&inputs.gain, c.cols)), h.upload(&inputs.bias));
+    let adds = c.fused.end == End::Add;
+    let out = if adds { h.upload(&inputs.before[..rows * columns]) } else { h.poisoned(rows * columns) };
     let dispatches: Vec<_> = matrix
         .parts
         .iter()
@@ -95,43 +143,64 @@ pub(super) fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: P
                 part_rows: part.rows,
                 first: part.first,
                 out_stride: columns as u32,
-                over_selected: u32::from(c.over_selected),
+                over: u32::from(c.over_selected),
                 eps: EPS,
-                padding: [0; 2],
+                cols: c.cols as u32,
+                padding: 0,
             };
             let mut buffers = vec![&part.buffer, &device_x, &out];
-            if c.fused.norm {
-                buffers.push(&device_gain);
-            }
-            let grid = strategy.grid(c.rows as u32, c.fused.columns(part.rows));
-            (strategy.spec(format, c.fused), buffers, params, grid)
+            buffers.extend(c.fused.norm.then_some(&device_gain));
+            buffers.extend(c.fused.bias.then_some(&device_bias));
+            let grid = strategy.grid(rows as u32, c.fused.columns(part.rows));
+            (strategy.spec(part.format, c.fused), buffers, params, grid)
         })
         .collect();
     let dispatches: Vec<_> = dispatches.iter().map(|(s, b, p, g)| (s.clone(), &b[..], *p, *g)).collect();
-    let pass = if c.over_selected { sizes(c.rows * 3, c.rows, 1) } else { sizes(c.rows, 1, 1) };
+    let pass = if c.over_selected { sizes(rows * 3, rows, 1) } else { sizes(rows, 1, 1) };
     h.run(pass, &dispatches);
-    let mut computed: Vec<f32> = h.download(&out, c.rows * columns);
-    let x = if c.fused.norm { normalised(&widen(&x), &widen(&gain)) } else { widen(&x) };
+    h.download(&out, rows * columns)
+}
+
+/// Runs one case with one kernel and compares with float64.
+pub(super) fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: Portable) {
+    let inputs = Inputs::new(c);
+    let matrix = device_matrix(h, &inputs.w, c.cols, format);
+    let mut computed = run_rows(h, c, (&inputs, &matrix), strategy, c.rows);
+    let columns = c.fused.columns(c.out as u32) as usize;
+    let x = if c.fused.norm { normalised(&widen(&inputs.x), &widen(&inputs.gain)) } else { widen(&inputs.x) };
+    let weights = stored_rows(&inputs.w, c.cols, format);
     // Large products are checked at elements spread over all of them.
-    let large = c.rows * c.out * c.cols > 1 << 26 && c.fused.end != End::SwiGlu;
+    let gated = matches!(c.fused.end, End::Gated(_));
+    let large = c.rows * c.out * c.cols > 1 << 26 && !gated;
     let spread = (0..c.rows * c.out).step_by(if large { (c.rows * c.out / 4096) | 1 } else { 1 });
-    let mut reference = product_at(&x, &stored(&w, c.out, c.cols, format), c.cols, c.out, spread.clone());
+    let mut reference = product_at(&x, &weights, c.cols, c.out, spread.clone());
     if large {
         computed = spread.clone().map(|i| computed[i]).collect();
     }
+    if c.fused.bias {
+        reference.iter_mut().zip(spread.clone()).for_each(|(r, i)| *r += f64::from(inputs.bias[i % c.out]));
+    }
     match c.fused.end {
         End::Write => {}
-        End::Add => reference.iter_mut().zip(spread).for_each(|(r, i)| *r += f64::from(before[i])),
-        End::SwiGlu => {
+        End::Add => reference.iter_mut().zip(spread).for_each(|(r, i)| *r += f64::from(inputs.before[i])),
+        End::Plain(activation) => reference.iter_mut().for_each(|r| *r = activated(activation, *r)),
+        End::Gated(activation) => {
             let halves = |row: &[f64]| {
                 let (gate, up) = row.split_at(columns);
-                gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect::<Vec<_>>()
+                gate.iter().zip(up).map(|(g, u)| activated(activation, *g) * u).collect::<Vec<_>>()
             };
             reference = reference.chunks(c.out).flat_map(halves).collect();
         }
     }
-    let tolerance = if c.fused.end == End::SwiGlu { Tolerance::F32_TRANSCENDENTAL } else { Tolerance::F32 };
+    let exact = matches!(c.fused.end, End::Write | End::Add);
+    let tolerance = if exact { Tolerance::F32 } else { Tolerance::F32_TRANSCENDENTAL };
     tolerance.check(&format!("gemm {c:?} {format} {strategy:?}"), &computed, &reference);
+}
+
+/// Weights as `format` stores them, in rows of `cols`.
+pub(super) fn stored_rows(w: &[f32], cols: usize, format: WeightFormat) -> Vec<f64> {
+    let (rows, width) = (w.len() / cols, padded(cols as u32) as usize);
+    stored(&filled_up(w, cols), rows, width, format).chunks(width).flat_map(|row| row[..cols].to_vec()).collect()
 }
 
 const EPS: f32 = 1e-5;

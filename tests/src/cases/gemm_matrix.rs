@@ -1,13 +1,12 @@
 //! Linear layers on matrix units.
 
 use half::f16;
-use remask_core::architecture::{Rotary, RotaryPairing};
 use remask_core::checkpoint::WeightFormat;
+use remask_wgpu::kernels::RowRecord;
 use remask_wgpu::kernels::gemm_matrix::{self, MatrixEnd, MatrixTile};
 use remask_wgpu::kernels::linear::Shape;
-use remask_wgpu::kernels::{RowRecord, rotary};
-use remask_wgpu::order::{Order, fragments_are_as_expected};
-use remask_wgpu::weights::DeviceMatrix;
+use remask_wgpu::order::Order;
+use remask_wgpu::weights::{DeviceMatrix, fragments_are_as_expected};
 
 use crate::blocking::block_on;
 use crate::data::{checkpoint_of, rounded, stored, uniform};
@@ -213,7 +212,7 @@ fn check(h: &mut Harness, case: &Case, tile: MatrixTile) {
             out_stride: columns as u32,
             eps: EPS,
             extra: if end == MatrixEnd::Sums { padded * columns } else { kv_heads } as u32,
-            over_selected: 0,
+            over: 0,
             first_row: 0,
         };
         let mut buffers = vec![&matrix.parts[0].buffer, &device_x];
@@ -297,6 +296,7 @@ fn rotated(
 ) {
     // Positions far apart, slots in another order than rows and some of them nobody's.
     let record = |row: usize| RowRecord {
+        turn: (row * 37 % 4001) as u32,
         position: (row * 37 % 4001) as u32,
         slot: (2 * (rows - 1 - row)) as u32,
         ..RowRecord::default()
@@ -305,8 +305,7 @@ fn rotated(
     let total = out / head_dim;
     let kv_heads = (total / 4).max(usize::from(total > 2));
     let heads = total - 2 * kv_heads;
-    let settings = Rotary { theta: 500_000.0, dims: head_dim, pairing: RotaryPairing::Halves };
-    let table = h.upload(&rotary::table(&settings, 4001));
+    let table = h.upload(&super::rotary::table(head_dim, &(0..4001).collect::<Vec<_>>()));
     let (device_rows, device) = (h.upload(&records), h.poisoned((rows + 128) * out));
     let width = (kv_heads * head_dim).max(2);
     let before = vec![f16::from_f32(7.0); 2 * rows * width];
@@ -317,7 +316,7 @@ fn rotated(
         let (head, dim) = (column / head_dim * head_dim, column % head_dim);
         let pair = dim % (head_dim / 2);
         let plain = [pair, pair + head_dim / 2].map(|dim| inputs.product(row, head + dim));
-        super::rotary::turn_pair(plain, records[row].position, pair, &settings)[dim / (head_dim / 2)]
+        super::rotary::turn_pair(plain, records[row].position, pair, head_dim)[dim / (head_dim / 2)]
     };
     let queries = heads * head_dim;
     let found: Vec<f32> = h.download(&device, rows * out);

@@ -1,18 +1,26 @@
 //! Linear layers of a few rows.
 
+use remask_core::architecture::Activation;
+use remask_wgpu::kernels::WEIGHT_FORMATS;
+use remask_wgpu::kernels::gemm::{End, Fused};
 use remask_wgpu::kernels::gemv::Few;
 use remask_wgpu::kernels::linear::Portable;
-use remask_wgpu::kernels::{FUSED, WEIGHT_FORMATS};
 
 use super::gemm::{Case, check};
 use crate::harness::Harness;
 
 const fn case(rows: usize, cols: usize, out: usize) -> Case {
-    Case { rows, cols, out, scale: 1.0, fused: FUSED[0], over_selected: false }
+    Case { rows, cols, out, scale: 1.0, fused: Fused::PRODUCT, over_selected: false }
 }
 
+const fn fused(norm: bool, bias: bool, end: End) -> Fused {
+    Fused { norm, bias, end }
+}
+
+const SILU: End = End::Gated(Activation::Silu);
+
 /// One row and full tiles of rows, columns that end inside a tile, widths that end inside an unrolled
-/// load or are shorter than one.
+/// load or are shorter than one, or that zeros fill up.
 pub const CASES: &[Case] = &[
     case(1, 32, 1),
     case(1, 512, 65),
@@ -22,12 +30,18 @@ pub const CASES: &[Case] = &[
     case(5, 96, 130),
     case(7, 4096, 17),
     case(8, 1024, 64),
+    case(2, 20, 33),
+    case(6, 50, 200),
     Case { scale: 1e4, ..case(6, 256, 40) },
-    Case { fused: FUSED[1], ..case(3, 96, 75) },
-    Case { fused: FUSED[2], ..case(1, 32, 1) },
-    Case { fused: FUSED[2], ..case(5, 544, 130) },
-    Case { fused: FUSED[3], ..case(8, 96, 2) },
-    Case { fused: FUSED[3], scale: 1e4, ..case(3, 1024, 150) },
+    Case { fused: fused(false, false, End::Add), ..case(3, 96, 75) },
+    Case { fused: fused(false, true, End::Add), ..case(7, 60, 75) },
+    Case { fused: fused(false, true, End::Plain(Activation::Gelu)), ..case(2, 96, 75) },
+    Case { fused: fused(true, false, End::Write), ..case(1, 32, 1) },
+    Case { fused: fused(true, false, End::Write), ..case(5, 544, 130) },
+    Case { fused: fused(true, true, End::Write), ..case(5, 50, 130) },
+    Case { fused: fused(true, false, SILU), ..case(8, 96, 2) },
+    Case { fused: fused(true, false, SILU), scale: 1e4, ..case(3, 1024, 150) },
+    Case { fused: fused(true, true, End::Gated(Activation::GeluTanh)), ..case(3, 1024, 150) },
     Case { over_selected: true, ..case(8, 64, 66) },
 ];
 

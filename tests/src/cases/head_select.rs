@@ -8,11 +8,10 @@ use remask_wgpu::kernels::gemv::Few;
 use remask_wgpu::kernels::linear::Portable;
 use remask_wgpu::kernels::select_reduce::{CandidateRecord, NOT_FINITE};
 use remask_wgpu::kernels::{SelectRecord, WEIGHT_FORMATS, head_select, select_reduce};
-use remask_wgpu::weights::DeviceMatrix;
 
-use super::gemm::product;
-use crate::blocking::block_on;
-use crate::data::{checkpoint_of, stored, uniform, widen};
+use super::gemm::{device_matrix, product, stored_rows};
+use super::norm::filled_up;
+use crate::data::{uniform, widen};
 use crate::harness::{Harness, sizes};
 
 #[derive(Debug, Clone)]
@@ -22,12 +21,13 @@ struct Case {
     ids: usize,
     scale: f32,
     temperature: f32,
-    /// Every n-th id is suppressed; 0 suppresses none.
+    /// Every n-th id is suppressed, for rows of even number; 0 suppresses none.
     suppress_every: usize,
+    bias: bool,
 }
 
 fn cases() -> Vec<Case> {
-    let case = |rows, cols, ids| Case { rows, cols, ids, scale: 1.0, temperature: 0.0, suppress_every: 0 };
+    let case = |rows, cols, ids| Case { rows, cols, ids, scale: 1.0, temperature: 0.0, suppress_every: 0, bias: false };
     vec![
         case(1, 32, 2),
         case(1, 64, 65),
@@ -39,6 +39,8 @@ fn cases() -> Vec<Case> {
         Case { scale: 300.0, ..case(5, 64, 500) },
         Case { temperature: 1.0, suppress_every: 7, ..case(18, 64, 1000) },
         Case { temperature: 0.3, ..case(2, 128, 4096) },
+        Case { bias: true, suppress_every: 2, ..case(7, 50, 1003) },
+        Case { bias: true, temperature: 1.0, ..case(19, 64, 300) },
     ]
 }
 
@@ -62,44 +64,75 @@ pub fn run(h: &mut Harness) {
 struct Head<'a> {
     w: &'a [f32],
     ids: usize,
+    bias: Option<&'a [f32]>,
     format: WeightFormat,
     strategy: Portable,
 }
 
-/// Runs head_select and select_reduce over one matrix.
+/// Runs head_select and select_reduce over one matrix. Records name sets of `suppressed`.
 fn select(
     h: &mut Harness,
     head: &Head,
     x: &[f32],
     select: &[SelectRecord],
-    suppressed: &TokenSet,
+    suppressed: &[TokenSet],
 ) -> Vec<CandidateRecord> {
-    let Head { w, ids, format, strategy } = *head;
+    let Head { w, ids, bias, format, strategy } = *head;
     let cols = w.len() / ids;
-    let checkpoint = checkpoint_of(w, ids, cols);
-    let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [ids, cols], Some(format));
-    let matrix = block_on(matrix).unwrap_or_else(|e| panic!("head {ids}x{cols}: {e}"));
+    let matrix = device_matrix(h, w, cols, format);
     let rows = select.len() as u32;
-    let strips = head_select::strips(strategy, ids as u32);
-    let (device_x, device_select, bits) = (h.upload(x), h.upload(select), h.upload(suppressed.words()));
+    let strips = head_select::strips(ids as u32);
+    let bits: Vec<_> = suppressed.iter().flat_map(|s| s.words().to_vec()).collect();
+    let (device_x, device_select, bits) = (h.upload(&filled_up(x, cols)), h.upload(select), h.upload(&bits));
+    let device_bias = bias.map(|b| h.upload(b));
     let (partials, out) = (h.poisoned((strips * rows * 8) as usize), h.poisoned(select.len() * 4));
     let head = head_select::Params {
-        cols4: cols as u32 / 4,
+        cols4: matrix.cols / 4,
         part_rows: ids as u32,
         first: 0,
         first_strip: 0,
-        strip_tiles: head_select::strip_tiles(strategy, ids as u32),
-        padding: [0; 3],
+        strip_tiles: head_select::strip_tiles(ids as u32),
+        words: ids.div_ceil(32) as u32,
+        padding: [0; 2],
     };
-    let tensors = [&matrix.parts[0].buffer, &device_x, &partials, &device_select, &bits];
-    let pass = sizes(1, select.len(), 1);
-    h.run(
-        pass,
-        &[(head_select::spec(format, strategy), &tensors[..], head, head_select::grid(strategy, rows, ids as u32))],
-    );
+    let mut tensors = vec![&matrix.parts[0].buffer, &device_x, &partials, &device_select, &bits];
+    tensors.extend(device_bias.as_ref());
+    let (pass, grid) = (sizes(1, select.len(), 1), head_select::grid(strategy, rows, ids as u32));
+    h.run(pass, &[(head_select::spec(format, strategy, bias.is_some()), &tensors[..], head, grid)]);
     let reduce = select_reduce::Params { strips, padding: [0; 3] };
     h.run(pass, &[(select_reduce::spec(), &[&partials, &out][..], reduce, select_reduce::grid(rows))]);
     h.download(&out, select.len())
+}
+
+/// Whether a row's candidate has the same bits from every kernel, whatever the other rows.
+pub(super) fn same_bits(h: &mut Harness) {
+    let (cols, ids, most) = (96, 20_001, 40);
+    let (x, w) = (uniform(1, most * cols, 1.0), uniform(2, ids * cols, 0.5));
+    let record = |row: usize| SelectRecord {
+        temperature: (row % 2) as f32,
+        key: [7, 11],
+        position: row as u32,
+        ..SelectRecord::default()
+    };
+    let records: Vec<_> = (0..most).map(record).collect();
+    for format in [WeightFormat::F32, WeightFormat::Q4] {
+        for software in [true, false] {
+            let tiled = |rows: usize| Portable::Tiled(Tile::choose(software, rows as u32, ids as u32));
+            let few = |rows: usize| Portable::Few(Few::choose(format, rows as u32, ids as u32, cols as u32));
+            let mut counts: Vec<_> = [1, 5, 17].map(|rows| (rows, tiled(rows))).to_vec();
+            // Software adapters are never given the kernel of few rows.
+            counts.extend([1, 2, 3, 8].map(|rows| (rows, few(rows))).into_iter().filter(|_| !software));
+            let mut run = |rows: usize, strategy: Portable| {
+                let head = Head { w: &w, ids, bias: None, format, strategy: strategy.for_head() };
+                let found = select(h, &head, &x[..rows * cols], &records[..rows], &[TokenSet::new(ids)]);
+                bytemuck::cast_slice::<_, u32>(&found).to_vec()
+            };
+            let all = run(most, tiled(most));
+            for (rows, strategy) in counts {
+                assert_eq!(run(rows, strategy), all[..rows * 4], "head_select, {rows} rows, {format} {strategy:?}");
+            }
+        }
+    }
 }
 
 fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: Portable) {
@@ -108,22 +141,28 @@ fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: Portable) {
     if c.suppress_every > 0 {
         (0..c.ids).step_by(c.suppress_every).for_each(|id| suppressed.insert(id as u32));
     }
+    let sets = [suppressed, TokenSet::new(c.ids)];
     let record = |row: usize| SelectRecord {
         row: row as u32,
         guide: row as u32,
         temperature: c.temperature,
         key: [7, 11],
         position: 100 + row as u32,
+        suppressed: row as u32 % 2,
         ..SelectRecord::default()
     };
     let records: Vec<_> = (0..c.rows).map(record).collect();
-    let head = Head { w: &w, ids: c.ids, format, strategy };
-    let found = select(h, &head, &x, &records, &suppressed);
-    let logits = product(&widen(&x), &stored(&w, c.ids, c.cols, format), c.rows, c.cols, c.ids);
+    let bias = uniform(3, c.ids, 3.0);
+    let head = Head { w: &w, ids: c.ids, bias: c.bias.then_some(&bias[..]), format, strategy };
+    let found = select(h, &head, &x, &records, &sets);
+    let mut logits = product(&widen(&x), &stored_rows(&w, c.cols, format), c.rows, c.cols, c.ids);
+    if c.bias {
+        logits.iter_mut().enumerate().for_each(|(i, l)| *l += f64::from(bias[i % c.ids]));
+    }
     for (row, candidate) in found.iter().enumerate() {
         let name = format!("head_select {c:?} {format} {strategy:?} row {row}");
         let logits = &logits[row * c.ids..(row + 1) * c.ids];
-        compare(&name, candidate, logits, &records[row], &suppressed);
+        compare(&name, candidate, logits, &records[row], &sets[row % 2]);
     }
 }
 
@@ -178,8 +217,8 @@ fn ties(h: &mut Harness) {
     let record = SelectRecord::default();
     for expected in tied {
         for strategy in strategies(1) {
-            let head = Head { w: &w, ids, format: WeightFormat::F32, strategy };
-            let found = select(h, &head, &[1.0; 32], &[record], &suppressed);
+            let head = Head { w: &w, ids, bias: None, format: WeightFormat::F32, strategy };
+            let found = select(h, &head, &[1.0; 32], &[record], std::slice::from_ref(&suppressed));
             assert_eq!(found[0].token as usize, expected, "tie");
             assert!(expected == 19_999 || found[0].margin.abs() < 1e-6, "a tie has no margin: {}", found[0].margin);
         }
@@ -196,8 +235,8 @@ fn not_finite(h: &mut Harness) {
         x[cols + 5] = poison;
         let records = [0u32, 1, 2].map(|row| SelectRecord { row, guide: row, ..SelectRecord::default() });
         for strategy in strategies(3) {
-            let head = Head { w: &w, ids, format: WeightFormat::F32, strategy };
-            let found = select(h, &head, &x, &records, &TokenSet::new(ids));
+            let head = Head { w: &w, ids, bias: None, format: WeightFormat::F32, strategy };
+            let found = select(h, &head, &x, &records, &[TokenSet::new(ids)]);
             let marked: Vec<_> = found.iter().map(|c| c.token == NOT_FINITE).collect();
             assert_eq!(marked, [false, true, false], "{poison}");
         }

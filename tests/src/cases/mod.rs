@@ -1,17 +1,18 @@
 //! A case table for every kernel.
 
+pub mod activation;
 pub mod attention;
+pub mod batch_invariance;
 pub mod embed;
 pub mod gemm;
 pub mod gemm_matrix;
 pub mod gemv;
 pub mod head_select;
+pub mod norm;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod reorder;
-pub mod rms_norm;
 pub mod rotary;
 pub mod select_strips;
-pub mod swiglu;
 
 use crate::harness::Harness;
 
@@ -19,10 +20,12 @@ use crate::harness::Harness;
 /// the case's name where one is wrong.
 pub type Table = (&'static str, fn(&mut Harness));
 
-/// Every kernel's table, by shader file.
+/// Every kernel's table, by shader file, and one of what they have in common.
 pub const TABLES: &[Table] = &[
+    ("activation", activation::run),
     ("attention", attention::run),
     ("attention_row", attention::run_row),
+    ("batch_invariance", batch_invariance::run),
     ("embed", embed::run),
     ("gemm", gemm::run),
     ("gemv", gemv::run),
@@ -30,10 +33,9 @@ pub const TABLES: &[Table] = &[
     // No browser has matrix units.
     #[cfg(not(target_arch = "wasm32"))]
     ("reorder", reorder::run),
-    ("rms_norm", rms_norm::run),
+    ("norm", norm::run),
     ("rotary", rotary::run),
     ("select_strips", select_strips::run),
-    ("swiglu", swiglu::run),
 ];
 
 /// Tables of kernels on matrix units, and of what other kernels do beside them: in f16, and within subgroups.
@@ -42,6 +44,6 @@ pub const MATRIX_TABLES: &[Table] = &[
     ("attention_matrix", attention::run_matrix),
     ("fragment_probe", gemm_matrix::probe),
     ("gemm_matrix", gemm_matrix::run),
-    ("rms_norm", rms_norm::run),
+    ("norm", norm::run),
     ("rotary", rotary::run_half),
 ];

@@ -73,7 +73,8 @@ fn select(
             first: start as u32,
             first_strip,
             strip_ids: select_strips::STRIP_IDS,
-            padding: [0; 3],
+            words: suppressed.words().len() as u32,
+            padding: [0; 2],
         };
         let grid = select_strips::grid(rows as u32, count as u32);
         h.run(pass, &[(select_strips::spec(), &[&device, &partials, &records, &bits][..], params, grid)]);

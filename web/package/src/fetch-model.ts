@@ -70,7 +70,7 @@ export async function forgetFile(source: Source, name: string): Promise<void> {
 
 function local(list: File[], signal: AbortSignal): Fetched {
   const wanted = list.filter(
-    (file) => /\.(json|safetensors|jinja|gguf)$/i.test(file.name) && !/^(golden|manifest)/.test(file.name),
+    (file) => /\.(json|safetensors|jinja|gguf)$|^pytorch_model.*\.bin$/i.test(file.name) && !/^(golden|manifest)/.test(file.name),
   );
   if (!wanted.some((file) => file.name === 'config.json' || GGUF.test(file.name))) {
     throw makeError('model', 'there is no config.json among the files', 'Choose the whole model folder.');

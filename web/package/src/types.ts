@@ -90,7 +90,7 @@ export type PositionState = 'given' | 'hole' | 'proposed' | 'decided';
 export interface Position {
   /** Token id: given, decided, what the model would put there, or the mask. */
   id: number;
-  /** The token's text. */
+  /** The token's text; empty in a hole, and where its bytes are the beginning of a character that a later token ends. */
   text: string;
   state: PositionState;
   /** Probability the model gave a decided or proposed token; 0 elsewhere. */

@@ -17,7 +17,7 @@ const started = init();
 let engine: Engine | null = null;
 let wasmBytes = () => 0;
 /** Names of files whose bytes go to the device. */
-const WEIGHTS = /\.(safetensors|gguf)$/i;
+const WEIGHTS = /\.(safetensors|gguf)$|^pytorch_model.*\.bin$/i;
 
 /** Requests under way or waiting, and how to end them. */
 const running = new Map<number, AbortController>();

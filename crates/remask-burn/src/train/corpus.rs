@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use remask_core::chat::{ChatTemplate, MarkedText, Message};
-use remask_core::{Error, Result, TextTokenizer};
+use remask_core::chat::{ChatTemplate, Conversation, MarkedText};
+use remask_core::{Error, Result, TextTokenizer, json, text};
 use serde::Deserialize;
 
 /// The line that separates the documents of a `.txt` file.
@@ -45,14 +45,14 @@ impl Corpus {
             if !matches!(kind, "txt" | "jsonl") {
                 continue;
             }
-            let text = std::fs::read_to_string(&file).map_err(Error::io("read", &file))?;
+            let text = text::read(&file)?;
             if kind == "txt" {
                 let documents = text.split(SEPARATOR).map(str::trim).filter(|d| !d.is_empty());
                 corpus.documents.extend(documents.map(str::to_owned));
                 continue;
             }
             for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-                let pair = serde_json::from_str(line).map_err(|e| {
+                let pair = json::from_slice(line.as_bytes()).map_err(|e| {
                     let problem = format!("expected {{\"prompt\": text, \"response\": text}}: {e}");
                     Error::config(&file.display().to_string(), &format!("line {}", number + 1), problem)
                 })?;
@@ -148,8 +148,7 @@ impl Encoder<'_> {
             to.stream.push(self.eos);
         }
         let encode = |pair: &Pair| {
-            let question = Message { role: "user".to_owned(), content: pair.prompt.clone() };
-            let prompt = self.tokenizer.encode(&self.chat.render(&[question])?)?;
+            let prompt = self.tokenizer.encode(&self.chat.render(&Conversation::ask(&pair.prompt))?)?;
             let mut answer = plain(pair.response.trim())?;
             answer.push(self.turn_end);
             Ok((prompt, answer))

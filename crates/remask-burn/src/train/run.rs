@@ -6,9 +6,10 @@ use burn::module::{Module, ParamGroup};
 use burn::tensor::{Bytes, Device, Int, Tensor, TensorData, activation};
 use burn_optim::grad_clipping::GradientClippingConfig;
 use burn_optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
-use remask_core::architecture::Architecture;
+use remask_core::architecture::{Architecture, TokenIds};
 use remask_core::chat::ChatTemplate;
-use remask_core::families::{TensorNames, parse_config};
+use remask_core::families::parse_config;
+use remask_core::tensors::TensorSpec;
 use remask_core::{DType, Error, Model, Result, TextTokenizer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,8 +21,9 @@ use super::corpus::{Corpus, Encoder, Tokens};
 use super::curve::{self, Point};
 use super::vocabulary::{self, SPECIALS};
 use super::weights::{self, Trained};
-use crate::linear::{Precision, rows};
-use crate::transformer::{Projections, Turns};
+use crate::dense::{Projections, rows};
+use crate::linear::Precision;
+use crate::transformer::Inputs;
 
 /// What a run is. Together with the corpus it determines every step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -107,7 +109,7 @@ pub struct Trainer {
     step: u32,
     config: String,
     architecture: Architecture,
-    names: TensorNames,
+    tensors: Vec<TensorSpec>,
     training: Tokens,
     held_out: Tokens,
     device: Device,
@@ -139,7 +141,7 @@ impl Trainer {
         let config = settings.config(&text)?;
         let (family, architecture) = parse_config("config.json", &config)?;
         text.vocabulary(&architecture)?;
-        let names = (family.tensors)(&architecture);
+        let tensors = (family.tensors)(&architecture, &|_| false);
         let chat = family.chat_template.ok_or_else(|| Error::Request("the family has no chat template".to_owned()))?;
         let chat = ChatTemplate::new("(the family's chat template)", chat, SPECIALS[1], SPECIALS[0])?;
         let [eos, bos, turn_end] = [0, 1, 2].map(|i| text.id(SPECIALS[i]).unwrap_or_default());
@@ -168,7 +170,7 @@ impl Trainer {
                     None => weights::random(&architecture, &device),
                     Some(model) => {
                         check_same_shape(&architecture, model)?;
-                        weights::of_checkpoint(&architecture, &model.names, &model.checkpoint, &device)?
+                        weights::of_checkpoint(&architecture, &model.tensors, &model.checkpoint, &device)?
                     }
                 };
                 let average = Average::of(&transformer, state.settings.average, 0);
@@ -185,8 +187,8 @@ impl Trainer {
                     file: format!("the checkpoint of step {step}"),
                     problem: format!("the optimiser's state cannot be read: {e}"),
                 })?;
-                let transformer = weights::restore(&architecture, &names, own, &device)?;
-                let averaged = weights::restore(&architecture, &names, averaged, &device)?;
+                let transformer = weights::restore(&architecture, &tensors, own, &device)?;
+                let averaged = weights::restore(&architecture, &tensors, averaged, &device)?;
                 notes.push(format!("going on after step {step}"));
                 (step, transformer, Average::of(&averaged, state.settings.average, step))
             }
@@ -199,7 +201,7 @@ impl Trainer {
             step,
             config,
             architecture,
-            names,
+            tensors,
             training,
             held_out,
             device,
@@ -293,7 +295,7 @@ impl Trainer {
     pub fn save(&self) -> Result<()> {
         let failed = |problem: String| Error::Checkpoint { file: "the state of the run".to_owned(), problem };
         let averaged = self.average.apply(&self.transformer);
-        let container = |t: &Trained, dtype| weights::container(&self.architecture, &self.names, t, dtype);
+        let container = |t: &Trained, dtype| weights::container(&self.tensors, t, dtype);
         let sections = Sections([
             serde_json::to_vec(&self.state).map_err(|e| failed(e.to_string()))?,
             container(&self.transformer.valid(), DType::F32)?,
@@ -329,11 +331,11 @@ impl Trainer {
 #[must_use]
 pub fn loss(transformer: &Trained, a: &Architecture, batch: &Batch, device: &Device) -> Tensor<1> {
     let ids = |ids: Vec<i64>| Tensor::<1, Int>::from_data(TensorData::from(&ids[..]), device);
-    let (sequences, length) = (batch.sequences, batch.length);
-    let turns = Turns::of(&a.rotary, 0..length as u32, device).repeated(sequences);
-    let seen = ids(batch.seen.iter().map(|id| i64::from(*id)).collect());
-    let (scale, precision) = (a.attention.scale, transformer.embedding.precision);
-    let x = transformer.forward(seen, &turns, |_, p| attend(p, sequences, scale, precision));
+    let positions = (0..batch.sequences).flat_map(|_| 0..batch.length as u32).collect();
+    let inputs = Inputs::new(a, batch.seen.clone(), positions, device);
+    let precision = transformer.embedding.precision;
+    let x = transformer
+        .forward(&inputs, |block, projected| attend(projected, batch.sequences, block.attention.scale, precision));
 
     // Filled up with rows that weigh nothing.
     let count = batch.masked.len().next_multiple_of(ROWS_AT_ONCE).max(ROWS_AT_ONCE);
@@ -460,16 +462,22 @@ impl Settings {
 
 /// Refuses to train a model of another shape than the run's.
 fn check_same_shape(a: &Architecture, model: &Model) -> Result<()> {
-    let shape = |a: &Architecture| {
-        let kinds = (a.rotary, a.tied_head, a.attention.scale.to_bits(), a.norm.eps.to_bits());
-        let sizes = [a.embedding_rows, a.hidden, a.layers, a.attention.heads, a.attention.kv_heads, a.mlp.hidden];
-        (sizes, a.max_positions, kinds)
+    let shape = |a: &Architecture| Architecture {
+        // What the weights do not depend on.
+        name: String::new(),
+        vocab_size: 0,
+        tokens: TokenIds::default(),
+        ..a.clone()
     };
-    if shape(a) == shape(&model.architecture) {
+    let describe = |a: &Architecture| serde_json::to_value(shape(a)).unwrap_or_default();
+    let (own, there) = (describe(a), describe(&model.architecture));
+    let keys = own.as_object().into_iter().flatten().map(|(key, _)| key.as_str());
+    let differ: Vec<_> = keys.filter(|key| own[*key] != there[*key]).collect();
+    if differ.is_empty() {
         return Ok(());
     }
-    let (own, there) = (format!("{:?}", shape(a)), format!("{:?}", shape(&model.architecture)));
-    Err(Error::Request(format!("{} has another shape than this run would write: {there} for {own}", model.origin)))
+    let (origin, differ) = (&model.origin, differ.join(", "));
+    Err(Error::Request(format!("{origin} has another shape than this run would write; they differ in {differ}")))
 }
 
 impl State {

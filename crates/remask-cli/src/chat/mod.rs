@@ -6,8 +6,8 @@ use std::io::{IsTerminal, Write, stdout};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use remask_core::chat::Message;
-use remask_core::{Backend, Cell, DecodeOptions, Error, FinishReason, Generation, Model, StepReport, generate};
+use remask_core::chat::{Conversation, Message};
+use remask_core::{Backend, DecodeOptions, Error, FinishReason, Generation, Model, StepReport, generate};
 use serde_json::json;
 
 use self::input::{Command, Input, Line};
@@ -84,22 +84,18 @@ struct Chat<'a> {
     messages: Vec<Message>,
 }
 
-fn message(role: &str, content: &str) -> Message {
-    Message::new(role, content)
-}
-
 impl Chat<'_> {
     /// The conversation as the model gets it.
-    fn conversation(&self) -> Vec<Message> {
-        let system = self.system.iter().map(|text| message("system", text));
-        system.chain(self.messages.iter().cloned()).collect()
+    fn conversation(&self) -> Conversation {
+        let system = self.system.iter().map(|text| Message::new("system", text));
+        system.chain(self.messages.iter().cloned()).collect::<Vec<_>>().into()
     }
 
     /// Answers a message. A failure that leaves the device as it was is said, and the message taken back.
     fn say(&mut self, text: String) -> Outcome {
-        self.messages.push(message("user", &text));
+        self.messages.push(Message::new("user", &text));
         match self.answer() {
-            Ok(answer) => self.messages.push(message("assistant", &answer)),
+            Ok(answer) => self.messages.push(Message::new("assistant", &answer)),
             Err(Failure::Message(problem)) => {
                 self.messages.pop();
                 tell("error", &problem);
@@ -225,13 +221,13 @@ impl Chat<'_> {
 
     /// Removes the last message of the user and what followed it.
     fn take_back(&mut self) -> Option<String> {
-        let at = self.messages.iter().rposition(|m| m.role() == "user")?;
-        self.messages.drain(at..).next().map(|m| m.text())
+        let at = self.messages.iter().rposition(|m| m.role == "user")?;
+        self.messages.drain(at..).next().map(|m| m.content.text())
     }
 
     /// Writes the conversation as the JSON of a chat request.
     fn save(&self, path: &str) -> Result<(), Error> {
-        let text = json!({ "model": self.args.model, "messages": self.conversation() });
+        let text = json!({ "model": self.args.model, "messages": self.conversation().messages });
         std::fs::write(path, format!("{text:#}\n")).map_err(Error::io("write", path))
     }
 }

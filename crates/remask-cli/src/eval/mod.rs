@@ -9,8 +9,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use remask_core::Error;
 use remask_core::backend::BackendInfo;
+use remask_core::{Error, json, text};
 use serde::{Deserialize, Serialize};
 
 use crate::bundled::BUNDLED;
@@ -94,7 +94,7 @@ pub fn run(args: &Args) -> Outcome {
     };
     let prompts = questions
         .iter()
-        .map(|q| model.encode_chat(&[remask_core::chat::Message { role: "user".into(), content: q.prompt.clone() }]))
+        .map(|q| model.encode_chat(&remask_core::chat::Conversation::ask(&q.prompt)))
         .collect::<Result<Vec<_>, _>>()?;
     for setting in &settings {
         for prompt in &prompts {
@@ -141,12 +141,12 @@ in brackets how many points of accuracy and percent of nll a setting differs fro
 
 fn questions(args: &Args) -> Result<Vec<Question>, Failure> {
     let (file, text) = match &args.questions {
-        Some(path) => (path.display().to_string(), std::fs::read_to_string(path).map_err(Error::io("read", path))?),
+        Some(path) => (path.display().to_string(), text::read(path)?),
         None => ("(bundled questions)".to_owned(), QUESTIONS.to_owned()),
     };
     let mut questions = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let question = serde_json::from_str(line).map_err(|e| {
+        let question = json::from_slice(line.as_bytes()).map_err(|e| {
             Failure::Message(format!(
                 "{file}, line {}: {e}; each is {{\"prompt\": TEXT, \"response\": TEXT?}}",
                 number + 1

@@ -30,6 +30,11 @@ fn broken_models_are_refused_in_one_line() {
             |m| m.edit("model.safetensors", |b| b.truncate(b.len() - 1)),
             &["model.safetensors", "truncated"],
         ),
+        (
+            "a pointer of Git LFS",
+            |m| m.edit("model.safetensors", |b| *b = b"version https://git-lfs.github.com/spec/v1\nsize 9\n".to_vec()),
+            &["model.safetensors", "Git LFS pointer", "git lfs pull"],
+        ),
         ("a header past the end", |m| m.edit("model.safetensors", |b| b[3] = 1), &["header claims", "truncated"]),
         ("a header that is none", |m| m.edit("model.safetensors", |b| b[8] = b'!'), &["model.safetensors", "JSON"]),
         ("overlap", |m| m.edit_header(|h| h[WEIGHT]["data_offsets"][0] = json!(4)), &[WEIGHT, "overlap"]),
@@ -58,6 +63,16 @@ fn broken_models_are_refused_in_one_line() {
         spoil(&copy);
         refused(what, &run(remask(&["inspect", copy.path()])), words);
     }
+}
+
+#[test]
+fn names_from_files_are_listed_escaped() {
+    let copy = Scratch::of("llada-mha");
+    let name = "extra\u{1b}]0;TITLE\u{7}\u{1b}[31mred\r\n\u{9b}m";
+    copy.edit_header(|h| h[name] = json!({"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}));
+    let ran = works(remask(&["inspect", copy.path()]));
+    assert!(!ran.out.contains(|c: char| c.is_control() && c != '\n'), "{:?}", ran.out);
+    assert!(ran.out.contains("extra\\u{1b}]0;TITLE\\u{7}\\u{1b}[31mred\\r\\n\\u{9b}m"), "{:?}", ran.out);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::{BlockType, Bytes, DType};
 use crate::error::{Error, Result};
+use crate::foreign;
 
 /// How every GGUF file begins.
 pub const MAGIC: &[u8; 4] = b"GGUF";
@@ -66,6 +67,13 @@ impl Metadata {
         self.values.get(key)
     }
 
+    /// Every key that begins with `prefix`, without it, in order.
+    pub(crate) fn behind<'a>(&'a self, prefix: &str) -> Vec<&'a str> {
+        let mut keys: Vec<&str> = self.values.keys().filter_map(|key| key.strip_prefix(prefix)).collect();
+        keys.sort_unstable();
+        keys
+    }
+
     fn typed<'a, T>(&'a self, key: &str, kind: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
         let Some(value) = self.values.get(key) else { return Ok(None) };
         read(value).map(Some).ok_or_else(|| Error::config(&self.file, key, format!("expected {kind}")))
@@ -84,8 +92,8 @@ impl Metadata {
     /// # Errors
     /// [`Error::Config`] where it is something else.
     pub fn number(&self, key: &str) -> Result<Option<f64>> {
-        self.typed(key, "a number", |v| match v {
-            Value::Float(n) => Some(*n),
+        self.typed(key, "a finite number", |v| match v {
+            Value::Float(n) => n.is_finite().then_some(*n),
             _ => v.as_unsigned().map(|n| n as f64),
         })
     }
@@ -181,9 +189,17 @@ struct Counts {
 }
 
 fn metadata(reader: &mut Reader<'_>) -> Result<(Counts, BTreeMap<String, Value>), String> {
-    if reader.take(4)? != MAGIC {
-        return Err("not a GGUF file".to_owned());
+    if reader.bytes.len() == 0 {
+        return Err("is empty (0 bytes); download it again".to_owned());
     }
+    let first = reader.bytes.read(0..reader.bytes.len().min(foreign::HEAD)).map_err(|e| e.to_string())?;
+    let begins = &first[..first.len().min(MAGIC.len())];
+    if !MAGIC.starts_with(begins) {
+        let begins = String::from_utf8_lossy(begins);
+        let what = foreign::instead_of_weights(&first).map(|what| format!(": it is {what}")).unwrap_or_default();
+        return Err(format!("not a GGUF file, which begins with \"GGUF\" and not with {begins:?}{what}"));
+    }
+    reader.take(4)?;
     match reader.u32()? {
         2 | 3 => (),
         version if version.swap_bytes() < 16 => return Err("a big-endian GGUF file; convert it again".to_owned()),

@@ -138,7 +138,10 @@ impl<'a> Matrix<'a> {
     /// [`Error::Tensor`] where it is missing, of another shape or of a type that holds no weights.
     pub fn of(checkpoint: &'a Checkpoint, spec: &TensorSpec) -> Result<Self> {
         let TensorSpec { name, rows, cols, stored, .. } = spec;
-        if !stored.transposed {
+        // Blocks run along the inputs, however a family stores floats.
+        let blocks = checkpoint.get(name).is_some_and(|v| matches!(v.dtype, DType::I8 | DType::U8));
+        if !stored.transposed || blocks {
+            let stored = &Stored { transposed: false, ..*stored };
             return Ok(Self { stored: *stored, ..Self::open(checkpoint, name, *rows, *cols)? });
         }
         let matrix = Self::open(checkpoint, name, *cols, *rows)?;

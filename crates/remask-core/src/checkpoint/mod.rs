@@ -1,26 +1,28 @@
-//! Checkpoints as named tensors: one safetensors file, shards with an index, or a GGUF file. Headers are read
-//! when a checkpoint is opened, tensors when they are wanted, as many rows at a time as are wanted: from a
-//! memory-mapped file natively, and piece by piece in a browser.
+//! Checkpoints as named tensors: safetensors or PyTorch's own files, one or shards with an index, or a GGUF file.
+//! Descriptions are read when a checkpoint is opened, tensors when they are wanted, as many rows at a time as are
+//! wanted: from a memory-mapped file natively, and piece by piece in a browser.
 
 mod blocks;
 pub mod gguf;
 mod half_loss;
+mod header;
 mod matrix;
 mod storage;
+mod strided;
+mod torch;
 
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use serde::Deserialize;
-use serde_json::Value;
-
 use crate::error::{Error, Result};
-use crate::quantize;
+use crate::foreign;
+use header::{TensorInfo, read_header};
+use strided::Strided;
 
 pub use blocks::BlockType;
 pub use half_loss::HalfLoss;
+pub use header::format_of_head;
 pub use matrix::{Encoded, Matrix, WeightFormat};
 pub use safetensors::Dtype as DType;
 pub use storage::{Bytes, Pieces, ReadAt};
@@ -29,6 +31,17 @@ pub use storage::{Bytes, Pieces, ReadAt};
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Name of a single-file checkpoint.
 pub const SINGLE_FILE: &str = "model.safetensors";
+/// What the weights of a folder are called, best first, and whether that is an index of shards. A folder that has
+/// several of them has the same weights in several formats.
+#[cfg(not(target_arch = "wasm32"))]
+const FOLDER_FILES: [(&str, bool); 6] = [
+    (SINGLE_FILE, false),
+    (INDEX_FILE, true),
+    ("pytorch_model.bin", false),
+    ("pytorch_model.bin.index.json", true),
+    ("consolidated.safetensors", false),
+    ("consolidated.00.pth", false),
+];
 
 /// Where one tensor lies.
 #[derive(Debug, Clone)]
@@ -37,6 +50,8 @@ struct Entry {
     dtype: DType,
     shape: Vec<usize>,
     bytes: Range<u64>,
+    /// Elements from one to the next in each dimension, where they do not lie in order.
+    strides: Option<Vec<u64>>,
     blocks: Option<BlockType>,
 }
 
@@ -49,10 +64,12 @@ struct File {
 pub struct Checkpoint {
     files: Vec<File>,
     tensors: BTreeMap<String, Entry>,
+    /// Tensors that are there but cannot be read: file and reason.
+    unreadable: BTreeMap<String, (usize, String)>,
     metadata: HashMap<String, String>,
 }
 
-/// One tensor's type and shape, and where its bytes are (row-major, little-endian, possibly unaligned).
+/// One tensor's type and shape, and where its bytes are (read as row-major, little-endian, possibly unaligned).
 #[derive(Debug, Clone, Copy)]
 pub struct TensorView<'a> {
     /// Full name.
@@ -66,25 +83,37 @@ pub struct TensorView<'a> {
     source: &'a Bytes,
     start: u64,
     end: u64,
+    strides: Option<&'a [u64]>,
     /// Quantised blocks of GGUF, which its bytes are then; `dtype` is U8.
     pub blocks: Option<BlockType>,
 }
 
 #[allow(clippy::len_without_is_empty)]
 impl<'a> TensorView<'a> {
-    /// Its bytes in the file.
+    /// Its bytes, elements in order.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.end - self.start
+        self.strided().map_or(self.end - self.start, |view| view.len())
     }
 
-    /// Bytes `range` of it, without a copy where they are in memory.
+    /// Bytes `range` of it, without a copy where they are in memory and in order.
     ///
     /// # Errors
     /// [`Error::Io`] where the file cannot be read.
     pub fn read(&self, range: Range<u64>) -> Result<Cow<'a, [u8]>> {
-        let bytes = self.source.read(self.start + range.start..self.start + range.end);
-        bytes.map_err(Error::io("read", self.file))
+        let stored = |range: Range<u64>| {
+            let bytes = self.source.read(self.start + range.start..self.start + range.end);
+            bytes.map_err(Error::io("read", self.file))
+        };
+        match self.strided() {
+            None => stored(range),
+            Some(view) => view.gather(range, stored).map(Cow::Owned),
+        }
+    }
+
+    fn strided(&self) -> Option<Strided<'a>> {
+        let width = self.dtype.bitsize() as u64 / 8;
+        self.strides.map(|strides| Strided { shape: self.shape, strides, width })
     }
 
     /// All of its bytes, without a copy where they are in memory.
@@ -103,12 +132,17 @@ impl<'a> TensorView<'a> {
 }
 
 impl Checkpoint {
-    /// Reads one safetensors container.
+    fn empty() -> Self {
+        Self { files: Vec::new(), tensors: BTreeMap::new(), unreadable: BTreeMap::new(), metadata: HashMap::new() }
+    }
+
+    /// Reads one file of safetensors or of PyTorch, whichever it is.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where the header or an offset is wrong, or the file is truncated.
+    /// [`Error::Checkpoint`] or [`Error::Tensor`] where the description or an offset is wrong, the file is truncated,
+    /// or something else than a checkpoint.
     pub fn from_bytes(name: &str, bytes: Bytes) -> Result<Self> {
-        let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new(), metadata: HashMap::new() };
+        let mut checkpoint = Self::empty();
         checkpoint.add(name, bytes)?;
         Ok(checkpoint)
     }
@@ -118,45 +152,53 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::from_bytes`], and where two shards give the same tensor.
     pub fn from_shards(shards: Vec<(String, Bytes)>) -> Result<Self> {
-        let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new(), metadata: HashMap::new() };
+        let mut checkpoint = Self::empty();
         for (name, bytes) in shards {
             checkpoint.add(&name, bytes)?;
         }
         Ok(checkpoint)
     }
 
-    /// Opens a checkpoint on disk: a `.safetensors` file, or a folder with [`SINGLE_FILE`] or
-    /// [`INDEX_FILE`]. Nothing but the headers is read yet.
+    /// Opens a checkpoint on disk: a file of safetensors or of PyTorch, or a folder with one of those that
+    /// transformers knows: [`SINGLE_FILE`], [`INDEX_FILE`], `pytorch_model.bin` or its index, in this order; or
+    /// `consolidated.safetensors` or `consolidated.00.pth`. Nothing but the descriptions is read yet.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Checkpoint`], naming the file.
+    /// [`Error::Io`], [`Error::Checkpoint`] and [`Error::Tensor`], naming the file.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(path: &std::path::Path) -> Result<Self> {
         if !path.is_dir() {
             return Self::from_bytes(&path.display().to_string(), Bytes::map(path)?);
         }
-        let single = path.join(SINGLE_FILE);
-        if single.exists() {
-            return Self::from_bytes(&single.display().to_string(), Bytes::map(&single)?);
+        let found = FOLDER_FILES.iter().find(|(name, _)| path.join(name).exists());
+        let broken = |problem: String| Error::Checkpoint { file: path.display().to_string(), problem };
+        match found {
+            None => Err(broken(no_weights(path))),
+            Some(("consolidated.00.pth", _)) if path.join("consolidated.01.pth").exists() => Err(broken(
+                "its weights are split over consolidated.*.pth, which is not supported; convert them".into(),
+            )),
+            Some((index, true)) => Self::open_shards(path, index),
+            Some((name, false)) => Self::open(&path.join(name)),
         }
-        let index = path.join(INDEX_FILE);
-        if !index.exists() {
-            return Err(Error::Checkpoint {
-                file: path.display().to_string(),
-                problem: format!("holds neither {SINGLE_FILE} nor {INDEX_FILE}"),
-            });
-        }
-        let text = std::fs::read_to_string(&index).map_err(Error::io("read", &index))?;
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn open_shards(path: &std::path::Path, index_file: &str) -> Result<Self> {
+        let index = path.join(index_file);
+        let text = std::fs::read(&index).map_err(Error::io("read", &index))?;
         let shards = read_index(&index.display().to_string(), &text)?;
-        let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new(), metadata: HashMap::new() };
+        let mut checkpoint = Self::empty();
         for (shard, names) in shards {
             let file = path.join(&shard);
             let shown = file.display().to_string();
             checkpoint.add(&shown, Bytes::map(&file)?)?;
             let here = checkpoint.files.len() - 1;
-            let elsewhere = |n: &&String| checkpoint.tensors.get(*n).is_none_or(|t| t.file != here);
+            let elsewhere = |n: &&String| {
+                let file = checkpoint.tensors.get(*n).map(|t| t.file);
+                file.or(checkpoint.unreadable.get(*n).map(|(file, _)| *file)) != Some(here)
+            };
             if let Some(missing) = names.iter().find(elsewhere) {
-                return Err(Error::tensor(&shown, missing, format!("named by {INDEX_FILE} but not in this shard")));
+                return Err(Error::tensor(&shown, missing, format!("named by {index_file} but not in this shard")));
             }
         }
         Ok(checkpoint)
@@ -170,29 +212,61 @@ impl Checkpoint {
         let (metadata, found) = gguf::read(name, &bytes)?;
         let mut tensors = BTreeMap::new();
         for gguf::GgufTensor { name: tensor, dtype, blocks, shape, bytes } in found {
-            let entry = Entry { file: 0, dtype, shape, bytes, blocks };
+            let entry = Entry { file: 0, dtype, shape, bytes, strides: None, blocks };
             if tensors.insert(tensor.clone(), entry).is_some() {
                 return Err(Error::tensor(name, &tensor, "is there twice"));
             }
         }
         let files = vec![File { name: name.to_owned(), bytes }];
-        Ok((Self { files, tensors, metadata: HashMap::new() }, metadata))
+        Ok((Self { files, tensors, ..Self::empty() }, metadata))
     }
 
     fn add(&mut self, name: &str, bytes: Bytes) -> Result<()> {
-        let broken = |problem| Error::Checkpoint { file: name.to_owned(), problem };
-        let header = read_header(name, &bytes)?;
-        let file = self.files.len();
-        for (tensor, TensorInfo { dtype, shape, data_offsets: (begin, end) }) in header.tensors {
-            let bytes = header.data_start + begin..header.data_start + end;
-            let entry = Entry { file, dtype, shape, bytes, blocks: None };
-            if self.tensors.insert(tensor.clone(), entry).is_some() {
-                return Err(broken(format!("tensor {tensor} was already given by another shard")));
+        let first = bytes.read(0..bytes.len().min(foreign::HEAD)).map_err(Error::io("read", name))?;
+        if torch::is_torch(&first) {
+            drop(first);
+            for torch::Found { name: tensor, place } in torch::read(name, &bytes)? {
+                self.add_tensor(name, tensor, place.map(Into::into))?;
             }
+        } else {
+            drop(first);
+            let header = read_header(name, &bytes)?;
+            for (tensor, TensorInfo { dtype, shape, data_offsets: (begin, end) }) in header.tensors {
+                let bytes = header.data_start + begin..header.data_start + end;
+                self.add_tensor(name, tensor, Ok(Entry::new(dtype, shape, bytes)))?;
+            }
+            self.metadata.extend(header.metadata);
         }
-        self.metadata.extend(header.metadata);
         self.files.push(File { name: name.to_owned(), bytes });
         Ok(())
+    }
+
+    /// Takes in a tensor of the file that is added next.
+    fn add_tensor(&mut self, file: &str, tensor: String, entry: Result<Entry, String>) -> Result<()> {
+        let number = self.files.len();
+        let earlier = self.tensors.get(&tensor).map(|t| t.file).or(self.unreadable.get(&tensor).map(|(file, _)| *file));
+        if let Some(earlier) = earlier {
+            let here = earlier == number;
+            let problem = if here { "is there twice" } else { "was already given by another shard" };
+            return Err(Error::tensor(file, &tensor, problem));
+        }
+        match entry {
+            Ok(entry) => drop(self.tensors.insert(tensor, Entry { file: number, ..entry })),
+            Err(reason) => drop(self.unreadable.insert(tensor, (number, reason))),
+        }
+        Ok(())
+    }
+
+    /// Names that share their bytes, each group in order: PyTorch's files keep tensors once that a model uses under
+    /// several names.
+    #[must_use]
+    pub fn aliases(&self) -> Vec<Vec<&str>> {
+        let mut groups = BTreeMap::<_, Vec<&str>>::new();
+        for (name, t) in self.tensors.iter().filter(|(_, t)| !t.bytes.is_empty()) {
+            let place = (t.file, t.bytes.start, t.bytes.end, &t.shape, &t.strides, t.dtype);
+            groups.entry(place).or_default().push(name);
+        }
+        groups.into_values().filter(|names| names.len() > 1).collect()
     }
 
     /// Free-form pairs of the files' `__metadata__`.
@@ -227,6 +301,7 @@ impl Checkpoint {
             source: &file.bytes,
             start: entry.bytes.start,
             end: entry.bytes.end,
+            strides: entry.strides.as_deref(),
             blocks: entry.blocks,
         }
     }
@@ -240,8 +315,11 @@ impl Checkpoint {
     /// The tensor called `name`, whose shape must be `shape`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where it is missing or of another shape.
+    /// [`Error::Tensor`] where it is missing, of another shape or of a type that cannot be read.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
+        if let Some((file, reason)) = self.unreadable.get(name) {
+            return Err(Error::tensor(&self.files[*file].name, name, reason));
+        }
         let file = self.files.first().map_or("(no file)", |f| f.name.as_str());
         let view = self
             .get(name)
@@ -269,15 +347,42 @@ impl Checkpoint {
     }
 }
 
+impl Entry {
+    /// A tensor whose elements lie in order.
+    fn new(dtype: DType, shape: Vec<usize>, bytes: Range<u64>) -> Self {
+        Self { file: 0, dtype, shape, bytes, strides: None, blocks: None }
+    }
+}
+
+impl From<torch::Place> for Entry {
+    fn from(place: torch::Place) -> Self {
+        let torch::Place { dtype, shape, bytes, strides } = place;
+        Self { strides, ..Self::new(dtype, shape, bytes) }
+    }
+}
+
+/// Why a folder is no checkpoint, with what may have been meant.
+#[cfg(not(target_arch = "wasm32"))]
+fn no_weights(folder: &std::path::Path) -> String {
+    let names = FOLDER_FILES.iter().take(4).map(|(name, _)| *name).collect::<Vec<_>>().join(" nor ");
+    let others =
+        folder.read_dir().into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    let named = |name: &String| [".gguf", ".safetensors", ".bin", ".pt", ".pth"].iter().any(|end| name.ends_with(end));
+    match others.filter(named).min() {
+        Some(other) => format!("holds neither {names}; if {other} is the model, name that file"),
+        None => format!("holds neither {names}"),
+    }
+}
+
 /// Shards in order of name, with the tensors that the index promises in each.
 #[cfg(not(target_arch = "wasm32"))]
-fn read_index(file: &str, text: &str) -> Result<BTreeMap<String, Vec<String>>> {
+fn read_index(file: &str, text: &[u8]) -> Result<BTreeMap<String, Vec<String>>> {
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
     let broken = |problem| Error::Checkpoint { file: file.to_owned(), problem };
-    let index: Index = serde_json::from_str(text).map_err(|e| broken(format!("not a shard index: {e}")))?;
+    let index: Index = crate::json::from_slice(text).map_err(|e| broken(format!("not a shard index: {e}")))?;
     let mut shards = BTreeMap::<String, Vec<String>>::new();
     for (tensor, shard) in index.weight_map {
         // A shard is a file beside the index; anything that could lead elsewhere is refused.
@@ -290,98 +395,4 @@ fn read_index(file: &str, text: &str) -> Result<BTreeMap<String, Vec<String>>> {
         return Err(broken("the weight_map names no tensor".to_owned()));
     }
     Ok(shards)
-}
-
-/// The one format of all matrices of a safetensors file, from its first bytes; `None` where they have several, or
-/// the header has not come to its end yet.
-#[must_use]
-pub fn format_of_head(first: &[u8]) -> Option<WeightFormat> {
-    let length = u64::from_le_bytes(*first.first_chunk()?).min(HEADER_LIMIT);
-    let entries: BTreeMap<String, Value> = serde_json::from_slice(first.get(8..8 + length as usize)?).ok()?;
-    let mut formats =
-        entries.iter().filter(|(name, _)| !name.ends_with(&quantize::scale_name(""))).filter_map(|(_, entry)| {
-            let info: TensorInfo = serde_json::from_value(entry.clone()).ok()?;
-            (info.shape.len() == 2).then_some(WeightFormat::stored_as(info.dtype))
-        });
-    let format = formats.next()??;
-    formats.all(|other| other == Some(format)).then_some(format)
-}
-
-/// Bytes of the longest header that the safetensors format allows.
-const HEADER_LIMIT: u64 = 100_000_000;
-
-/// A tensor as a header describes it. Offsets of a large file do not fit into the `usize` of a browser, which
-/// is what the safetensors crate has here.
-#[derive(Deserialize)]
-struct TensorInfo {
-    dtype: DType,
-    shape: Vec<usize>,
-    data_offsets: (u64, u64),
-}
-
-/// A container's header: its free-form pairs, and its tensors in the order of their bytes.
-struct Header {
-    data_start: u64,
-    metadata: HashMap<String, String>,
-    tensors: Vec<(String, TensorInfo)>,
-}
-
-/// Reads the header of a container called `file`.
-fn read_header(file: &str, bytes: &Bytes) -> Result<Header> {
-    let broken = |problem| Error::Checkpoint { file: file.to_owned(), problem };
-    let read = |range| bytes.read(range).map_err(Error::io("read", file));
-    let size = bytes.len();
-    if size < 8 {
-        return Err(broken(format!("{size} bytes is too short for a safetensors file; download it again")));
-    }
-    let length = read(0..8)?.first_chunk().map_or(u64::MAX, |b| u64::from_le_bytes(*b));
-    if length > HEADER_LIMIT {
-        let problem = format!("the header claims {length} bytes, more than {HEADER_LIMIT}; not a safetensors file?");
-        return Err(broken(problem));
-    }
-    let data_start = 8 + length;
-    if data_start > size {
-        return Err(broken(format!(
-            "the header claims {length} bytes but the file has {size}; truncated, or not a safetensors file"
-        )));
-    }
-    parse_header(&read(8..data_start)?, data_start, size - data_start).map_err(broken)
-}
-
-/// Parses a header and checks that its tensors cover the `data` bytes behind it exactly, as the format demands.
-/// The safetensors crate checks the same, but names no tensor.
-fn parse_header(text: &[u8], data_start: u64, data: u64) -> Result<Header, String> {
-    let mut entries: BTreeMap<String, Value> =
-        serde_json::from_slice(text).map_err(|e| format!("the header is not valid JSON: {e}"))?;
-    let metadata = entries.remove("__metadata__").unwrap_or_default();
-    let metadata: Option<_> = serde_json::from_value(metadata).map_err(|e| format!("__metadata__: {e}"))?;
-    let parse = |(name, entry)| match serde_json::from_value::<TensorInfo>(entry) {
-        Ok(info) => Ok((name, info)),
-        Err(e) => Err(format!("tensor {name}: {e}")),
-    };
-    let mut tensors = entries.into_iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-    tensors.sort_by_key(|(_, info)| info.data_offsets);
-
-    let mut covered = 0;
-    for (name, TensorInfo { dtype, shape, data_offsets: (begin, end) }) in &tensors {
-        let broken = |problem: String| Err(format!("tensor {name}: its offsets {begin}..{end} {problem}"));
-        match begin.cmp(&covered) {
-            _ if end < begin => return broken("run backwards".to_owned()),
-            _ if *end > data => {
-                return broken(format!("exceed the file's {data} bytes of data; truncated, download it again"));
-            }
-            Ordering::Less => return broken("overlap another tensor's".to_owned()),
-            Ordering::Greater => return broken(format!("leave a gap after byte {covered}")),
-            Ordering::Equal => covered = *end,
-        }
-        let elements = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64));
-        let bits = elements.and_then(|n| n.checked_mul(dtype.bitsize() as u64));
-        if bits != (end - begin).checked_mul(8) {
-            return broken(format!("give {} bytes to shape {shape:?} of {dtype}", end - begin));
-        }
-    }
-    if covered != data {
-        return Err(format!("the tensors cover {covered} of {data} bytes of data; overwritten, download it again"));
-    }
-    Ok(Header { data_start, metadata: metadata.unwrap_or_default(), tensors })
 }

@@ -16,9 +16,13 @@ use serde_json::Value;
 
 use crate::architecture::{Architecture, BlockSpec, TokenIds};
 use crate::error::{Error, Result};
+use crate::json;
 use crate::tensors::TensorSpec;
 
 pub use keys::Keys;
+
+/// The tensors of a family's model; the function answers whether the checkpoint has one of some name.
+pub type ListTensors = fn(&Architecture, &dyn Fn(&str) -> bool) -> Vec<TensorSpec>;
 
 /// One family of models.
 pub struct Family {
@@ -28,7 +32,7 @@ pub struct Family {
     pub parse: fn(&Keys) -> Result<Architecture>,
     /// Its tensors; the function answers whether the checkpoint has a tensor of some name, since exporters
     /// differ in prefixes.
-    pub tensors: fn(&Architecture, &dyn Fn(&str) -> bool) -> Vec<TensorSpec>,
+    pub tensors: ListTensors,
     /// Chat template (Jinja) where the checkpoint brings none.
     pub chat_template: Option<&'static str>,
     /// Golden folders under `tests/golden` that pin it.
@@ -78,8 +82,7 @@ fn head_dim(keys: &Keys, hidden: usize, heads: usize) -> Result<usize> {
 /// # Errors
 /// [`Error::Config`] where the text is none.
 pub fn parse_object(file: &str, text: &str) -> Result<Value> {
-    let value: Value =
-        serde_json::from_str(text).map_err(|e| Error::config(file, "(file)", format!("not valid JSON: {e}")))?;
+    let value = json::value(text.as_bytes()).map_err(|problem| Error::config(file, "(file)", problem))?;
     if value.is_object() { Ok(value) } else { Err(Error::config(file, "(file)", "expected a JSON object of settings")) }
 }
 

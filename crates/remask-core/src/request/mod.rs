@@ -18,7 +18,7 @@ pub use self::prepare::{Job, Prepared, Terms};
 pub use self::step::{StepEvent, StepToken};
 pub use self::stop::StopStrings;
 pub use self::transcript::{Delta, Transcript};
-use crate::chat::Message;
+use crate::chat::{Conversation, Message};
 use crate::decode::DecodeSettings;
 use crate::error::Error;
 
@@ -33,8 +33,10 @@ pub enum Prompt {
     Text(String),
     /// Token ids to be continued.
     Ids(Vec<u32>),
-    /// A conversation, in the model's chat form.
+    /// A conversation's messages, in the model's chat form.
     Messages(Vec<Message>),
+    /// A conversation, and what is asked of the template that renders it.
+    Chat(Conversation),
     /// Given parts and holes, in any order; the answer is the whole of it.
     Canvas(Vec<Part>),
 }
@@ -86,7 +88,15 @@ impl GenerationRequest {
     /// A request with the defaults for everything else.
     #[must_use]
     pub fn new(prompt: Prompt) -> Self {
-        Self { prompt, suffix: None, settings: DecodeSettings::default(), stop: Vec::new(), n: 1, ignore_eos: false }
+        Self {
+            prompt,
+            suffix: None,
+            settings: DecodeSettings::default(),
+            usual_tokens: None,
+            stop: Vec::new(),
+            n: 1,
+            ignore_eos: false,
+        }
     }
 }
 

@@ -154,7 +154,8 @@ impl GenerationRequest {
         let before = match &self.prompt {
             Prompt::Text(text) => model.encode_raw(text)?,
             Prompt::Ids(ids) => ids.clone(),
-            Prompt::Messages(messages) => model.encode_chat(messages)?,
+            Prompt::Messages(messages) => model.encode_chat(&messages.clone().into())?,
+            Prompt::Chat(conversation) => model.encode_chat(conversation)?,
             Prompt::Canvas(parts) => return self.canvas(model, terms, parts),
         };
         let behind = self.suffix.as_deref().filter(|suffix| !suffix.is_empty()).map(user).transpose()?;

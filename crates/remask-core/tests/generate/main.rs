@@ -2,7 +2,7 @@
 //! answers from a seeded hash. What is true for any answers is true for any model.
 
 // Helpers outside of a #[test] fail the test by a panic, as the tests themselves do.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod cases;
 mod fake;

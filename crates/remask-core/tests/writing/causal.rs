@@ -44,7 +44,7 @@ pub struct Causal {
 impl Causal {
     fn logits(&self, row: &Row) -> Vec<f32> {
         let slots = &self.stores[&row.store];
-        let seen = (row.keys.start..row.keys.end).map(|slot| slots[slot as usize].expect("a slot that was written"));
+        let seen = (row.keys.start..row.keys.end).map(|slot| slots[slot as usize].unwrap());
         let key = seen.fold(Key([1, 2]), |key, token| Key(threefry(key, [token, 7])));
         (0..HEAD).map(|id| 4.0 * unit(threefry(key, [id, 0]))).collect()
     }

@@ -8,7 +8,7 @@ use remask::core::request::TokenText;
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::ask::{ids_alone, messages};
+use crate::ask::{conversation, ids_alone};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::gate::read_json;
@@ -31,7 +31,7 @@ pub async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<J
     let ids = match (text, fields.get("messages")) {
         (Some(text), None) if with_special => model.model.encode_raw(text).map_err(wrong)?,
         (Some(text), None) => ids_alone(&model, text)?,
-        (None, Some(_)) => model.model.encode_chat(&messages(&fields)?).map_err(wrong)?,
+        (None, Some(_)) => model.model.encode_chat(&conversation(&fields)?).map_err(wrong)?,
         _ => return Err(ApiError::field("prompt", "either prompt, content or messages is needed")),
     };
     let texts = strings.then(|| {

@@ -4,9 +4,9 @@
 //! decoder asks for a pass only when it knows what the last one found: the device would idle meanwhile. What changes
 //! from pass to pass is in buffers though, and most passes have the sizes of one shortly before.
 
-use super::{RecordingKey, WgpuBackend};
+use super::{Ready, WgpuBackend};
 use crate::kernels::select_reduce::CandidateRecord;
-use crate::pass::Answer;
+use crate::plan::{PassSizes, Slot};
 
 /// Passes that are kept ready: a generation goes through a few dozen sizes, over and over.
 const MOST: usize = 64;
@@ -15,7 +15,7 @@ const MOST: usize = 64;
 #[derive(Default)]
 pub(super) struct Ahead {
     /// The oldest first.
-    ready: Vec<(RecordingKey, wgpu::CommandBuffer)>,
+    ready: Vec<(PassSizes, wgpu::CommandBuffer)>,
 }
 
 impl Ahead {
@@ -30,12 +30,12 @@ impl Ahead {
         self.ready.len()
     }
 
-    fn take(&mut self, key: RecordingKey) -> Option<wgpu::CommandBuffer> {
+    fn take(&mut self, key: PassSizes) -> Option<wgpu::CommandBuffer> {
         let at = self.ready.iter().position(|(ready, _)| *ready == key)?;
         Some(self.ready.remove(at).1)
     }
 
-    fn keep(&mut self, key: RecordingKey, commands: wgpu::CommandBuffer) {
+    fn keep(&mut self, key: PassSizes, commands: wgpu::CommandBuffer) {
         if self.ready.len() >= MOST {
             self.ready.remove(0);
         }
@@ -44,41 +44,40 @@ impl Ahead {
 }
 
 impl WgpuBackend {
-    /// Submits the pass whose recording, inputs and room for `bytes` of its answer are there, and encodes another like
-    /// it. Returns the buffer that the answer can be read from.
-    pub(super) fn submit(&mut self, key: RecordingKey, bytes: u64) -> wgpu::Buffer {
-        let commands = self.ahead.take(key).unwrap_or_else(|| self.encode(key, bytes));
+    /// Submits the pass whose recording, inputs and room for its answers are there, and encodes another like it.
+    pub(super) fn submit(&mut self, ready: Ready) {
+        let commands = self.ahead.take(ready.key).unwrap_or_else(|| self.encode(ready));
         self.gpu.queue.submit([commands]);
-        // Whoever wants logits looks at one pass.
-        if key.answer == Answer::Candidates {
-            let next = self.encode(key, bytes);
-            self.ahead.keep(key, next);
-        }
-        self.answer_buffers(key.answer)[1].clone()
-    }
-
-    /// Where an answer is computed, and where the host reads it.
-    fn answer_buffers(&self, answer: Answer) -> [&wgpu::Buffer; 2] {
-        let act = &self.activations;
-        match answer {
-            Answer::Candidates => [&act.candidates, &act.candidates_host],
-            Answer::Logits => [&act.logits, &act.logits_host],
+        // Logits are copied as many as there are; and most who want them look at one pass.
+        if ready.key.logits == 0 {
+            let next = self.encode(ready);
+            self.ahead.keep(ready.key, next);
         }
     }
 
-    fn encode(&self, key: RecordingKey, bytes: u64) -> wgpu::CommandBuffer {
-        let [source, staging] = self.answer_buffers(key.answer);
-        let bytes = match key.answer {
-            // As many as any pass of this recording has.
-            Answer::Candidates => u64::from(key.sizes.selected) * size_of::<CandidateRecord>() as u64,
-            Answer::Logits => bytes,
-        };
+    /// Bytes of a kind of answer to a pass of these sizes.
+    pub(super) fn answer_bytes(&self, sizes: PassSizes, slot: Slot) -> u64 {
+        if slot == Slot::Candidates {
+            u64::from(sizes.selected) * size_of::<CandidateRecord>() as u64
+        } else {
+            u64::from(sizes.logits) * self.architecture.embedding_rows as u64 * 4
+        }
+    }
+
+    fn encode(&self, Ready { key, sizes }: Ready) -> wgpu::CommandBuffer {
         let mut encoder =
             self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("pass") });
         if let Some(recording) = self.recordings.get(&key) {
             recording.encode(&mut encoder, &self.uniforms, None);
         }
-        encoder.copy_buffer_to_buffer(source, 0, staging, 0, bytes);
+        // As many candidates as any pass of this recording has.
+        for (slot, sizes) in [(Slot::Candidates, key), (Slot::Logits, sizes)] {
+            let bytes = self.answer_bytes(sizes, slot);
+            let buffers = self.activations.get(slot).zip(self.activations.host(slot)).filter(|_| bytes > 0);
+            if let Some((source, staging)) = buffers {
+                encoder.copy_buffer_to_buffer(source, 0, staging, 0, bytes);
+            }
+        }
         encoder.finish()
     }
 }

@@ -1,8 +1,10 @@
 use std::collections::HashSet;
 
+use remask_core::checkpoint::WeightFormat;
 use remask_core::families::parse_config;
-use remask_core::{Select, Trial};
+use remask_core::{Backend, Select, Trial};
 
+use super::load::FIRST_PASSES;
 use super::*;
 use crate::gpu::LimitChoice;
 use crate::kernels::gemm_matrix::MatrixTile;
@@ -23,14 +25,14 @@ fn architecture(vocabulary: u32, positions: u32, tied: bool) -> Architecture {
 fn kernels_of_the_first_passes_are_foreseen() {
     let a = architecture(256, 128, false);
     let mut gpu = pollster::block_on(Gpu::open(None, LimitChoice::WebGpuDefault)).unwrap();
-    pollster::block_on(WgpuBackend::foresee(&mut gpu, &a, WeightFormat::Q8)).unwrap();
+    WgpuBackend::foresee(&mut gpu, &a, WeightFormat::Q8).unwrap();
     let foreseen: HashSet<_> = gpu.begun.keys().cloned().collect();
     assert!(foreseen.len() >= 6, "{}", foreseen.len());
     let mut backend = pollster::block_on(WgpuBackend::random(gpu, a, WeightFormat::Q8)).unwrap();
     for (rows, selected) in FIRST_PASSES {
         let trial = pollster::block_on(Trial::new(&mut backend, 256, rows, rows)).unwrap();
-        let select: Vec<_> = (0..selected as usize).map(Select::plain).collect();
-        let pass = Pass { select: &select, ..trial.pass() };
+        let select: Vec<_> = (0..selected as usize).map(|row| Select::likeliest(row, row)).collect();
+        let pass = Pass { select: &select, ..trial.work().pass() };
         assert_eq!(pollster::block_on(backend.forward(&pass)).unwrap().len(), selected as usize);
     }
     let compiled: HashSet<_> = backend.gpu.kernels.keys().cloned().collect();
@@ -45,15 +47,16 @@ fn stores_keep_their_contents_in_float32() {
     let gpu = pollster::block_on(Gpu::open(None, LimitChoice::Adapter)).unwrap();
     let mut backend = pollster::block_on(WgpuBackend::random(gpu, a, WeightFormat::F16)).unwrap();
     backend.arithmetic = Arithmetic::Half;
-    backend.create_store(8).unwrap();
-    pollster::block_on(backend.reserve(1)).unwrap();
+    backend.arena = Arena::new(&backend.architecture, Arithmetic::Half);
+    pollster::block_on(backend.arena.reserve(&backend.gpu, 8)).unwrap();
     let stored: Vec<_> = (0..512u16).map(|i| half::f16::from_f32(f32::from(i) / 7.0 - 20.0)).collect();
-    let values = backend.arena[1][1].clone();
+    let values = backend.arena.entry(1).unwrap()[1].clone();
     backend.gpu.queue.write_buffer(&values, 0, bytemuck::cast_slice(&stored));
     pollster::block_on(backend.widen()).unwrap();
 
-    assert_eq!(backend.arena[1][1].size(), values.size() * 2);
-    let wide = pollster::block_on(backend.gpu.read(&backend.arena[1][1], 2048)).unwrap();
+    let widened = &backend.arena.entry(1).unwrap()[1];
+    assert_eq!(widened.size(), values.size() * 2);
+    let wide = pollster::block_on(backend.gpu.read(widened, 2048)).unwrap();
     let wide: Vec<f32> = bytemuck::pod_collect_to_vec(&wide);
     assert_eq!(wide, stored.iter().map(|h| h.to_f32()).collect::<Vec<_>>());
 }
@@ -85,18 +88,18 @@ fn passes_encoded_ahead_answer_the_same() {
     let few = pollster::block_on(Trial::new(&mut backend, 256, 8, 8)).unwrap();
     let more = pollster::block_on(Trial::new(&mut backend, 256, 24, 24)).unwrap();
     let mut forward = |pass: &Pass| pollster::block_on(backend.forward(pass)).unwrap();
-    let first = [forward(&few.pass()), forward(&more.pass())];
+    let first = [forward(&few.work().pass()), forward(&more.work().pass())];
     for _ in 0..2 {
-        assert_eq!([forward(&few.pass()), forward(&more.pass())], first);
+        assert_eq!([forward(&few.work().pass()), forward(&more.work().pass())], first);
     }
     // A recording serves all sizes that round up to its own.
-    let select: Vec<_> = (0..7).map(Select::plain).collect();
-    assert_eq!(forward(&Pass { select: &select, ..few.pass() }), first[0][..7]);
+    let select: Vec<_> = (0..7).map(|row| Select::likeliest(row, row)).collect();
+    assert_eq!(forward(&Pass { select: &select, ..few.work().pass() }), first[0][..7]);
     let ready = backend.ahead.len();
     assert_eq!(ready, 2, "a pass of each recording is ready");
     // Larger buffers take the place of those that the commands name.
     let most = pollster::block_on(Trial::new(&mut backend, 256, 300, 300)).unwrap();
-    pollster::block_on(backend.forward(&most.pass())).unwrap();
+    pollster::block_on(backend.forward(&most.work().pass())).unwrap();
     assert_eq!(backend.ahead.len(), 1, "commands of old buffers are dropped");
-    assert_eq!(pollster::block_on(backend.forward(&few.pass())).unwrap(), first[0]);
+    assert_eq!(pollster::block_on(backend.forward(&few.work().pass())).unwrap(), first[0]);
 }

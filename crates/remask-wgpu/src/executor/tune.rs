@@ -3,19 +3,19 @@
 use std::time::Instant;
 
 use remask_core::checkpoint::WeightFormat;
+use remask_core::tensors::{BlockRole, Role};
 use remask_core::trial::Trial;
 use remask_core::{Backend, BackendError};
 
 use super::WgpuBackend;
-use crate::kernels::gemm::End;
 use crate::kernels::gemm_matrix::{MatrixEnd, MatrixTile};
 use crate::kernels::linear::{Portable, Shape, Strategy};
 use crate::order::Order;
-use crate::pass::{Over, Product, Splits};
+use crate::plan::PassSizes;
+use crate::plan::outline::BLOCK_MATRICES;
+use crate::record::record;
 use crate::recording::Recording;
 use crate::tuning::Tuned;
-use crate::uniforms::PassSizes;
-use crate::weights::{DeviceLayer, DeviceMatrix};
 
 /// A kernel must take less than this share of the default's time to take its place, so that noise does not
 /// decide among equals.
@@ -33,28 +33,6 @@ const TURNS: u32 = 4;
 /// A kernel that takes so many times the fastest one's time is not measured again.
 const HOPELESS: f64 = 1.5;
 
-/// The linear layers of a block.
-#[derive(Debug, Clone, Copy)]
-enum Layer {
-    Qkv,
-    AttentionOut,
-    GateUp,
-    Down,
-}
-
-impl Layer {
-    const ALL: [Self; 4] = [Self::Qkv, Self::AttentionOut, Self::GateUp, Self::Down];
-
-    fn matrix(self, layer: &DeviceLayer) -> &DeviceMatrix {
-        match self {
-            Self::Qkv => &layer.qkv,
-            Self::AttentionOut => &layer.attention_out,
-            Self::GateUp => &layer.gate_up,
-            Self::Down => &layer.down,
-        }
-    }
-}
-
 impl WgpuBackend {
     /// Measures every kernel that could compute the model's linear layers for up to `rows` rows, a power of
     /// two, and uses the fastest from now on: one result a kind of layer. What stores hold stays.
@@ -63,11 +41,12 @@ impl WgpuBackend {
     /// As [`remask_core::Backend::forward`].
     pub async fn tune(&mut self, rows: u32) -> Result<Vec<Tuned>, BackendError> {
         let mut results = Vec::new();
-        for layer in Layer::ALL {
-            let Some(first) = self.weights.layers.first().map(|l| layer.matrix(l)) else { continue };
-            let (format, shape) = (first.format, Shape { rows, cols: first.cols, out: first.rows });
-            if first.order != Order::Rows {
-                results.extend(self.tune_tile(layer, format, first.order, shape).await?);
+        for layer in BLOCK_MATRICES {
+            let first = self.outline.get(Role::Block(0, layer))?;
+            let (format, order, shape) =
+                (first.format(), first.order, Shape { rows, cols: first.cols, out: first.rows });
+            if order != Order::Rows {
+                results.extend(self.tune_tile(layer, format, order, shape).await?);
                 continue;
             }
             // The default comes first.
@@ -96,16 +75,17 @@ impl WgpuBackend {
     /// product is work of its neighbours too.
     async fn tune_tile(
         &mut self,
-        layer: Layer,
+        layer: BlockRole,
         format: WeightFormat,
         order: Order,
         shape: Shape,
     ) -> Result<Option<Tuned>, BackendError> {
-        let (rows, head_dim) = (shape.rows, self.architecture.attention.head_dim as u32);
+        let Some(block) = self.architecture.blocks.first() else { return Ok(None) };
+        let (rows, head_dim) = (shape.rows, block.attention.head_dim as u32);
         let end = match layer {
-            Layer::Qkv => MatrixEnd::Rotary { head_dim },
-            Layer::GateUp => MatrixEnd::SwiGlu,
-            Layer::AttentionOut | Layer::Down => MatrixEnd::Residual,
+            BlockRole::Qkv => MatrixEnd::Rotary { head_dim },
+            BlockRole::Up => MatrixEnd::SwiGlu,
+            _ => MatrixEnd::Residual,
         };
         let mut tiles = MatrixTile::candidates_few(format, shape, end);
         if tiles.is_empty() {
@@ -161,11 +141,11 @@ impl WgpuBackend {
     /// Microseconds of the fastest of a few passes.
     async fn fastest_pass(&mut self, trial: &Trial) -> Result<f64, BackendError> {
         // The first compiles what is missing.
-        self.forward(&trial.pass()).await?;
+        self.forward(&trial.work().pass()).await?;
         let mut fastest = f64::INFINITY;
         for _ in 0..PASSES {
             let begun = Instant::now();
-            self.forward(&trial.pass()).await?;
+            self.forward(&trial.work().pass()).await?;
             fastest = fastest.min(begun.elapsed().as_secs_f64());
         }
         Ok(fastest * 1e6)
@@ -175,36 +155,25 @@ impl WgpuBackend {
     /// `hopeless` it is measured once only.
     async fn time_layer(
         &mut self,
-        layer: Layer,
+        layer: BlockRole,
         kernel: Portable,
         rows: u32,
         hopeless: f64,
     ) -> Result<f64, BackendError> {
-        self.reserve(rows).await?;
-        let sizes = PassSizes { rows, selected: 1, tiles: 1, padding: 0 };
-        let (plan, mut recorder) = self.plan(sizes);
-        let act = plan.activations;
-        for block in &plan.weights.layers {
-            let matrix = layer.matrix(block);
-            let fuses = matrix.parts.len() == 1 && kernel.fuses_swiglu(&recorder.gpu.profile);
-            // As a pass has it: norms and SwiGLU are part of the layers beside them.
-            let (x, gain, out, end) = match layer {
-                Layer::Qkv => (&act.hidden, Some(&block.attention_norm), &act.qkv, End::Write),
-                Layer::AttentionOut => (&act.attended, None, &act.hidden, End::Add),
-                Layer::GateUp if fuses => (&act.hidden, Some(&block.mlp_norm), &act.activated, End::SwiGlu),
-                Layer::GateUp => (&act.hidden, Some(&block.mlp_norm), &act.gate_up, End::Write),
-                Layer::Down => (&act.activated, None, &act.hidden, End::Add),
-            };
-            plan.portable(&mut recorder, kernel, Product { matrix, x, out, over: Over::Rows }, gain, end).await?;
-            if matches!(layer, Layer::GateUp) && !fuses {
-                plan.swiglu(&mut recorder, Splits::WHOLE, matrix.order, false).await?;
-            }
+        if self.reserve_rows(rows).await? {
+            self.forget_recordings();
         }
-        let recording = recorder.finish();
+        let sizes = PassSizes { rows, selected: 1, tiles: 1, logits: 0 };
+        let mut steps = Vec::new();
+        for block in &self.architecture.blocks {
+            self.planner(sizes).alone(&mut steps, block, layer, kernel)?;
+        }
+        let (recorder, buffers) = self.recorder();
+        let recording = record(recorder, buffers, steps).await?;
         self.uniforms.set_pass(&self.gpu, sizes);
         // Enough runs that starting them does not count, and the fastest of a few.
         let once = self.seconds(&recording, 1)?.min(self.seconds(&recording, 1)?);
-        let each = 1e6 / self.weights.layers.len() as f64;
+        let each = 1e6 / self.architecture.blocks.len() as f64;
         if once * each > hopeless {
             return Ok(once * each);
         }

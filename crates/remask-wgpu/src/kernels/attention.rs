@@ -1,6 +1,6 @@
 //! Attention over any rows and key ranges; see `shaders/attention.wgsl`.
 
-use super::RowRecord;
+use super::{RowRecord, flags};
 use crate::wgsl::{Define, KernelSpec};
 
 /// `Params` of the shader.
@@ -15,6 +15,12 @@ pub struct Params {
     pub group: u32,
     /// Factor on query-key products.
     pub scale: f32,
+    /// Slots that a row sees at most, up to its own; 0 for all of its range.
+    pub window: u32,
+    /// Columns of a row of the result.
+    pub out_stride: u32,
+    /// Zeros.
+    pub padding: [u32; 2],
 }
 
 /// `Tile` of the shader: consecutive rows of one store and the union of what they see.
@@ -29,13 +35,23 @@ pub struct TileRecord {
     pub key_start: u32,
     /// One past the last absolute slot that any row sees.
     pub key_end: u32,
+    /// The lowest absolute slot of a row, for windows.
+    pub slot: u32,
+    /// Zeros.
+    pub padding: [u32; 3],
 }
+
+/// Slots whose values are summed one after the other before the sums are added up (`PIECE` of
+/// `shaders/attention_sums.wgsl`). Pieces begin at absolute multiples of it: so must stores, so that what lies in a store
+/// is summed alike wherever that is.
+pub const PIECE: u32 = 16;
 
 /// Workgroup memory that every WebGPU device grants.
 const WORKGROUP_BYTES: u32 = 16 * 1024;
 
 /// Bytes that a tile takes: queries, keys or values, shares, and a number a row and lane.
 fn workgroup_bytes(head_dim: u32, rows: u32, keys: u32) -> u32 {
+    let head_dim = head_dim.next_multiple_of(4);
     ((rows + keys) * (head_dim + 4) + rows * keys + rows * MOST_LANES) * 4
 }
 
@@ -55,7 +71,7 @@ pub fn tile(head_dim: u32) -> (u32, u32) {
 /// The largest head that [`tile`] finds room for.
 pub const MAX_HEAD_DIM: u32 = 256;
 
-/// The kernel for heads of `head_dim` elements, a multiple of four. On software adapters an invocation
+/// The kernel for heads of `head_dim` elements, an even number. On software adapters an invocation
 /// takes four rows of the tile: what it loads from shared memory, the slowest thing they do, is used as
 /// often. GPUs would rather have more invocations to hide the loads behind.
 #[must_use]
@@ -67,7 +83,9 @@ pub fn spec(software: bool, head_dim: u32) -> KernelSpec {
     };
     let numbers =
         [("HEAD_DIM", head_dim), ("TILE_ROWS", rows), ("TILE_KEYS", keys), ("LANES", lanes), ("ROWS_EACH", rows_each)];
-    KernelSpec::portable("attention", numbers.map(|(name, value)| (name, Define::Number(value))).to_vec())
+    let mut defines = numbers.map(|(name, value)| (name, Define::Number(value))).to_vec();
+    defines.extend(flags([("PAIRS", !head_dim.is_multiple_of(4))]));
+    KernelSpec::portable("attention", defines)
 }
 
 /// One workgroup a tile and head.
@@ -88,8 +106,12 @@ pub fn tiles(rows: &[RowRecord], store: &[u32], most: u32) -> Vec<TileRecord> {
                 tile.count += 1;
                 tile.key_start = tile.key_start.min(row.key_start);
                 tile.key_end = tile.key_end.max(row.key_end);
+                tile.slot = tile.slot.min(row.slot);
             }
-            _ => tiles.push(TileRecord { first: i as u32, count: 1, key_start: row.key_start, key_end: row.key_end }),
+            _ => {
+                let RowRecord { key_start, key_end, slot, .. } = *row;
+                tiles.push(TileRecord { first: i as u32, count: 1, key_start, key_end, slot, padding: [0; 3] });
+            }
         }
         last_store = Some(store);
     }
@@ -102,7 +124,7 @@ mod tests {
 
     #[test]
     fn tiles_fit_everywhere() {
-        for head_dim in (4..=MAX_HEAD_DIM).step_by(4) {
+        for head_dim in (2..=MAX_HEAD_DIM).step_by(2) {
             let (rows, keys) = tile(head_dim);
             assert!(workgroup_bytes(head_dim, rows, keys) <= WORKGROUP_BYTES, "{head_dim}");
             assert!(rows % 4 == 0 && keys % 8 == 0);
@@ -111,10 +133,10 @@ mod tests {
 
     #[test]
     fn stores_never_share_a_tile() {
-        let row = |start, end| RowRecord { key_start: start, key_end: end, ..RowRecord::default() };
+        let row = |start, end| RowRecord { key_start: start, key_end: end, slot: end - 1, ..RowRecord::default() };
         let rows = [row(0, 4), row(1, 6), row(100, 104), row(0, 4)];
         let tiles = tiles(&rows, &[0, 0, 1, 0], 16);
-        let spans: Vec<_> = tiles.iter().map(|t| (t.first, t.count, t.key_start, t.key_end)).collect();
-        assert_eq!(spans, [(0, 2, 0, 6), (2, 1, 100, 104), (3, 1, 0, 4)]);
+        let spans: Vec<_> = tiles.iter().map(|t| (t.first, t.count, t.key_start, t.key_end, t.slot)).collect();
+        assert_eq!(spans, [(0, 2, 0, 6, 3), (2, 1, 100, 104, 103), (3, 1, 0, 4, 3)]);
     }
 }

@@ -42,10 +42,10 @@ pub fn tile(rows: u32) -> (u32, u32) {
     (warps_rows * 16, keys)
 }
 
-/// The kernel for heads of `head_dim` elements and tiles of a pass of `rows` rows, its result in f16
-/// where `half`.
+/// The kernel for heads of `head_dim` elements and tiles of a pass of `rows` rows, with a window where `window`, its
+/// result in f16 where `half`.
 #[must_use]
-pub fn spec(head_dim: u32, rows: u32, half: bool) -> KernelSpec {
+pub fn spec(head_dim: u32, rows: u32, window: bool, half: bool) -> KernelSpec {
     let Tile { warps_rows, warps_keys, keys, ahead } = Tile::choose(rows);
     let numbers = [
         ("HEAD_DIM", head_dim),
@@ -58,7 +58,7 @@ pub fn spec(head_dim: u32, rows: u32, half: bool) -> KernelSpec {
         ("KV_EACH", keys * head_dim / 8 / (warps_rows * warps_keys * 32)),
     ];
     let mut defines: Vec<_> = numbers.map(|(name, value)| (name, Define::Number(value))).to_vec();
-    defines.extend(flags([("AHEAD", ahead), ("HALF", half)]));
+    defines.extend(flags([("AHEAD", ahead), ("WINDOW", window), ("HALF", half)]));
     KernelSpec {
         shader: "attention_matrix",
         defines,

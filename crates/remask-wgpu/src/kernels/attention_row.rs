@@ -26,11 +26,12 @@ pub struct Halves {
     pub out: bool,
 }
 
-/// The kernel for heads of `head_dim` elements, a multiple of four.
+/// The kernel for heads of `head_dim` elements, an even number.
 #[must_use]
 pub fn spec(head_dim: u32, halves: Halves) -> KernelSpec {
     let mut defines = vec![("HEAD_DIM", Define::Number(head_dim))];
-    defines.extend(flags([("HALF_STORE", halves.store), ("HALF", halves.out)]));
+    let pairs = !head_dim.is_multiple_of(4);
+    defines.extend(flags([("HALF_STORE", halves.store), ("HALF", halves.out), ("PAIRS", pairs)]));
     KernelSpec::portable("attention_row", defines)
 }
 

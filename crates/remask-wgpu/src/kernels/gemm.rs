@@ -1,9 +1,10 @@
 //! Linear layers; see `shaders/gemm.wgsl`.
 
+use remask_core::architecture::Activation;
 use remask_core::checkpoint::WeightFormat;
 use serde::{Deserialize, Serialize};
 
-use super::{flags, weight_defines};
+use super::{activation, flags, weight_defines};
 use crate::wgsl::{Define, KernelSpec};
 
 /// `Params` of the shader.
@@ -18,45 +19,74 @@ pub struct Params {
     pub first: u32,
     /// Columns of the output.
     pub out_stride: u32,
-    /// 1 where the rows of x are the selected ones.
-    pub over_selected: u32,
+    /// Which rows x has, as `rows_over` of `shaders/pass.wgsl` numbers them.
+    pub over: u32,
     /// Added to the mean square where rows are normalised.
     pub eps: f32,
-    /// Zeros.
-    pub padding: [u32; 2],
+    /// Columns that the mean square is taken over: without the zeros that fill rows up.
+    pub cols: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
-/// What a linear layer computes beside its product, where a dispatch of its own would cost more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+/// What a linear layer computes beside its product, where a dispatch of its own would cost more. Buffers: weights, x, out;
+/// then the gain of the norm and the bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fused {
-    /// The rows of x are normalised first (RMSNorm), with gains in a fourth buffer.
+    /// The rows of x are normalised first (RMSNorm).
     pub norm: bool,
-    /// What becomes of the product.
+    /// A bias is added to the product.
+    pub bias: bool,
+    /// What becomes of it then.
     pub end: End,
 }
 
 /// What becomes of a product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum End {
     /// It is the result.
-    #[default]
     Write,
     /// It is added to the result.
     Add,
-    /// Its first half, through SiLU, times its second is the result.
-    SwiGlu,
+    /// Its first half, through the activation, times its second is the result.
+    Gated(Activation),
+    /// The result is what the activation makes of it.
+    Plain(Activation),
+}
+
+impl End {
+    /// The end of a feed-forward part's first product.
+    #[must_use]
+    pub fn of_feed_forward(gated: bool, activation: Activation) -> Self {
+        if gated { Self::Gated(activation) } else { Self::Plain(activation) }
+    }
 }
 
 impl Fused {
-    /// The flags that the shaders ask for.
+    /// The product alone.
+    pub const PRODUCT: Self = Self { norm: false, bias: false, end: End::Write };
+
+    /// The values that the shaders ask for.
     pub fn defines(self) -> impl Iterator<Item = (&'static str, Define)> {
-        flags([("NORM", self.norm), ("RESIDUAL", self.end == End::Add), ("SWIGLU", self.end == End::SwiGlu)])
+        let Self { norm, bias, end } = self;
+        let activation = match end {
+            End::Gated(activation) | End::Plain(activation) => Some(activation),
+            End::Write | End::Add => None,
+        };
+        let on = [
+            ("NORM", norm),
+            ("BIAS", bias),
+            ("ADD", end == End::Add),
+            ("GATED", matches!(end, End::Gated(_))),
+            ("ACTIVATES", activation.is_some()),
+        ];
+        flags(on).chain(activation.map(activation::define))
     }
 
     /// Columns of the result of a product of `part_rows` columns.
     #[must_use]
     pub fn columns(self, part_rows: u32) -> u32 {
-        if self.end == End::SwiGlu { part_rows / 2 } else { part_rows }
+        if matches!(self.end, End::Gated(_)) { part_rows / 2 } else { part_rows }
     }
 }
 

@@ -25,8 +25,8 @@ pub struct Params {
     pub eps: f32,
     /// Elements of a split's output for [`MatrixEnd::Sums`], key/value heads for [`MatrixEnd::Rotary`].
     pub extra: u32,
-    /// 1 where the rows of x are the selected ones.
-    pub over_selected: u32,
+    /// Which rows x has, as `rows_over` of `shaders/pass.wgsl` numbers them.
+    pub over: u32,
     /// Row of the part that the first workgroup begins with.
     pub first_row: u32,
 }

@@ -2,6 +2,7 @@
 
 use remask_core::checkpoint::WeightFormat;
 
+use super::flags;
 use super::gemm::HEAD_TILE_N;
 use super::linear::Portable;
 use crate::wgsl::{Define, KernelSpec};
@@ -20,43 +21,36 @@ pub struct Params {
     pub first_strip: u32,
     /// Tiles of 64 ids that a workgroup takes.
     pub strip_tiles: u32,
+    /// Words of a set of suppressed ids.
+    pub words: u32,
     /// Zeros.
-    pub padding: [u32; 3],
+    pub padding: [u32; 2],
 }
 
 /// Bytes of a `Selection` of `shaders/selection.wgsl`.
 pub const SELECTION_BYTES: u64 = 32;
 
-/// Ids of a tile, and strips of a part at most: so many that the device stays full, so few that partial
-/// selections stay small.
-fn tile_and_most_strips(strategy: Portable) -> (u32, u32) {
-    match strategy {
-        Portable::Few(few) => (few.tile_columns(), 1024),
-        Portable::Tiled(_) => (HEAD_TILE_N, TILED_STRIPS),
-    }
-}
-
-/// Strips of a part at most where many rows are selected.
-pub const TILED_STRIPS: u32 = 256;
+/// Strips of a part at most: so many that the device stays full, so few that partial selections stay small. Strips are
+/// the same for every number of rows, so that selections are merged in the same order.
+pub const MOST_STRIPS: u32 = 256;
 
 /// Tiles that one workgroup takes.
 #[must_use]
-pub fn strip_tiles(strategy: Portable, part_rows: u32) -> u32 {
-    let (tile, most) = tile_and_most_strips(strategy);
-    part_rows.div_ceil(tile).div_ceil(most).max(1)
+pub fn strip_tiles(part_rows: u32) -> u32 {
+    part_rows.div_ceil(HEAD_TILE_N).div_ceil(MOST_STRIPS).max(1)
 }
 
 /// Strips of a part.
 #[must_use]
-pub fn strips(strategy: Portable, part_rows: u32) -> u32 {
-    let (tile, _) = tile_and_most_strips(strategy);
-    part_rows.div_ceil(tile).div_ceil(strip_tiles(strategy, part_rows))
+pub fn strips(part_rows: u32) -> u32 {
+    part_rows.div_ceil(HEAD_TILE_N).div_ceil(strip_tiles(part_rows))
 }
 
-/// The kernel for a head of `format`.
+/// The kernel for a head of `format`, with a bias where `bias`. Buffers: weights, x, partial selections, selected rows,
+/// suppressed ids; then the bias.
 #[must_use]
-pub fn spec(format: WeightFormat, strategy: Portable) -> KernelSpec {
-    let defines = match strategy {
+pub fn spec(format: WeightFormat, strategy: Portable, bias: bool) -> KernelSpec {
+    let mut defines = match strategy {
         Portable::Few(few) => {
             let mut defines = few.defines(format);
             defines.push(("FEW", Define::Flag));
@@ -64,6 +58,7 @@ pub fn spec(format: WeightFormat, strategy: Portable) -> KernelSpec {
         }
         Portable::Tiled(tile) => tile.defines(format),
     };
+    defines.extend(flags([("BIAS", bias)]));
     KernelSpec::portable("head_select", defines)
 }
 
@@ -74,5 +69,5 @@ pub fn grid(strategy: Portable, rows: u32, part_rows: u32) -> [u32; 3] {
         Portable::Few(_) => 1,
         Portable::Tiled(tile) => rows.div_ceil(tile.rows()),
     };
-    [strips(strategy, part_rows), row_tiles, 1]
+    [strips(part_rows), row_tiles, 1]
 }

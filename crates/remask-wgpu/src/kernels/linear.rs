@@ -1,13 +1,14 @@
 //! Which kernel computes a linear layer, as a pure function of the adapter and the shape.
 
 use remask_core::Architecture;
+use remask_core::architecture::BlockSpec;
 use remask_core::checkpoint::WeightFormat;
 use serde::{Deserialize, Serialize};
 
 use super::gemm::{self, Fused, Tile};
 use super::gemm_matrix::{self, MatrixEnd, MatrixTile};
 use super::gemv::{self, Few};
-use super::{FUSED, attention_matrix, head_select};
+use super::{attention_matrix, fused, head_select};
 use crate::order::Order;
 use crate::profile::AdapterProfile;
 use crate::wgsl::KernelSpec;
@@ -49,21 +50,22 @@ impl Arithmetic {
     /// and bf16 weights ask for more than f16 holds.
     #[must_use]
     pub fn choose(profile: &AdapterProfile, a: &Architecture, formats: &[WeightFormat]) -> Self {
-        let at = &a.attention;
-        let qkv = (at.heads + 2 * at.kv_heads) * at.head_dim;
-        let layers = [
-            (a.hidden, qkv),
-            (at.heads * at.head_dim, a.hidden),
-            (a.hidden, 2 * a.mlp.hidden),
-            (a.mlp.hidden, a.hidden),
-        ];
-        let fits = |format: &WeightFormat| {
-            layers.iter().all(|(cols, out)| gemm_matrix::fits(*format, *cols as u32, *out as u32))
+        let fits = |format: &WeightFormat, cols: usize, out: usize| gemm_matrix::fits(*format, cols as u32, out as u32);
+        let block_fits = |b: &BlockSpec| {
+            let (at, ff) = (&b.attention, &b.feed_forward);
+            let layers = [
+                (a.hidden, at.qkv_width()),
+                (at.q_width(), a.hidden),
+                (a.hidden, ff.up_width()),
+                (ff.hidden, a.hidden),
+            ];
+            let biases = at.qkv_bias || at.out_bias || ff.bias;
+            !biases
+                && attention_matrix::fits(at.head_dim as u32)
+                && at.window.is_none()
+                && layers.iter().all(|(cols, out)| formats.iter().all(|f| fits(f, *cols, *out)))
         };
-        let half = MatrixTile::supported(profile)
-            && attention_matrix::fits(at.head_dim as u32)
-            && a.hidden >= MATRIX_HIDDEN
-            && formats.iter().all(fits);
+        let half = MatrixTile::supported(profile) && a.hidden >= MATRIX_HIDDEN && a.distinct_blocks().all(block_fits);
         if half { Self::Half } else { Self::Full }
     }
 
@@ -133,8 +135,8 @@ impl Strategy {
         match self {
             Self::Matrix(tile) => vec![gemm_matrix::spec(format, tile, MatrixEnd::Sums, 0)],
             Self::Portable(portable) => {
-                let head = head_select::spec(format, portable.for_head());
-                FUSED.map(|fused| portable.spec(format, fused)).into_iter().chain([head]).collect()
+                let head = head_select::spec(format, portable.for_head(), false);
+                fused().into_iter().map(|fused| portable.spec(format, fused)).chain([head]).collect()
             }
         }
     }
@@ -158,7 +160,7 @@ impl Portable {
     pub fn choose(profile: &AdapterProfile, format: WeightFormat, shape: Shape) -> Self {
         let Shape { rows, cols, out } = shape;
         // Software adapters run the tiled kernel of one row as fast, and compile fewer kernels.
-        if !profile.is_software() && rows <= Few::MOST_ROWS && cols.is_multiple_of(8) {
+        if !profile.is_software() && rows <= Few::MOST_ROWS {
             return Self::Few(Few::choose(format, rows, out, cols));
         }
         Self::tiled(profile, shape)
@@ -168,10 +170,10 @@ impl Portable {
     /// tables test, and that are not plainly too large or too small for this one.
     #[must_use]
     pub fn candidates(profile: &AdapterProfile, format: WeightFormat, shape: Shape) -> Vec<Self> {
-        let Shape { rows, cols, .. } = shape;
+        let rows = shape.rows;
         let mut found = vec![Self::choose(profile, format, shape)];
         let widths = [(64, 512), (8192, 1024), (100_000, 4096)];
-        if rows <= Few::MOST_ROWS && cols.is_multiple_of(8) {
+        if rows <= Few::MOST_ROWS {
             found.extend(widths.map(|(out, cols)| Self::Few(Few::choose(format, rows, out, cols))));
         }
         for rows_of_tile in [1, 2, 4, 8, 17, 33, 65, 4096] {
@@ -196,14 +198,14 @@ impl Portable {
     pub fn for_head(self) -> Self {
         match self {
             Self::Tiled(tile) => Self::Tiled(Tile { tn: gemm::HEAD_TILE_N / tile.lanes_n, ..tile }),
-            Self::Few(few) => Self::Few(Few { columns: if few.rows == 8 { 2 } else { 4 }, ..few }),
+            Self::Few(few) => Self::Few(Few { columns: gemm::HEAD_TILE_N / Few::GROUPS, ..few }),
         }
     }
 
-    /// Whether SwiGLU is computed by this kernel too, rather than by a dispatch of its own. It takes both
+    /// Whether a gated activation is computed by this kernel too, rather than by a dispatch of its own. It takes both
     /// halves one after the other: for tiles on a GPU that is half as many workgroups, each twice as long.
     #[must_use]
-    pub fn fuses_swiglu(self, profile: &AdapterProfile) -> bool {
+    pub fn fuses_gated(self, profile: &AdapterProfile) -> bool {
         profile.is_software() || matches!(self, Self::Few(_))
     }
 
@@ -229,33 +231,6 @@ impl Portable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::{MatrixShape, ProfileLimits};
-
-    fn profile(kind: &str, matrix: bool) -> AdapterProfile {
-        let shape = MatrixShape { m: 16, n: 16, k: 16, input: "F16".into(), output: "F32".into() };
-        AdapterProfile {
-            name: String::new(),
-            api: "Vulkan".into(),
-            kind: kind.into(),
-            driver: String::new(),
-            vendor: 0,
-            device: 0,
-            shader_f16: matrix,
-            subgroups: matrix.then_some((32, 32)),
-            matrix_shapes: if matrix { vec![shape] } else { Vec::new() },
-            timestamps: false,
-            pipeline_cache: false,
-            limits: ProfileLimits {
-                buffer: 1 << 30,
-                binding: 1 << 30,
-                storage_buffers: if matrix { 10 } else { 8 },
-                workgroup_bytes: if matrix { 48 << 10 } else { 16 << 10 },
-                invocations: 1024,
-                workgroups: 65535,
-                uniform_alignment: 256,
-            },
-        }
-    }
 
     /// The name of the kernel that a device picks.
     fn picked(profile: &AdapterProfile, order: Order, format: WeightFormat, shape: [u32; 3]) -> String {
@@ -269,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_kernel_that_cannot_be_used_is_stood_in_for() {
-        let matrix = profile("DiscreteGpu", true);
+        let matrix = AdapterProfile::made_up("DiscreteGpu", true);
         let shape = |rows| Shape { rows, cols: 4096, out: 4096 };
         let picked = |rows, refused: &[&str]| {
             let usable = |spec: &KernelSpec| !refused.contains(&spec.shader);
@@ -299,6 +274,7 @@ mod tests {
     fn kernels_follow_adapter_and_shape() {
         use Order::{Fragments, Paired, Rows};
         use WeightFormat::{Bf16, F16, Q4, Q8};
+        let profile = AdapterProfile::made_up;
         let (plain, matrix, software) =
             (profile("DiscreteGpu", false), profile("DiscreteGpu", true), profile("Cpu", false));
         let table = [

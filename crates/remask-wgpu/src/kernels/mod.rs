@@ -3,6 +3,7 @@
 //!
 //! Adding a kernel touches three files: the shader, a file here, and its case table in `tests/`.
 
+pub mod activation;
 pub mod attention;
 pub mod attention_matrix;
 pub mod attention_row;
@@ -13,13 +14,13 @@ pub mod gemm_matrix;
 pub mod gemv;
 pub mod head_select;
 pub mod linear;
+pub mod norm;
 pub mod reorder;
-pub mod rms_norm;
 pub mod rotary;
 pub mod select_reduce;
 pub mod select_strips;
-pub mod swiglu;
 
+use remask_core::architecture::{Activation, NormKind};
 use remask_core::checkpoint::WeightFormat;
 
 use self::gemm::{End, Fused};
@@ -34,7 +35,7 @@ use crate::wgsl::{Define, KernelSpec};
 pub struct RowRecord {
     /// Token id.
     pub token: u32,
-    /// Position: its rotary angle.
+    /// Position: its learned embedding.
     pub position: u32,
     /// Absolute slot that its K/V go to.
     pub slot: u32,
@@ -42,8 +43,10 @@ pub struct RowRecord {
     pub key_start: u32,
     /// One past the last absolute slot it sees.
     pub key_end: u32,
+    /// Where its position's cosines and sines lie in rotary tables.
+    pub turn: u32,
     /// Zeros.
-    pub padding: [u32; 3],
+    pub padding: [u32; 2],
 }
 
 /// `Select` of `shaders/pass.wgsl`.
@@ -60,10 +63,17 @@ pub struct SelectRecord {
     pub temperature: f32,
     /// Key of the noise.
     pub key: [u32; 2],
-    /// Position, the first half of the noise's counter.
+    /// Position of the predicted token, the first half of the noise's counter.
     pub position: u32,
-    /// Zero.
-    pub padding: u32,
+    /// The set of ids that are never chosen.
+    pub suppressed: u32,
+}
+
+/// Columns that a row of `width` takes on the device, in activations, weights and vectors alike: what fills it up is
+/// zeros, and stays so.
+#[must_use]
+pub const fn padded(width: u32) -> u32 {
+    width.next_multiple_of(8)
 }
 
 /// What `shaders/weights.wgsl` asks for.
@@ -85,13 +95,19 @@ pub(crate) fn flags<const N: usize>(all: [(&'static str, bool); N]) -> impl Iter
 pub const WEIGHT_FORMATS: [WeightFormat; 5] =
     [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Q8, WeightFormat::Q4];
 
+/// Every activation.
+pub const ACTIVATIONS: [Activation; 3] = [Activation::Silu, Activation::GeluTanh, Activation::Gelu];
+
 /// What linear layers are fused with.
-pub const FUSED: [Fused; 4] = [
-    Fused { norm: false, end: End::Write },
-    Fused { norm: false, end: End::Add },
-    Fused { norm: true, end: End::Write },
-    Fused { norm: true, end: End::SwiGlu },
-];
+#[must_use]
+pub fn fused() -> Vec<Fused> {
+    let activated = ACTIVATIONS.into_iter().flat_map(|a| [End::Gated(a), End::Plain(a)]);
+    let ends: Vec<_> = [End::Write, End::Add].into_iter().chain(activated).collect();
+    let variants = [(false, false), (false, true), (true, false), (true, true)];
+    let all = variants.into_iter().flat_map(|(norm, bias)| ends.iter().map(move |end| Fused { norm, bias, end: *end }));
+    // What is added to the residual stream is a product of something else.
+    all.filter(|fused| !(fused.norm && fused.end == End::Add)).collect()
+}
 
 /// Into how many splits matrix units cut a product that the next kernel sums.
 pub const SPLITS: [u32; 4] = [1, 2, 4, 8];
@@ -101,23 +117,38 @@ pub const SPLITS: [u32; 4] = [1, 2, 4, 8];
 pub fn all_specs() -> Vec<KernelSpec> {
     let mut specs = vec![fragment_probe::spec(), select_reduce::spec(), select_strips::spec()];
     for half in [false, true] {
-        for splits in SPLITS {
-            let variants = [false, true].map(|interleaved| swiglu::Variant { splits, half, interleaved });
-            specs.extend(variants.map(swiglu::spec));
+        for (splits, activation) in SPLITS.into_iter().flat_map(|s| ACTIVATIONS.map(|a| (s, a))) {
+            let kinds = [(false, false), (true, false), (true, true)];
+            specs.extend(kinds.map(|(gated, interleaved)| {
+                activation::spec(activation::Variant { activation, gated, splits, half, interleaved })
+            }));
         }
         for splits in [0].into_iter().chain(SPLITS) {
-            let variants = [false, true].map(|gather| rms_norm::Variant { gather, splits, half });
-            for lanes in [rms_norm::Lanes::portable, rms_norm::Lanes::subgroups] {
+            let kinds = [NormKind::Rms, NormKind::Layer].into_iter().flat_map(|kind| [(kind, false), (kind, true)]);
+            let variants: Vec<_> = kinds
+                .flat_map(|(kind, after)| {
+                    [false, true].map(|gather| norm::Variant { kind, gather, splits, after, half })
+                })
+                .filter(|v| if v.after { [1, 8].contains(&v.splits) } else { v.kind == NormKind::Rms || v.splits < 2 })
+                .collect();
+            for lanes in [norm::Lanes::portable, norm::Lanes::subgroups] {
                 let lanes = [60, 512, 4096].map(lanes);
-                specs.extend(variants.into_iter().flat_map(|v| lanes.map(|lanes| rms_norm::spec(lanes, v))));
+                specs.extend(variants.iter().flat_map(|v| lanes.map(|lanes| norm::spec(lanes, *v))));
             }
         }
         for rows in [1, 100, 1000] {
-            specs.extend([64, 128].map(|head_dim| attention_matrix::spec(head_dim, rows, half)));
+            for window in [false, true] {
+                specs.extend([64, 128].map(|head_dim| attention_matrix::spec(head_dim, rows, window, half)));
+            }
         }
     }
+    // Every end for one width; for the others those that differ most.
+    let fused_with = |cols| {
+        let gated = Fused { norm: true, bias: true, end: End::Gated(Activation::Gelu) };
+        if cols == 512 { fused() } else { vec![Fused::PRODUCT, gated] }
+    };
     for format in WEIGHT_FORMATS {
-        specs.push(embed::spec(format));
+        specs.extend([embed::Table::Tokens, embed::Table::Positions].map(|table| embed::spec(format, table)));
         // Every tile and unrolling that rows and widths lead to.
         for (rows, out, cols) in [1, 2, 4, 8, 17, 33, 65, 4096]
             .into_iter()
@@ -125,12 +156,14 @@ pub fn all_specs() -> Vec<KernelSpec> {
         {
             if rows <= gemv::Few::MOST_ROWS {
                 let few = gemv::Few::choose(format, rows, out, cols);
-                specs.push(head_select::spec(format, Portable::Few(few).for_head()));
-                specs.extend(FUSED.map(|fused| gemv::spec(format, few, fused)));
+                specs.extend([false, true].map(|bias| head_select::spec(format, Portable::Few(few).for_head(), bias)));
+                specs.extend(fused_with(cols).into_iter().map(|fused| gemv::spec(format, few, fused)));
             }
             for tile in [false, true].map(|software| gemm::Tile::choose(software, rows, out)) {
-                specs.push(head_select::spec(format, Portable::Tiled(tile).for_head()));
-                specs.extend(FUSED.map(|fused| gemm::spec(format, tile, fused)));
+                specs.extend(
+                    [false, true].map(|bias| head_select::spec(format, Portable::Tiled(tile).for_head(), bias)),
+                );
+                specs.extend(fused_with(cols).into_iter().map(|fused| gemm::spec(format, tile, fused)));
             }
         }
         for (rows, out) in
@@ -163,16 +196,16 @@ pub fn all_specs() -> Vec<KernelSpec> {
             }
         }
     }
-    for head_dim in [8, 12, 16, 64, 80, 128, 256] {
+    for head_dim in [8, 10, 12, 16, 24, 64, 80, 128, 256] {
         specs.extend([false, true].map(|software| attention::spec(software, head_dim)));
         let kinds = [(false, false), (true, false), (true, true)];
         specs.extend(kinds.map(|(store, out)| attention_row::spec(head_dim, attention_row::Halves { store, out })));
         let kinds = [(false, false), (true, false), (false, true)];
-        for rotated in [head_dim, head_dim / 4 * 2] {
-            let variant = rotary::Variant { head_dim, rotated, interleaved: false, splits: 1, half_kv: false };
-            let kinds = kinds.map(|(interleaved, half_kv)| rotary::Variant { interleaved, half_kv, ..variant });
-            specs
-                .extend(kinds.iter().flat_map(|v| SPLITS.map(|splits| rotary::spec(rotary::Variant { splits, ..*v }))));
+        for (rotated, head_norm) in [(head_dim, false), (head_dim, true), (head_dim / 4 * 2, false), (0, false)] {
+            let variants = kinds.into_iter().flat_map(|(interleaved, half_kv)| {
+                SPLITS.map(|splits| rotary::Variant { head_dim, rotated, interleaved, head_norm, splits, half_kv })
+            });
+            specs.extend(variants.map(rotary::spec));
         }
     }
     let mut seen = std::collections::HashSet::new();

@@ -1,4 +1,6 @@
-//! Rotary embedding and the K/V write; see `shaders/rotary.wgsl`.
+//! Norms and rotary embedding of heads, and the K/V write; see `shaders/rotary.wgsl`.
+
+use std::ops::Range;
 
 use remask_core::architecture::Rotary;
 
@@ -15,8 +17,8 @@ pub struct Params {
     pub kv_heads: u32,
     /// Elements of a split.
     pub split_stride: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Of the heads' norms: added to the mean square.
+    pub eps: f32,
 }
 
 /// What turns, and where it lies.
@@ -28,6 +30,8 @@ pub struct Variant {
     pub rotated: u32,
     /// Pairs are neighbours, and not of the two halves of what turns.
     pub interleaved: bool,
+    /// Each head of queries and keys goes through an RMSNorm first.
+    pub head_norm: bool,
     /// Splits that queries, keys and values are the sum of.
     pub splits: u32,
     /// Keys and values are stored in f16.
@@ -38,20 +42,25 @@ pub struct Variant {
 const THREADS: u32 = 128;
 
 impl Variant {
+    /// Heads of a workgroup.
+    fn heads(self) -> u32 {
+        THREADS / (self.head_dim / 2 / self.width()).max(1)
+    }
+
     /// Pairs of an invocation.
     fn width(self) -> u32 {
-        let whole = self.head_dim.is_multiple_of(8) && self.rotated.is_multiple_of(8) && self.rotated > 0;
+        let whole = self.head_dim.is_multiple_of(8) && self.rotated.is_multiple_of(8);
         if whole { 4 } else { 1 }
     }
 }
 
-/// The kernel.
+/// The kernel. Buffers: rows, table, qkv, keys, values; then the weights of the norms of queries and keys.
 #[must_use]
 pub fn spec(variant: Variant) -> KernelSpec {
-    let Variant { head_dim, rotated, interleaved, splits, half_kv } = variant;
+    let Variant { head_dim, rotated, interleaved, head_norm, splits, half_kv } = variant;
     let numbers = [("HEAD_DIM", head_dim), ("ROTATED", rotated), ("SPLITS", splits), ("WIDTH", variant.width())];
     let numbers = numbers.map(|(name, value)| (name, Define::Number(value)));
-    let on = flags([("INTERLEAVED", interleaved), ("HALF_KV", half_kv)]);
+    let on = flags([("INTERLEAVED", interleaved), ("HEAD_NORM", head_norm), ("HALF_KV", half_kv)]);
     let extensions = if half_kv { vec![Extension::F16] } else { Vec::new() };
     KernelSpec { shader: "rotary", defines: numbers.into_iter().chain(on).collect(), extensions }
 }
@@ -59,19 +68,17 @@ pub fn spec(variant: Variant) -> KernelSpec {
 /// Workgroups for `rows` rows of `heads` heads of any kind.
 #[must_use]
 pub fn grid(variant: Variant, rows: u32, heads: u32) -> [u32; 3] {
-    [(heads * variant.head_dim / 2).div_ceil(THREADS * variant.width()), rows, 1]
+    [heads.div_ceil(variant.heads()), rows, 1]
 }
 
-/// `(cos, sin)` of every position and pair, `[positions, dims / 2]`, from float64: shader `sin` is too
-/// inexact for large angles. At least one entry, so that a buffer can be made of it.
+/// `(cos, sin)` of these positions and every pair, `[positions, dims / 2]`, from float64: shader `sin` is too
+/// inexact for large angles.
 #[must_use]
-pub fn table(rotary: &Rotary, positions: usize) -> Vec<[f32; 2]> {
-    let turns = rotary.dims / 2;
-    let angle = |p: usize, i: usize| p as f64 * rotary.theta.powf(-2.0 * i as f64 / rotary.dims as f64);
-    let turn = |(sin, cos): (f64, f64)| [cos as f32, sin as f32];
-    let mut table: Vec<_> = (0..positions).flat_map(|p| (0..turns).map(move |i| turn(angle(p, i).sin_cos()))).collect();
-    if table.is_empty() {
-        table.push([1.0, 0.0]);
-    }
-    table
+pub fn table(rotary: &Rotary, positions: Range<u32>) -> Vec<[f32; 2]> {
+    let (frequencies, amplitude) = (rotary.frequencies(), rotary.amplitude());
+    let turn = |position: u32, frequency: &f64| {
+        let (sin, cos) = (f64::from(position) * frequency).sin_cos();
+        [(cos * amplitude) as f32, (sin * amplitude) as f32]
+    };
+    positions.flat_map(|p| frequencies.iter().map(move |f| turn(p, f))).collect()
 }

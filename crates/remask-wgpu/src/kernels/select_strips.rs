@@ -16,8 +16,10 @@ pub struct Params {
     pub first_strip: u32,
     /// Ids of a strip.
     pub strip_ids: u32,
+    /// Words of a set of suppressed ids.
+    pub words: u32,
     /// Zeros.
-    pub padding: [u32; 3],
+    pub padding: [u32; 2],
 }
 
 /// Ids that one workgroup takes.

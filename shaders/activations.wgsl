@@ -1,0 +1,38 @@
+// Activations of feed-forward parts, by ACTIVATION. None overflows: where x is large they are x, or 0.
+
+#if ACTIVATION == silu
+fn activated(x: f32) -> f32 {
+    return x / (1.0 + exp(-x));
+}
+#endif
+#if ACTIVATION == gelu_tanh
+// 0.5 x (1 + tanh(u)) with u = sqrt(2 / pi) (x + 0.044715 x^3), which is x / (1 + exp(-2 u)).
+fn activated(x: f32) -> f32 {
+    return x / (1.0 + exp(-1.5957691 * (x + 0.044715 * x * x * x)));
+}
+#endif
+#if ACTIVATION == gelu
+// x F(x), where F is the normal distribution: above 0 it is x - x F(-x). F(-t) is exp(-t^2 / 2) times a slow function,
+// which a polynomial in z = 1 / (1 + t / 4) follows to 5e-8 of its value up to t = 13; beyond, F(-t) is below float32's
+// least normal number. The square of t's upper half is exact, and so is what is taken off it for whole powers of two, so
+// that the result is within 1e-6 of its value, for small ones too.
+fn activated(x: f32) -> f32 {
+    let t = min(abs(x), 13.0);
+    let z = 1.0 / (1.0 + 0.25 * t);
+    var slow = 0.02689369 * z - 0.15856086;
+    slow = fma(slow, z, 0.30837268);
+    slow = fma(slow, z, -0.22016293);
+    slow = fma(slow, z, 0.2119947);
+    slow = fma(slow, z, 0.028411517);
+    slow = fma(slow, z, 0.10495057);
+    slow = fma(slow, z, 0.098339856);
+    slow = fma(slow, z, 0.09980846) * z;
+    let upper = bitcast<f32>(bitcast<u32>(t) & 0xFFFFF000u);
+    let square = 0.5 * upper * upper;
+    let power = round(square * 1.442695);
+    // The first factor has 9 bits: ln 2 in two parts.
+    let rest = (square - power * 0.693359375) + power * 2.1219444e-4 + 0.5 * (t - upper) * (t + upper);
+    let tail = exp(-rest) * bitcast<f32>(u32(127.0 - power) << 23u) * slow;
+    return select(x, 0.0, x < 0.0) - t * tail;
+}
+#endif
