@@ -18,9 +18,11 @@ mod rate;
 mod routes;
 mod serve;
 mod shape;
+mod signals;
 mod tally;
 
 pub use self::app::{App, Phase};
 pub use self::config::ServerConfig;
 pub use self::metrics::{Metrics, Outcome};
 pub use self::serve::{Server, Stop};
+pub use self::signals::serve;

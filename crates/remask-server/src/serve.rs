@@ -74,15 +74,15 @@ impl Server {
         let router = router(&app);
         let (closing, closed) = watch::channel(false);
         let accept = tokio::spawn(accept(app.clone(), listener, router, closed));
-        let first = stop().await;
-        if first == Stop::Gently {
+        let mut wish = stop().await;
+        if wish == Stop::Gently {
             app.phase.send_replace(Phase::Leaving);
             tokio::select! {
                 () = tokio::time::sleep(app.config.shutdown_delay) => {}
-                _ = stop() => {}
+                next = stop() => wish = next,
             }
         }
-        if first != Stop::Now {
+        if wish != Stop::Now {
             app.phase.send_replace(Phase::Draining);
             tokio::select! {
                 () = until_idle(&app) => {}

@@ -7,6 +7,8 @@
 mod backends;
 mod commands;
 mod refusals;
+#[cfg(unix)]
+mod serve;
 #[cfg(feature = "train")]
 mod train;
 
