@@ -63,7 +63,7 @@ impl Ask {
             return Err(ApiError::field("remask.step_events", "step events come in streams; set stream to true"));
         }
         let Ours { settings, step_events, canvas } = ours;
-        let settings = common(&fields, settings)?;
+        let settings = common(&fields, settings, model.model.architecture.is_diffusion())?;
         let (ignore_eos, n) = (ignore_eos(&fields)?, fields.integer("n", 1, MOST_CHOICES)?.unwrap_or(1));
         let stop = stop(&fields)?;
         let mut ask = Self {
@@ -145,7 +145,7 @@ impl Ours {
 }
 
 /// Fields that both forms have. OpenAI's own go before those of `remask`.
-fn common(fields: &Fields<'_>, mut settings: DecodeSettings) -> Result<DecodeSettings> {
+fn common(fields: &Fields<'_>, mut settings: DecodeSettings, diffusion: bool) -> Result<DecodeSettings> {
     let refuse_true = |name: &str, why: &str| fields.refuse_unless(name, |value| *value == Value::Bool(false), why);
     settings.temperature = fields.number("temperature", 0.0, 2.0)?.or(settings.temperature);
     settings.top_p = fields.number("top_p", f64::from(f32::MIN_POSITIVE), 1.0)?.or(settings.top_p);
@@ -167,7 +167,8 @@ fn common(fields: &Fields<'_>, mut settings: DecodeSettings) -> Result<DecodeSet
     if let Some(threshold) = fields.number("confidence_threshold", 0.0, 1.0)? {
         settings.accept.get_or_insert(remask::core::Acceptance::Threshold(threshold));
     }
-    if fields.bool("parallel_decoding")? == Some(false) && settings.accept.is_none() {
+    // A model that writes token after token decodes nothing in parallel anyway.
+    if fields.bool("parallel_decoding")? == Some(false) && settings.accept.is_none() && diffusion {
         settings.accept = Some(remask::core::Acceptance::Quota(remask::core::Order::LowConfidence));
     }
     fields.string("user")?;
