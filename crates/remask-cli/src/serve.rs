@@ -9,9 +9,11 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use remask::{Engine, EngineState, Handle, Queue, Source};
 use remask_core::Error;
+use remask_core::decode::Defaults;
 use remask_server::{Metrics, ServerConfig};
 
 use crate::bundled::BUNDLED;
+use crate::decode_args::DiffusionArgs;
 use crate::model_args::{DeviceArgs, open_model};
 use crate::report::tell;
 use crate::{Failure, Outcome};
@@ -33,6 +35,9 @@ pub struct Args {
     limits: LimitArgs,
     #[command(flatten, next_help_heading = "Behaviour")]
     behaviour: BehaviourArgs,
+    /// How diffusion models decode where a request says nothing
+    #[command(flatten)]
+    decode: DiffusionArgs,
 }
 
 #[derive(clap::Args)]
@@ -161,11 +166,14 @@ impl Args {
         if api_keys.iter().any(|key| key.trim().is_empty()) {
             return Err(Failure::Message("an API key is empty".to_owned()));
         }
+        let decode = self.decode.settings_in_full();
+        decode.resolve(&Defaults::default()).check_settings()?;
         Ok(ServerConfig {
             api_keys,
             metrics_key: network.metrics_key.clone(),
             served_names: self.served_model_name.clone(),
             allow_origins: network.allow_origin.clone(),
+            decode,
             request_timeout: seconds("--request-timeout", limits.request_timeout)?,
             shutdown_delay: seconds("--shutdown-delay", behaviour.shutdown_delay)?,
             drain_timeout: seconds("--drain-timeout", behaviour.drain_timeout)?,
@@ -232,6 +240,7 @@ pub fn run(args: &Args) -> Outcome {
     if !args.network.host.is_loopback() && config.api_keys.is_empty() {
         tell("note", "the server is open to the network without a key; --api-key closes it");
     }
+    tell("decoding", &serde_json::to_string(&config.decode.resolve(&Defaults::default()))?);
     let address = SocketAddr::new(args.network.host, args.network.port);
     let metrics = Arc::new(Metrics::new(config.vllm_metrics));
     let engine = args.engine(&metrics)?;

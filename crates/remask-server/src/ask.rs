@@ -54,7 +54,8 @@ impl Ask {
     pub fn read(app: &App, form: Form, body: &Value) -> Result<Self> {
         let fields = Fields::of(body)?;
         let (model, model_name) = app.model(fields.string("model")?)?;
-        let ours = Ours::read(&fields)?;
+        let diffusion = model.model.architecture.is_diffusion();
+        let ours = Ours::read(&fields, diffusion.then_some(&app.config.decode))?;
         let stream = fields.bool("stream")?.unwrap_or(false);
         let options = fields.object("stream_options")?.map(|o| Fields::inside(o, "stream_options."));
         let option = |name: &str| options.map_or(Ok(None), |o| o.bool(name)).map(|on| on.unwrap_or(false));
@@ -63,7 +64,7 @@ impl Ask {
             return Err(ApiError::field("remask.step_events", "step events come in streams; set stream to true"));
         }
         let Ours { settings, step_events, canvas } = ours;
-        let settings = common(&fields, settings, model.model.architecture.is_diffusion())?;
+        let settings = common(&fields, settings, diffusion)?;
         let (ignore_eos, n) = (ignore_eos(&fields)?, fields.integer("n", 1, MOST_CHOICES)?.unwrap_or(1));
         let stop = stop(&fields)?;
         let mut ask = Self {
@@ -127,14 +128,20 @@ struct Ours {
 }
 
 impl Ours {
-    fn read(fields: &Fields<'_>) -> Result<Self> {
+    /// Reads it. Where it says nothing, and names no preset, `base` holds.
+    fn read(fields: &Fields<'_>, base: Option<&DecodeSettings>) -> Result<Self> {
         let Some(object) = fields.object("remask")? else {
-            return Ok(Self { settings: DecodeSettings::default(), step_events: false, canvas: None });
+            let settings = base.cloned().unwrap_or_default();
+            return Ok(Self { settings, step_events: false, canvas: None });
         };
         let mut rest: Map<String, Value> = object.clone();
         rest.retain(|name, value| !value.is_null() && name != "step_events" && name != "canvas");
         let inside = Fields::inside(object, "remask.");
-        let settings = serde_json::from_value(Value::Object(rest));
+        let base = base.filter(|_| !rest.contains_key("preset"));
+        let settings = serde_json::from_value(Value::Object(rest)).map(|own: DecodeSettings| match base {
+            Some(base) => DecodeSettings { preset: base.preset, ..own.over(base) },
+            None => own,
+        });
         let canvas = inside.get("canvas").map(|canvas| serde_json::from_value::<Vec<Part>>(canvas.clone())).transpose();
         Ok(Self {
             settings: settings.map_err(|problem| ApiError::field("remask", format!("remask: {problem}")))?,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use remask::core::DecodeSettings;
+
 /// Settings of a server. The engine has its own.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
@@ -13,6 +15,8 @@ pub struct ServerConfig {
     pub served_names: Vec<String>,
     /// Origins whose pages may call, `*` for all; none switches CORS off.
     pub allow_origins: Vec<String>,
+    /// How diffusion models decode where a request says nothing. A request with a preset of its own takes nothing of it.
+    pub decode: DecodeSettings,
     /// From a request's arrival to the end of its answer.
     pub request_timeout: Duration,
     /// After the signal to stop, new requests are still taken for this long: whoever sends them needs to be told.
@@ -52,6 +56,7 @@ impl Default for ServerConfig {
             metrics_key: None,
             served_names: Vec::new(),
             allow_origins: Vec::new(),
+            decode: DecodeSettings::default(),
             request_timeout: Duration::from_secs(300),
             shutdown_delay: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),

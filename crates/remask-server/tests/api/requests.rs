@@ -261,3 +261,20 @@ fn responses_say_what_the_chat_says() {
     }
     assert_eq!(server.get("/v1/responses/resp_1").error().0, 404);
 }
+
+#[test]
+fn the_servers_own_settings_hold_where_a_request_says_nothing() {
+    let decode = serde_json::from_value(json!({"preset": "quality", "block_length": 5})).unwrap();
+    let server = start_with(Shared::default(), ServerConfig { decode, ..ServerConfig::default() }, |e| e);
+    let passes = |extra: &Value| {
+        let answer = server.post("/v1/completions", &completion(extra)).ok();
+        (answer["remask"]["forward_passes"].as_u64().unwrap(), answer["remask"]["mor"].is_object())
+    };
+    assert_eq!(passes(&json!({})), (20, false), "a token a pass");
+    assert_eq!(passes(&json!({"remask": {"mor": true}})).1, true);
+    let (own, mor) = passes(&json!({"remask": {"preset": "balanced"}}));
+    assert!(own < 20 && mor);
+    let threshold = passes(&json!({"confidence_threshold": 0.1}));
+    assert_eq!(threshold, (4, false), "a block of five a pass");
+    assert_eq!(passes(&json!({"parallel_decoding": false})), (20, false));
+}
