@@ -8,16 +8,20 @@
 // out, and what else there is by the product's END (`matrix_ends.wgsl`):
 //     sums      out [SPLITS, extra / out_stride rows, out_stride] f32
 //     add       out [rows, out_stride] f32 is added to
-//     swiglu    out [rows, out_stride] f16, half as many columns as weights, which come as 16 rows of the gate, 16 rows
-//               of the other factor and so on
+//     gated     out [rows, out_stride] f16 is activated(gate) * up, half as many columns as weights, which come as 16 rows
+//               of the gate, 16 rows of the other factor and so on
+//     plain     out [rows, out_stride] f16 is what the activation makes of the product
 //     residual  as add, and the next layer is told of it: gain [out_stride] f32 is the weight of its norm, normed
 //               [rows, out_stride] f16 and squares are what it reads as x and squares, a part for every tile of columns
 //     rotary    out [rows, out_stride] f32 gets rotated queries, keys and values [slots, extra heads of HEAD_DIM] f16
 //               the row's keys, rotated, and values; rows [pass rows], table [turns, HEAD_DIM / 2] (cos, sin).
-//               TILE_N is HEAD_DIM: a subgroup has 16 rows of weights of a head's first half and the same of its second
+//               TILE_N is HEAD_DIM: a subgroup has 16 rows of weights of a head's first half and the same of its second.
+//               With HEAD_NORM head_norms [2, HEAD_DIM] f32 are the weights of an RMSNorm of each head of queries, and of
+//               each of keys, before they turn
 // squares [rows, NORMED] f32, where NORMED is not 0: x is the residual stream, times the weight of the norm and SHRINK,
 //     and here are partial sums of the squares of its rows. A norm divides a row by one number, so products
 //     can be divided by it as well.
+// bias [weights' rows, of a gate all before all of the other factor] f32, with BIAS: is added to the product first
 // sums, counters, with MEET: room for the sums of all splits, and for every tile how many of its splits have
 //     arrived, which between dispatches is none.
 // x and out have room for whole tiles of rows; what lies past the pass's rows is computed and means
@@ -37,7 +41,7 @@ struct Params {
     part_rows: u32,
     first: u32,        // output column of the part's first row
     out_stride: u32,
-    eps: f32,          // of the norm
+    eps: f32,          // of the norm of x, and of heads
     extra: u32,        // elements of a split's output, or key/value heads
     over: u32,         // which rows x has: `rows_over`
     first_row: u32,    // row of the part that workgroup 0 begins with
@@ -51,7 +55,7 @@ struct Params {
 @group(0) @binding(next) var<storage, read> weights: array<vec4<u32>>;
 // Eight f16 an element.
 @group(0) @binding(next) var<storage, read> x: array<vec4<u32>>;
-#if END == swiglu
+#if ACTIVATES
 @group(0) @binding(next) var<storage, read_write> out: array<f16>;
 #else
 @group(0) @binding(next) var<storage, read_write> out: array<f32>;
@@ -66,10 +70,16 @@ struct Params {
 @group(0) @binding(next) var<storage, read> table: array<vec2<f32>>;
 @group(0) @binding(next) var<storage, read_write> keys: array<f16>;
 @group(0) @binding(next) var<storage, read_write> values: array<f16>;
+#if HEAD_NORM
+@group(0) @binding(next) var<storage, read> head_norms: array<f32>;
+#endif
 #endif
 #if NORMED == 0
 #else
 @group(0) @binding(next) var<storage, read> squares: array<f32>;
+#endif
+#if BIAS
+@group(0) @binding(next) var<storage, read> bias: array<f32>;
 #endif
 #if MEET
 @group(0) @binding(next) var<storage, read_write> sums: array<vec4<f32>>;
@@ -262,6 +272,34 @@ fn main(
     let gain_$j = vec2<f32>(gain[column + $ju * 16u + lane / 4u], gain[column + $ju * 16u + lane / 4u + 8u]);
 #endfor
 #endif
+#if BIAS
+#if END == gated
+    let biased_column = (params.first + n0 + warp_n) / 2u + lane / 4u;
+#endif
+#if END == rotary
+    let biased_column = params.first + n0 + warp * 16u + lane / 4u;
+#endif
+#if BIAS_IN_TURN
+    let biased_column = params.first + n0 + warp_n + lane / 4u;
+#endif
+#for j in 0..FRAGS_N
+#if END == gated
+    let bias_at_$j = biased_column + $ju * out_stride;
+#endif
+#if END == rotary
+    let bias_at_$j = biased_column + $ju * (HEAD_DIM / 2u);
+#endif
+#if BIAS_IN_TURN
+    let bias_at_$j = biased_column + $ju * 16u;
+#endif
+#if END == sums
+    // Of one of the splits.
+    let bias_$j = select(vec2<f32>(0.0), vec2<f32>(bias[bias_at_$j], bias[bias_at_$j + 8u]), group.z == 0u);
+#else
+    let bias_$j = vec2<f32>(bias[bias_at_$j], bias[bias_at_$j + 8u]);
+#endif
+#endfor
+#endif
 #if ADDS
     let out_row = m0 * out_stride + params.first + n0 + warp_n;
 #for i in 0..FRAGS_M
@@ -337,12 +375,29 @@ fn main(
 #endfor
 #endfor
 #endif
-#if END == swiglu
+#if BIAS
+#for i in 0..FRAGS_M
+#for j in 0..FRAGS_N
+        acc_$i_$j = biased(acc_$i_$j, bias_$j);
+#endfor
+#endfor
+#endif
+#if END == gated
         let out_row = m0 * out_stride + (params.first + n0 + warp_n) / 2u;
 #for i in 0..FRAGS_M
         let to_$i = out_row + $iu * 16u * out_stride;
         let gated_$i = gated(acc_$i_0, acc_$i_1);
         coopStore(gated_$i, &out[to_$i], out_stride);
+#endfor
+#endif
+#if END == plain
+        let out_row = m0 * out_stride + params.first + n0 + warp_n;
+#for i in 0..FRAGS_M
+#for j in 0..FRAGS_N
+        let to_$i_$j = out_row + $iu * 16u * out_stride + $ju * 16u;
+        let activated_$i_$j = activated_halves(acc_$i_$j);
+        coopStore(activated_$i_$j, &out[to_$i_$j], out_stride);
+#endfor
 #endfor
 #endif
 #if END == sums
@@ -368,7 +423,12 @@ fn main(
 #endif
 #if END == rotary
 #for i in 0..FRAGS_M
+#if HEAD_NORM
+        let squares_$i = summed_over_rows(squared(acc_$i_0) + squared(acc_$i_1));
+        share_squares(squares_$i, lane, warp * TILE_M + $iu * 16u);
+#else
         put_turned(acc_$i_0, acc_$i_1, row_$i, turn_$i, head, warp * 16u + lane / 4u);
+#endif
 #endfor
 #endif
 #if END == residual
@@ -379,16 +439,8 @@ fn main(
         coopStore(normed_$i_$j, &normed[to_$i_$j], out_stride);
         squares_$i += squared(acc_$i_$j);
 #endfor
-        squares_$i += subgroupShuffleXor(squares_$i, 4u);
-        squares_$i += subgroupShuffleXor(squares_$i, 8u);
-        squares_$i += subgroupShuffleXor(squares_$i, 16u);
-        if lane < 4u {
-            let share_$i = warp * TILE_M + $iu * 16u + lane * 2u;
-            shares[share_$i] = squares_$i.x;
-            shares[share_$i + 1u] = squares_$i.y;
-            shares[share_$i + 8u] = squares_$i.z;
-            shares[share_$i + 9u] = squares_$i.w;
-        }
+        squares_$i = summed_over_rows(squares_$i);
+        share_squares(squares_$i, lane, warp * TILE_M + $iu * 16u);
 #endfor
 #endif
     }
@@ -400,6 +452,18 @@ fn main(
         sum += shares[$wu * TILE_M + thread];
 #endfor
         squares[(m0 + thread) * (out_stride / TILE_N) + (params.first + n0) / TILE_N] = sum;
+    }
+#endif
+#if HEAD_NORM
+    workgroupBarrier();
+    if level == 0u {
+#for i in 0..FRAGS_M
+        let factors_$i = head_factors($iu * 16u + lane % 4u * 2u, head);
+        let gains_$i = head_gains(head, warp * 16u + lane / 4u);
+        acc_$i_0 = head_normed(acc_$i_0, factors_$i, gains_$i.xy);
+        acc_$i_1 = head_normed(acc_$i_1, factors_$i, gains_$i.zw);
+        put_turned(acc_$i_0, acc_$i_1, row_$i, turn_$i, head, warp * 16u + lane / 4u);
+#endfor
     }
 #endif
 }

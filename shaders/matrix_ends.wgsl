@@ -92,9 +92,25 @@ fn by_rows(held: coop_mat16x16<f32, C>, row: u32) -> coop_mat16x16<f32, C> {
     return matrix;
 }
 #endif
-#if END == swiglu
+#if BIAS
 
-// silu(gate) * up, element by element.
+// With what its two columns are added.
+fn biased(held: coop_mat16x16<f32, C>, added: vec2<f32>) -> coop_mat16x16<f32, C> {
+    var matrix: coop_mat16x16<f32, C> = held;
+    var matrix_elements: array<f32, 8>;
+#for e in 0..8
+    matrix_elements[$e] += added[$eu / 4u];
+#endfor
+    return matrix;
+}
+#endif
+#if ACTIVATES
+
+#include "activations"
+#endif
+#if END == gated
+
+// activated(gate) * up, element by element.
 fn gated(gate: coop_mat16x16<f32, C>, up: coop_mat16x16<f32, C>) -> coop_mat16x16<f16, C> {
     var factor: coop_mat16x16<f32, C> = gate;
     var factor_elements: array<f32, 8>;
@@ -103,19 +119,64 @@ fn gated(gate: coop_mat16x16<f32, C>, up: coop_mat16x16<f32, C>) -> coop_mat16x1
     var matrix: coop_mat16x16<f16, C>;
     var matrix_elements: array<f16, 8>;
 #for i in 0..4
-    let gate_$i = vec2<f32>(factor_elements[2u * $iu], factor_elements[2u * $iu + 1u]);
+    let gate_$i = vec2<f32>(activated(factor_elements[2u * $iu]), activated(factor_elements[2u * $iu + 1u]));
     let up_$i = vec2<f32>(other_elements[2u * $iu], other_elements[2u * $iu + 1u]);
-    let two_$i = vec2<f16>(saturated(gate_$i / (1.0 + exp(-gate_$i)) * up_$i));
+    let two_$i = vec2<f16>(saturated(gate_$i * up_$i));
     matrix_elements[2u * $iu] = two_$i.x;
     matrix_elements[2u * $iu + 1u] = two_$i.y;
 #endfor
     return matrix;
 }
 #endif
-#if END == residual
+#if END == plain
+
+// activated(product), element by element.
+fn activated_halves(held: coop_mat16x16<f32, C>) -> coop_mat16x16<f16, C> {
+    var factor: coop_mat16x16<f32, C> = held;
+    var factor_elements: array<f32, 8>;
+    var matrix: coop_mat16x16<f16, C>;
+    var matrix_elements: array<f16, 8>;
+#for i in 0..4
+    let both_$i = vec2<f32>(activated(factor_elements[2u * $iu]), activated(factor_elements[2u * $iu + 1u]));
+    let two_$i = vec2<f16>(saturated(both_$i));
+    matrix_elements[2u * $iu] = two_$i.x;
+    matrix_elements[2u * $iu + 1u] = two_$i.y;
+#endfor
+    return matrix;
+}
+#endif
+#if SQUARES
 
 // Sums of squares of each subgroup's columns.
 var<workgroup> shares: array<f32, WARPS * TILE_M>;
+
+// Of each of the invocation's four rows the sum of the squares of its columns.
+fn squared(held: coop_mat16x16<f32, C>) -> vec4<f32> {
+    var matrix: coop_mat16x16<f32, C> = held;
+    var matrix_elements: array<f32, 8>;
+    let low = vec4<f32>(matrix_elements[0], matrix_elements[1], matrix_elements[2], matrix_elements[3]);
+    let high = vec4<f32>(matrix_elements[4], matrix_elements[5], matrix_elements[6], matrix_elements[7]);
+    return low * low + high * high;
+}
+
+// The same of all of the subgroup's columns.
+fn summed_over_rows(own: vec4<f32>) -> vec4<f32> {
+    var sum = own + subgroupShuffleXor(own, 4u);
+    sum += subgroupShuffleXor(sum, 8u);
+    return sum + subgroupShuffleXor(sum, 16u);
+}
+
+fn share_squares(sums_of_rows: vec4<f32>, lane: u32, to: u32) {
+    if lane < 4u {
+        let share = to + lane * 2u;
+        shares[share] = sums_of_rows.x;
+        shares[share + 1u] = sums_of_rows.y;
+        shares[share + 8u] = sums_of_rows.z;
+        shares[share + 9u] = sums_of_rows.w;
+    }
+}
+#endif
+#if END == residual
 
 // Sums times the gain of their two columns.
 fn weighed(held: coop_mat16x16<f32, C>, gains: vec2<f32>) -> coop_mat16x16<f16, C> {
@@ -131,14 +192,45 @@ fn weighed(held: coop_mat16x16<f32, C>, gains: vec2<f32>) -> coop_mat16x16<f16, 
 #endfor
     return matrix;
 }
+#endif
+#if HEAD_NORM
 
-// Of each of the invocation's four rows the sum of the squares of its columns.
-fn squared(held: coop_mat16x16<f32, C>) -> vec4<f32> {
+// What the norms of a head multiply the invocation's four rows with, from `row` of the tile on. Values have none.
+fn head_factors(row: u32, head: u32) -> vec4<f32> {
+    var sum = vec4<f32>(0.0);
+#for w in 0..WARPS
+    sum += vec4<f32>(
+        shares[$wu * TILE_M + row],
+        shares[$wu * TILE_M + row + 1u],
+        shares[$wu * TILE_M + row + 8u],
+        shares[$wu * TILE_M + row + 9u],
+    );
+#endfor
+    let is_value = head >= params.out_stride / HEAD_DIM - params.extra;
+    return select(1.0 / sqrt(sum / f32(HEAD_DIM) + params.eps), vec4<f32>(1.0), is_value);
+}
+
+// Their weights for elements `dim` and `dim` + 8 of both halves.
+fn head_gains(head: u32, dim: u32) -> vec4<f32> {
+    let heads = params.out_stride / HEAD_DIM - 2u * params.extra;
+    let is_value = head >= heads + params.extra;
+    let at = select(HEAD_DIM, 0u, head < heads) + dim;
+    let gains = vec4<f32>(
+        head_norms[at],
+        head_norms[at + 8u],
+        head_norms[at + HEAD_DIM / 2u],
+        head_norms[at + HEAD_DIM / 2u + 8u],
+    );
+    return select(gains, vec4<f32>(1.0), is_value);
+}
+
+fn head_normed(held: coop_mat16x16<f32, C>, factors: vec4<f32>, gains: vec2<f32>) -> coop_mat16x16<f32, C> {
     var matrix: coop_mat16x16<f32, C> = held;
     var matrix_elements: array<f32, 8>;
-    let low = vec4<f32>(matrix_elements[0], matrix_elements[1], matrix_elements[2], matrix_elements[3]);
-    let high = vec4<f32>(matrix_elements[4], matrix_elements[5], matrix_elements[6], matrix_elements[7]);
-    return low * low + high * high;
+#for e in 0..8
+    matrix_elements[$e] *= factors[$eu % 4u] * gains[$eu / 4u];
+#endfor
+    return matrix;
 }
 #endif
 #if END == rotary

@@ -3,8 +3,9 @@
 // rows [pass rows], binding 0             table [turns, ROTATED / 2] (cos, sin), binding 1
 // qkv  [SPLITS, .., stride] f32, summed over splits, binding 2: heads queries, kv_heads keys, kv_heads
 //      values of HEAD_DIM
-// keys, values [slots, kv_heads * HEAD_DIM] f32, or f16 with HALF_KV, bindings 3 and 4; then
-// query_norm, key_norm [HEAD_DIM] f32, with HEAD_NORM: each head of queries and keys goes through an RMSNorm first
+// keys, values [slots, kv_heads * HEAD_DIM] f32, or f16 with HALF_KV, bindings 3 and 4
+// head_norms [2, HEAD_DIM] f32, binding 5, with HEAD_NORM: each head of queries, and each of keys, goes through an RMSNorm
+//      of this weight first
 // Queries are rotated in place (in the first split); keys go rotated and values unchanged into the row's
 // slot. The first ROTATED elements of a head turn in pairs (i, i + ROTATED / 2), or (2i, 2i + 1) with
 // INTERLEAVED; where ROTATED is 0, nothing turns. HEAD_DIM and ROTATED are even. An invocation takes WIDTH neighbouring
@@ -59,8 +60,7 @@ fn stored(v: Vector) -> Stored {
 @group(0) @binding(3) var<storage, read_write> keys: array<Stored>;
 @group(0) @binding(4) var<storage, read_write> values: array<Stored>;
 #if HEAD_NORM
-@group(0) @binding(5) var<storage, read> query_norm: array<Vector>;
-@group(0) @binding(6) var<storage, read> key_norm: array<Vector>;
+@group(0) @binding(5) var<storage, read> head_norms: array<Vector>;
 #endif
 
 const THREADS: u32 = 128u;
@@ -129,13 +129,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             sum += squares[min(lane - unit + u, THREADS - 1u)];
         }
         let inverse = 1.0 / sqrt(sum / f32(HEAD_DIM) + params.eps);
-        if head < params.heads {
-            v *= query_norm[a] * inverse;
-            w *= query_norm[b] * inverse;
-        } else {
-            v *= key_norm[a] * inverse;
-            w *= key_norm[b] * inverse;
-        }
+        let of_kind = select(HEAD, 0u, head < params.heads);
+        v *= head_norms[of_kind + a] * inverse;
+        w *= head_norms[of_kind + b] * inverse;
     }
 #endif
     if unit < TURNS && !is_value {

@@ -4,7 +4,7 @@
 pub mod blocking;
 pub mod cases;
 pub mod data;
-//pub mod gguf;
+pub mod gguf;
 pub mod harness;
 pub mod model;
 pub mod tolerance;

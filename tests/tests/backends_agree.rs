@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use remask_burn::CpuBackend;
+use remask_core::decode::Sampling;
 use remask_core::random::{Key, threefry};
 use remask_core::{
     Acceptance, Backend, Cache, DecodeOptions, Generation, Model, MorConfig, Order, StepReport, generate,
@@ -24,8 +25,11 @@ fn request(number: u32) -> (Vec<u32>, DecodeOptions) {
             0 => Acceptance::Threshold(0.3),
             _ => Acceptance::Quota(Order::LowConfidence),
         },
-        temperature: if number % 5 == 1 { 0.7 } else { 0.0 },
-        seed: u64::from(number),
+        sampling: Sampling {
+            temperature: if number % 5 == 1 { 0.7 } else { 0.0 },
+            seed: u64::from(number),
+            ..Sampling::default()
+        },
         cfg_scale: if number % 5 == 2 { 1.5 } else { 0.0 },
         cache: if number % 5 == 3 { Cache::Dual } else { Cache::None },
         mor: (number % 5 == 4).then(MorConfig::default),

@@ -19,8 +19,11 @@ fn check(rows: usize, cols: usize, out: usize, scale: f32, format: WeightFormat)
     let reference = product(&widen(&x), &weights, rows, cols, out);
     let name = format!("[{rows}, {cols}] x [{out}, {cols}] {format}");
     Tolerance::F32.check(&name, &panels.product(&x, rows), &reference);
+    let bias = uniform(3, out, 1.0);
+    let biased: Vec<_> = reference.iter().zip(bias.iter().cycle()).map(|(r, b)| r + f64::from(*b)).collect();
+    Tolerance::F32.check(&name, &panels.product_and_bias(&x, rows, Some(&bias)), &biased);
     for level in vector_levels() {
-        Tolerance::F32.check(&format!("{name} by {level:?}"), &panels.product_by(level, &x, rows), &reference);
+        Tolerance::F32.check(&format!("{name} by {level:?}"), &panels.product_by(level, &x, rows, None), &reference);
     }
     for row in [0, out / 2, out - 1] {
         assert_eq!(widen(&panels.row(row)), weights[row * cols..(row + 1) * cols], "{name}, row {row}");
@@ -49,14 +52,14 @@ fn products_agree_with_float64() {
 #[test]
 fn a_row_does_not_depend_on_the_others() {
     let (rows, cols, out) = (19, 160, 75);
-    let (x, w) = (uniform(3, rows * cols, 1.0), uniform(4, out * cols, 0.5));
+    let (x, w, bias) = (uniform(3, rows * cols, 1.0), uniform(4, out * cols, 0.5), uniform(5, out, 1.0));
     let checkpoint = checkpoint_of(&w, out, cols);
     for format in FORMATS {
         let panels = Panels::stack(&[Matrix::open(&checkpoint, "w", out, cols).unwrap()], Some(format)).unwrap();
         for level in vector_levels() {
-            let all = panels.product_by(level, &x, rows);
+            let all = panels.product_by(level, &x, rows, Some(&bias));
             for count in 1..rows {
-                let some = panels.product_by(level, &x[..count * cols], count);
+                let some = panels.product_by(level, &x[..count * cols], count, Some(&bias));
                 assert!(some == all[..count * out], "{count} rows of {format} by {level:?}");
             }
         }

@@ -151,7 +151,7 @@ fn settings_that_no_kernel_computes_are_refused() {
     let original = Model::open(&root().join("tests/golden/llada-mha")).unwrap();
     let open = |more: Vec<(&str, Meta)>| {
         let mut more: Vec<_> = more.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        more.push(("tokenizer.ggml.mask_token_id".to_owned(), Meta::U32(original.vocabulary.mask)));
+        more.push(("tokenizer.ggml.mask_token_id".to_owned(), Meta::U32(original.vocabulary.mask.unwrap())));
         Model::from_gguf("m.gguf", Bytes::Owned(write(&original, Stored::F32, more)), None)
     };
     assert!(open(vec![]).is_ok());

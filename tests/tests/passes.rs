@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use remask_burn::CpuBackend;
+use remask_core::decode::Defaults;
 use remask_core::{
     Answer, Backend, BackendError, Candidate, Canvas, DecodeSettings, Guide, Keys, Model, Pass, Request, Row, Select,
     StepReport, StoreId, TokenSet, fill_all,
@@ -99,10 +100,11 @@ fn generations_share_passes_and_stay_themselves() {
     on_every_backend(|backend| {
         let model = model();
         let settings = ["{}", r#"{"preset": "quality", "block_length": 4}"#, r#"{"preset": "fast", "cfg_scale": 1}"#];
-        let options: Vec<_> =
-            settings.map(|json| serde_json::from_str::<DecodeSettings>(json).unwrap().resolve()).into();
+        let options: Vec<_> = settings
+            .map(|json| serde_json::from_str::<DecodeSettings>(json).unwrap().resolve(&Defaults::default()))
+            .into();
         let canvas = |i: usize| Canvas::new(&[3, 1, 4, 1, 5][..2 + i], 6 + 5 * i, model.vocabulary.mask.unwrap());
-        let request = |i: usize| Request { canvas: canvas(i), options: &options[i] };
+        let request = |i: usize| Request { canvas: canvas(i), options: options[i].clone() };
         let run = |backend: &mut dyn Backend, requests| {
             let watch = &mut |_: usize, _: &StepReport| ControlFlow::Continue(());
             let run = fill_all(backend, &model.architecture, &model.vocabulary, requests, watch);
@@ -111,6 +113,7 @@ fn generations_share_passes_and_stay_themselves() {
         let together = run(backend, (0..3).map(request).collect());
         for (i, together) in together.iter().enumerate() {
             let alone = &run(backend, vec![request(i)])[0];
+            let (alone, together) = (alone.as_ref().unwrap(), together.as_ref().unwrap());
             assert_eq!(alone.canvas.tokens(), together.canvas.tokens(), "request {i}");
             assert_eq!(alone.rows_computed, together.rows_computed);
         }

@@ -6,23 +6,22 @@ use remask_burn::train::batch::Sampler;
 use remask_burn::train::corpus::Tokens;
 use remask_burn::train::{run, weights};
 use remask_burn::{CpuBackend, Device};
-use remask_core::random::Key;
-use remask_core::{Backend, DType, Keys, Model, Pass, Row, Select, TokenSet};
+use remask_core::decode::Work;
+use remask_core::scheduler::logits;
+use remask_core::{Backend, DType, Model, Row, Select};
 
 /// Cross-entropy of the masked tokens in float64, from logits of the CPU backend.
 fn expected(model: &Model, batch: &remask_burn::train::batch::Batch) -> f64 {
     let mut backend = CpuBackend::load(model, None, &mut |_| ()).unwrap();
-    let suppressed = TokenSet::new(backend.head_rows());
-    let keys = Keys { start: 0, end: batch.length as u32 };
+    let (a, length) = (&model.architecture, batch.length);
     let mut rows = Vec::new();
-    for sequence in batch.seen.chunks(batch.length) {
-        let store = backend.create_store(batch.length as u32).unwrap();
-        rows.extend((0..).zip(sequence).map(|(position, token)| Row { store, position, token: *token, keys }));
+    for sequence in batch.seen.chunks(length) {
+        let store = backend.create_store(length as u32).unwrap();
+        rows.extend((0..).zip(sequence).map(|(position, token)| Row::of_canvas(a, store, position, *token, length)));
     }
-    let select = |at: &usize| Select { row: *at as u32, guide: None, temperature: 0.0, key: Key::default() };
-    let select: Vec<_> = batch.masked.iter().map(select).collect();
-    let pass = Pass { rows: &rows, select: &select, suppressed: &suppressed };
-    let logits = pollster::block_on(backend.logits(&pass)).unwrap();
+    let select = batch.masked.iter().map(|at| Select::logits(*at, *at % length)).collect();
+    let work = Work { rows, select, suppressed: Vec::new() };
+    let logits = pollster::block_on(logits(&mut backend, &work)).unwrap();
     let one = |(row, (target, weight)): (&[f32], (&u32, &f32))| {
         let sum: f64 = row.iter().map(|l| f64::from(*l).exp()).sum();
         (sum.ln() - f64::from(row[*target as usize])) * f64::from(*weight)
@@ -38,13 +37,13 @@ fn the_loss_is_that_of_the_inference_path() {
         // The golden model as trained weights, by the container that checkpoints are made of.
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name).join("model.safetensors");
         let device = Device::flex().autodiff();
-        let restored = weights::restore(a, &model.names, std::fs::read(&file).unwrap(), &device).unwrap();
-        let again = weights::container(a, &model.names, &restored, DType::F32).unwrap();
-        let restored = weights::restore(a, &model.names, again, &device).unwrap();
+        let restored = weights::restore(a, &model.tensors, std::fs::read(&file).unwrap(), &device).unwrap();
+        let again = weights::container(&model.tensors, &restored, DType::F32).unwrap();
+        let restored = weights::restore(a, &model.tensors, again, &device).unwrap();
 
         let pairs = vec![((0..9).collect(), (20..33).collect()), ((3..8).collect(), (40..50).collect())];
         let tokens = Tokens { stream: (0..180).map(|i| i * 7 % 190).collect(), pairs, too_long: 0 };
-        let mask = model.vocabulary.mask;
+        let mask = model.vocabulary.mask.unwrap();
         let sampler = Sampler { tokens: &tokens, sequences: 5, length: 24, pairs: 0.5, mask, pad: 3, seed: 1 };
         for step in 0..4 {
             let batch = sampler.batch(step);

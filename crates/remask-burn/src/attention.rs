@@ -109,7 +109,7 @@ impl HostSlots {
     /// Writes the keys and values of the group's rows, which lie in `qkv [rows of the pass, qkv width]`.
     fn write(&mut self, group: &Group, a: &Attention, qkv: &[f32]) {
         let (slots, stride) = (self.slots, a.qkv_width());
-        let write = |(head, (keys, values)): (usize, (&mut [[f32; WIDTH]], &mut [[f32; WIDTH]]))| {
+        let write = |head: usize, keys: &mut [[f32; WIDTH]], values: &mut [[f32; WIDTH]]| {
             for (i, (slot, _)) in group.rows.iter().enumerate() {
                 let row = &qkv[(group.first + i) * stride..][..stride];
                 let fresh = |which: usize| &row[a.q_width() + which * a.kv_width() + head * a.head_dim..][..a.head_dim];
@@ -123,14 +123,11 @@ impl HostSlots {
         };
         let (of_keys, of_values) = (slots / WIDTH * a.head_dim, panels(a) * slots);
         if group.rows.len() <= ROWS_A_WRITE {
-            self.keys
-                .chunks_exact_mut(of_keys)
-                .zip(self.values.chunks_exact_mut(of_values))
-                .enumerate()
-                .for_each(write);
+            let heads = self.keys.chunks_exact_mut(of_keys).zip(self.values.chunks_exact_mut(of_values));
+            heads.enumerate().for_each(|(head, (keys, values))| write(head, keys, values));
         } else {
-            let keys = self.keys.par_chunks_exact_mut(of_keys);
-            keys.zip(self.values.par_chunks_exact_mut(of_values)).enumerate().for_each(write);
+            let heads = self.keys.par_chunks_exact_mut(of_keys).zip(self.values.par_chunks_exact_mut(of_values));
+            heads.enumerate().for_each(|(head, (keys, values))| write(head, keys, values));
         }
     }
 }
@@ -268,4 +265,100 @@ fn largest(scores: &[f32]) -> f32 {
         }
     }
     rest.iter().chain(&most).fold(f32::NEG_INFINITY, |most, v| if *v > most { *v } else { most })
+}
+
+#[cfg(test)]
+mod tests {
+    use remask_core::random::{Key, threefry};
+
+    use super::*;
+    use crate::linear::floats;
+
+    fn uniform(seed: u32, count: usize) -> Vec<f32> {
+        let number = |i: usize| threefry(Key([seed, 3]), [i as u32, 0])[0] as f32 / u32::MAX as f32 * 4.0 - 2.0;
+        (0..count).map(number).collect()
+    }
+
+    fn attention(heads: usize, kv_heads: usize, head_dim: usize) -> Attention {
+        Attention {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 0.3,
+            window: None,
+            rotary: None,
+            qk_norm: None,
+            qkv_bias: false,
+            out_bias: false,
+        }
+    }
+
+    /// What `row` attends to in float64: its query of a head, and the slots it sees.
+    fn exact(a: &Attention, kept: &[Vec<f32>], row: &[f32], head: usize, seen: &Range<usize>) -> Vec<f64> {
+        let of = |row: &[f32], first: usize| -> Vec<f64> {
+            row[first..first + a.head_dim].iter().map(|v| f64::from(*v)).collect()
+        };
+        let kv_head = head / (a.heads / a.kv_heads);
+        let (q, k_at) = (of(row, head * a.head_dim), a.q_width() + kv_head * a.head_dim);
+        let score = |slot: usize| -> f64 {
+            let dot: f64 = q.iter().zip(of(&kept[slot], k_at)).map(|(q, k)| q * k).sum();
+            (dot * f64::from(a.scale)).exp()
+        };
+        let total: f64 = seen.clone().map(score).sum();
+        let mut out = vec![0.0; a.head_dim];
+        for slot in seen.clone() {
+            let share = score(slot) / total;
+            out.iter_mut().zip(of(&kept[slot], k_at + a.kv_width())).for_each(|(o, v)| *o += share * v);
+        }
+        out
+    }
+
+    #[test]
+    fn attention_agrees_with_float64() {
+        const CAPACITY: usize = 100;
+        for (heads, kv_heads, head_dim) in [(4, 4, 12), (6, 2, 24), (4, 1, 64), (2, 2, 80), (3, 3, 1), (64, 1, 8)] {
+            let a = attention(heads, kv_heads, head_dim);
+            let width = a.qkv_width();
+            let mut stores = Stores::<HostSlots>::default();
+            let mut slots = HostSlots::new(CAPACITY, &a, &Device::flex());
+            let kept: Vec<_> = (0..CAPACITY).map(|slot| uniform(slot as u32, width)).collect();
+            let all = Group { store: StoreId(0), first: 0, rows: (0..CAPACITY).map(|slot| (slot, 0..1)).collect() };
+            slots.write(&all, &a, &kept.concat());
+            stores.put(StoreId(0), slots);
+            // Ranges that have much, little or nothing in common, and end anywhere in a block.
+            let seen = [0..100, 0..1, 99..100, 31..33, 5..64, 64..96, 0..32, 40..41, 7..99];
+            for ranges in [&seen[..], &seen[4..5], &seen[1..3], &[0..30, 10..40, 20..50], &[0..50, 0..51, 0..52]] {
+                let rows: Vec<_> = ranges.iter().enumerate().map(|(slot, seen)| (slot, seen.clone())).collect();
+                let plan = vec![Group { store: StoreId(0), first: 0, rows }];
+                // Rows write what their slots hold already.
+                let qkv: Vec<_> = kept[..ranges.len()].concat();
+                let projected = Rows { qkv: qkv.clone(), rows: ranges.len() };
+                let out = floats(HostSlots::attend(&mut stores, 0, &plan, &a, projected));
+                for (i, seen) in ranges.iter().enumerate() {
+                    for head in 0..heads {
+                        let exact = exact(&a, &kept, &qkv[i * width..(i + 1) * width], head, seen);
+                        for (found, exact) in out[(i * heads + head) * head_dim..].iter().zip(exact) {
+                            assert!((f64::from(*found) - exact).abs() < 1e-4, "{a:?} {seen:?}: {found} for {exact}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_so() {
+        let a = attention(1, 1, 4);
+        let mut stores = Stores::<HostSlots>::default();
+        stores.put(StoreId(0), HostSlots::new(4, &a, &Device::flex()));
+        for bad in [f32::NAN, f32::INFINITY] {
+            for at in 0..12 {
+                let mut qkv = uniform(1, 12);
+                qkv[at] = bad;
+                let plan = vec![Group { store: StoreId(0), first: 0, rows: vec![(0, 0..1)] }];
+                let out = floats(HostSlots::attend(&mut stores, 0, &plan, &a, Rows { qkv, rows: 1 }));
+                assert!(out.iter().any(|v| !v.is_finite()), "{bad} at {at}: {out:?}");
+            }
+        }
+    }
 }

@@ -12,6 +12,7 @@ use crate::attention::HostSlots;
 use crate::dense::Dense;
 use crate::load::{self, FromMatrices};
 use crate::packed::Packed;
+use crate::random::RandomWeights;
 use crate::select::candidate;
 use crate::stores::{Plans, Slots, Stores};
 use crate::tensor_slots::TensorSlots;
@@ -23,15 +24,28 @@ const MOST_LOGITS: usize = 1 << 24;
 /// A kind of linear layer with the keys and values that go with it.
 pub trait Served: FromMatrices {
     /// The keys and values of one entry in one store.
-    type Slots: Slots<Projected = Self::Projected>;
+    type Slots: Slots<Projected = Self::Projected> + Send;
+
+    /// Runs a pass where it runs best.
+    fn inside<R: Send>(pass: impl FnOnce() -> R + Send) -> R;
 }
 
 impl Served for Packed {
     type Slots = HostSlots;
+
+    /// On a thread of the pool: a pass hands work to the others some hundred times, and whoever is not one of them
+    /// sleeps until they are done, each time.
+    fn inside<R: Send>(pass: impl FnOnce() -> R + Send) -> R {
+        rayon::scope(|_| pass())
+    }
 }
 
 impl Served for Dense {
     type Slots = TensorSlots;
+
+    fn inside<R: Send>(pass: impl FnOnce() -> R + Send) -> R {
+        pass()
+    }
 }
 
 /// A model on the CPU.
@@ -58,6 +72,19 @@ impl CpuBackend {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, BackendError> {
         Self::on(Device::flex(), "cpu (Burn flex)", cpu_name(), model, format, progress)
+    }
+
+    /// A model of this shape with random weights, where only the shape matters.
+    ///
+    /// # Errors
+    /// [`BackendError::Weights`] where `format` cannot hold them.
+    pub fn random(architecture: Arc<Architecture>, format: WeightFormat) -> Result<Self, BackendError> {
+        let mut source = RandomWeights { format, state: 1 };
+        let transformer = Transformer::of(&mut source, &architecture);
+        let transformer = transformer.map_err(|e| BackendError::Weights(e.to_string()))?;
+        let weights = format.to_string();
+        let info = BackendInfo { backend: "cpu (Burn flex)".to_owned(), adapter: cpu_name(), weights };
+        Ok(Self { transformer, architecture, device: Device::flex(), stores: Stores::default(), info })
     }
 }
 
@@ -185,6 +212,6 @@ impl<L: Served> Backend for BurnBackend<L> {
     }
 
     fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Answer>> {
-        Box::pin(async move { self.run(pass) })
+        Box::pin(async move { L::inside(|| self.run(pass)) })
     }
 }

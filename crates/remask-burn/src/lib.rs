@@ -13,6 +13,7 @@ pub mod linear;
 pub mod load;
 pub mod packed;
 pub mod panels;
+mod random;
 mod rows;
 pub mod select;
 pub mod stores;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use pulp::Arch;
+use rayon::prelude::*;
 use remask_core::architecture::{Attention, FeedForward, Rotary, RotaryPairing};
 
 use crate::activation::activate;
@@ -54,8 +55,8 @@ impl Linear for Packed {
     }
 
     fn lookup(&self, ids: &[u32]) -> Tensor<2> {
-        let rows = ids.iter().flat_map(|id| self.0.row(*id as usize)).collect();
-        tensor(rows, [ids.len(), self.0.cols()])
+        let rows: Vec<_> = ids.par_iter().map(|id| self.0.row(*id as usize)).collect();
+        tensor(rows.concat(), [ids.len(), self.0.cols()])
     }
 
     fn normalised(x: Tensor<2>, norm: &Normalisation) -> Tensor<2> {

@@ -74,6 +74,12 @@ impl<S: Slots> Stores<S> {
         self.stores.get(&store).map(|s| s.capacity)
     }
 
+    /// A store of one entry.
+    #[cfg(test)]
+    pub(crate) fn put(&mut self, id: StoreId, slots: S) {
+        self.stores.insert(id, Store { capacity: 0, entries: vec![slots] });
+    }
+
     /// The keys and values of an entry of a store.
     pub(crate) fn entry(&self, store: StoreId, entry: usize) -> Option<&S> {
         self.stores.get(&store)?.entries.get(entry)

@@ -1,6 +1,8 @@
 //! Every golden folder of the project on the CPU: the packed weights of its own backend, and Burn's tensors as other
 //! devices have them.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic here is a failed test")]
+
 use std::path::{Path, PathBuf};
 
 use remask_burn::executor::BurnBackend;

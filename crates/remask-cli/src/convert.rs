@@ -10,6 +10,7 @@ use remask_core::checkpoint::{Encoded, Matrix, SINGLE_FILE, WeightFormat};
 use remask_core::families::parse_config;
 use remask_core::quantize::{BLOCK, scale_name};
 use remask_core::tensors::{self, TensorKind, TensorSpec};
+use remask_core::tokenizer::TokenizerFiles;
 use remask_core::{Checkpoint, DType, Error, Model};
 use safetensors::View;
 
@@ -29,9 +30,9 @@ pub struct Args {
     to: WeightFormat,
 }
 
-/// Files beside the weights that make up a model folder.
+/// Files beside the weights and the tokenizer that make up a model folder.
 const COMPANIONS: &[&str] =
-    &["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "README.md"];
+    &["config.json", "generation_config.json", "tokenizer_config.json", "chat_template.jinja", "README.md"];
 
 /// One tensor of the output, made when it is written.
 enum Output<'a> {
@@ -151,9 +152,11 @@ pub fn run(args: &Args) -> Outcome {
     if Path::new(&args.input).is_file() && !Path::new(&model.origin).is_dir() {
         write_companions(&model, &args.output)?;
     }
-    for name in COMPANIONS {
-        let from = PathBuf::from(&model.origin).join(name);
-        if from.exists() {
+    // A model from one file has no folder to list.
+    for entry in Path::new(&model.origin).read_dir().into_iter().flatten() {
+        let from = entry.map_err(Error::io("read", &model.origin))?.path();
+        let name = from.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if from.is_file() && (COMPANIONS.contains(&name) || TokenizerFiles::takes(name)) {
             std::fs::copy(&from, args.output.join(name)).map_err(Error::io("copy", &from))?;
         }
     }
@@ -180,8 +183,8 @@ fn write_companions(model: &Model, folder: &Path) -> Result<(), Error> {
 /// architecture, stay as they are.
 fn outputs(model: &Model, to: WeightFormat) -> Result<BTreeMap<String, Output<'_>>, Error> {
     let checkpoint = &model.checkpoint;
-    let (family, a) = parse_config(&model.origin, &model.config)?;
-    let specs = (family.tensors)(&a, &|name| checkpoint.get(name).is_some());
+    let (family, _) = parse_config(&model.origin, &model.config)?;
+    let specs = (family.tensors)(&model.architecture, &|name| checkpoint.get(name).is_some());
     let mut outputs = BTreeMap::new();
     for specs in specs.chunk_by(|a, b| a.role == b.role) {
         let own: Vec<_> = tensors::of(&model.tensors, specs[0].role).collect();

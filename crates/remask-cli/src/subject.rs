@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::ValueEnum;
+use remask_burn::CpuBackend;
 use remask_core::checkpoint::WeightFormat;
 use remask_core::decode::{Defaults, Vocabulary};
 use remask_core::families::parse_config;
@@ -27,7 +28,7 @@ pub struct SubjectArgs {
     shape: Option<Shape>,
 }
 
-/// What is measured: a model, or a shape without one, which only our own kernels can have.
+/// What is measured: a model, or a shape without one, which our own kernels can have, on wgpu or the CPU.
 pub struct Subject {
     /// What the user calls it.
     pub name: String,
@@ -101,6 +102,10 @@ impl Subject {
     pub fn on(&self, name: BackendName, device: &DeviceArgs) -> Result<Box<dyn Backend>, Failure> {
         match &self.model {
             Some(model) => Ok(device.load_on(name, model)?),
+            None if name == BackendName::Cpu => {
+                let format = device.weights.unwrap_or(WeightFormat::F16);
+                Ok(Box::new(CpuBackend::random(self.architecture.clone(), format)?))
+            }
             None => Ok(Box::new(self.on_wgpu(device)?)),
         }
     }

@@ -153,7 +153,7 @@ mod tests {
     fn prompts_are_told_apart() {
         let prompt = |json: &str| parse::<Prompt>("prompt", json);
         let messages = prompt(r#"{"messages": [{"role": "user", "content": "Hi"}]}"#).unwrap();
-        assert!(matches!(messages, Prompt::Messages(m) if m[0].content == "Hi"));
+        assert!(matches!(messages, Prompt::Messages(m) if m[0].content.text() == "Hi"));
         assert!(matches!(prompt(r#"{"raw": "Once"}"#), Ok(Prompt::Raw(text)) if text == "Once"));
         assert!(matches!(prompt(r#"{"ids": [1, 2]}"#), Ok(Prompt::Ids(ids)) if ids == [1, 2]));
         let error = prompt(r#"{"text": "Hi"}"#).unwrap_err().to_string();

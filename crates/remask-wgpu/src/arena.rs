@@ -38,8 +38,9 @@ impl Arena {
     /// Slots that a device can hold at most: those of the widest entry must fit one binding.
     #[must_use]
     pub fn most_slots(&self, gpu: &Gpu) -> u32 {
+        let limits = &gpu.profile.limits;
         let widest = self.widths.iter().max().map_or(1, |w| w * self.element_bytes());
-        (gpu.profile.limits.binding / widest.max(1)).min(u64::from(u32::MAX)) as u32
+        (limits.binding.min(limits.buffer) / widest.max(1)).min(u64::from(u32::MAX)) as u32
     }
 
     fn element_bytes(&self) -> u64 {

@@ -145,7 +145,7 @@ impl AdapterProfile {
             limits: ProfileLimits {
                 buffer: 1 << 30,
                 binding: 1 << 30,
-                storage_buffers: if matrix { 10 } else { 8 },
+                storage_buffers: if matrix { 16 } else { 8 },
                 workgroup_bytes: if matrix { 48 << 10 } else { 16 << 10 },
                 invocations: 1024,
                 workgroups: 65535,

@@ -30,6 +30,7 @@ impl Buffers<'_> {
         let found = match slot {
             Slot::Matrix(role, i) => return self.weights.part(role, i),
             Slot::Vector(role) => return self.weights.vector(role),
+            Slot::HeadNorms(set) => self.weights.head_norms.get(&set),
             Slot::Rotary(index) => self.turns.buffer(index),
             Slot::Keys(entry) => self.arena.entry(entry).map(|[keys, _]| keys),
             Slot::Values(entry) => self.arena.entry(entry).map(|[_, values]| values),

@@ -1,6 +1,7 @@
 //! Linear layers on matrix units.
 
 use half::f16;
+use remask_core::architecture::Activation;
 use remask_core::checkpoint::WeightFormat;
 use remask_wgpu::kernels::RowRecord;
 use remask_wgpu::kernels::gemm_matrix::{self, MatrixEnd, MatrixTile};
@@ -8,6 +9,7 @@ use remask_wgpu::kernels::linear::Shape;
 use remask_wgpu::order::Order;
 use remask_wgpu::weights::{DeviceMatrix, fragments_are_as_expected};
 
+use super::activation::activated;
 use crate::blocking::block_on;
 use crate::data::{checkpoint_of, rounded, stored, uniform};
 use crate::harness::{Harness, sizes};
@@ -27,7 +29,8 @@ const CASES: &[[usize; 3]] = &[
     [300, 256, 384],
 ];
 
-const ROTARY: MatrixEnd = MatrixEnd::Rotary { head_dim: 128 };
+const ROTARY: MatrixEnd = MatrixEnd::Rotary { head_dim: 128, head_norm: false };
+const SWIGLU: MatrixEnd = MatrixEnd::Gated(Activation::Silu);
 
 /// Layers of LLaDA-8B, some with a smaller inner dimension.
 const LAYERS: &[([usize; 3], MatrixEnd)] = &[
@@ -35,14 +38,15 @@ const LAYERS: &[([usize; 3], MatrixEnd)] = &[
     ([32, 4096, 4096], MatrixEnd::Residual),
     ([64, 12288, 4096], MatrixEnd::Sums),
     ([9, 12288, 4096], MatrixEnd::Residual),
-    ([5, 4096, 24576], MatrixEnd::SwiGlu),
+    ([5, 4096, 24576], SWIGLU),
     ([20, 4096, 12288], ROTARY),
     ([3, 4096, 12288], ROTARY),
     ([128, 4096, 12288], MatrixEnd::Sums),
     ([257, 4096, 4096], MatrixEnd::Sums),
     ([600, 256, 4096], MatrixEnd::Add),
-    ([1024, 256, 24576], MatrixEnd::SwiGlu),
-    ([1056, 256, 24576], MatrixEnd::SwiGlu),
+    ([1024, 256, 24576], SWIGLU),
+    ([1056, 256, 24576], SWIGLU),
+    ([9, 4096, 6144], MatrixEnd::Rotary { head_dim: 128, head_norm: true }),
 ];
 
 /// Partial sums of squares of a row, an odd number of them.
@@ -63,23 +67,34 @@ pub fn probe(h: &mut Harness) {
 pub fn run(h: &mut Harness) {
     for format in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4] {
         for &shape in CASES {
-            let turned = [64, 128].map(|head_dim| MatrixEnd::Rotary { head_dim });
-            let ends = [MatrixEnd::Sums, MatrixEnd::Add, MatrixEnd::SwiGlu, MatrixEnd::Residual];
+            let turned = [64, 128].map(|head_dim| MatrixEnd::Rotary { head_dim, head_norm: false });
+            let ends = [MatrixEnd::Sums, MatrixEnd::Add, SWIGLU, MatrixEnd::Residual];
             for end in ends.into_iter().chain(turned) {
                 for normed in [false, true] {
-                    let case = Case { shape, format, end, normed, scale: 1.0 };
+                    let case = Case { shape, format, end, normed, bias: false, scale: 1.0 };
+                    case.tiles().into_iter().for_each(|tile| check(h, &case, tile));
+                }
+            }
+            // The same with biases, and what other families end with.
+            let gelu = [MatrixEnd::Gated(Activation::GeluTanh), MatrixEnd::Gated(Activation::Gelu)];
+            let plain = [MatrixEnd::Plain(Activation::Gelu), MatrixEnd::Plain(Activation::GeluTanh)];
+            let turned = [64, 128].map(|head_dim| MatrixEnd::Rotary { head_dim, head_norm: true });
+            for end in ends.into_iter().chain(gelu).chain(plain).chain(turned).chain([ROTARY]) {
+                for (normed, bias) in [(false, true), (true, end != ROTARY && !gelu.contains(&end))] {
+                    let case = Case { shape, format, end, normed, bias, scale: 1.0 };
                     case.tiles().into_iter().for_each(|tile| check(h, &case, tile));
                 }
             }
         }
         for &(shape, end) in LAYERS {
-            let case = Case { shape, format, end, normed: end == ROTARY, scale: 1.0 };
+            let case =
+                Case { shape, format, end, normed: matches!(end, MatrixEnd::Rotary { .. }), bias: false, scale: 1.0 };
             case.tiles().into_iter().take(1).for_each(|tile| check(h, &case, tile));
         }
     }
     tuned(h);
-    let case =
-        Case { shape: [20, 256, 128], format: WeightFormat::F16, end: MatrixEnd::Sums, normed: false, scale: 1e3 };
+    let (shape, format) = ([20, 256, 128], WeightFormat::F16);
+    let case = Case { shape, format, end: MatrixEnd::Sums, normed: false, bias: false, scale: 1e3 };
     case.tiles().into_iter().for_each(|tile| check(h, &case, tile));
     saturation(h);
 }
@@ -90,11 +105,11 @@ fn tuned(h: &mut Harness) {
     let [rows, cols, out] = shape.map(|n| n as u32);
     let of = Shape { rows, cols, out };
     for format in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4] {
-        for end in [MatrixEnd::SwiGlu, MatrixEnd::Residual, ROTARY] {
-            let case = Case { shape, format, end, normed: end != MatrixEnd::Residual, scale: 1.0 };
+        for end in [SWIGLU, MatrixEnd::Residual, ROTARY] {
+            let case = Case { shape, format, end, normed: end != MatrixEnd::Residual, bias: false, scale: 1.0 };
             MatrixTile::candidates_few(format, of, end).into_iter().for_each(|tile| check(h, &case, tile));
         }
-        let case = Case { shape, format, end: MatrixEnd::Sums, normed: false, scale: 1.0 };
+        let case = Case { shape, format, end: MatrixEnd::Sums, normed: false, bias: false, scale: 1.0 };
         MatrixTile::candidates(format, of, Order::Fragments).into_iter().for_each(|tile| check(h, &case, tile));
     }
 }
@@ -102,7 +117,7 @@ fn tuned(h: &mut Harness) {
 /// A residual stream beyond f16 is kept as it is, and what f16 cannot hold of it cut off for the next layer.
 fn saturation(h: &mut Harness) {
     let end = MatrixEnd::Residual;
-    let case = Case { shape: [5, 128, 128], format: WeightFormat::F16, end, normed: false, scale: 6e4 };
+    let case = Case { shape: [5, 128, 128], format: WeightFormat::F16, end, normed: false, bias: false, scale: 6e4 };
     case.tiles().into_iter().for_each(|tile| check(h, &case, tile));
 }
 
@@ -114,15 +129,12 @@ struct Case {
     end: MatrixEnd,
     /// x is not normalised yet.
     normed: bool,
+    bias: bool,
     /// Of x.
     scale: f32,
 }
 
 impl Case {
-    fn order(&self) -> Order {
-        if self.end == MatrixEnd::SwiGlu { Order::Paired } else { Order::Fragments }
-    }
-
     /// The tiles that compute it.
     fn tiles(&self) -> Vec<MatrixTile> {
         let [rows, cols, out] = self.shape.map(|n| n as u32);
@@ -133,9 +145,13 @@ impl Case {
             MatrixEnd::Sums if !self.normed => usual.collect(),
             MatrixEnd::Add if !self.normed => usual.take(1).map(|tile| MatrixTile { splits: 1, ..tile }).collect(),
             MatrixEnd::Residual if self.normed => Vec::new(),
-            MatrixEnd::SwiGlu => {
-                let paired = MatrixTile::choose_paired(self.format, shape).filter(|t| t.fuses_swiglu() && !self.normed);
+            MatrixEnd::Gated(_) => {
+                let paired = MatrixTile::choose_paired(self.format, shape).filter(|t| t.fuses_gated() && !self.normed);
                 few.into_iter().chain(paired).collect()
+            }
+            MatrixEnd::Plain(_) => {
+                let whole = usual.take(1).map(|tile| MatrixTile { splits: 1, ..tile }).filter(|_| !self.normed);
+                few.into_iter().chain(whole).collect()
             }
             MatrixEnd::Sums | MatrixEnd::Add => Vec::new(),
             MatrixEnd::Residual | MatrixEnd::Rotary { .. } => few.into_iter().collect(),
@@ -150,12 +166,14 @@ struct Inputs {
     cols: usize,
     /// What each row of the product is multiplied with.
     factors: Vec<f64>,
+    /// Of each column, zeros where there is none.
+    bias: Vec<f32>,
 }
 
 impl Inputs {
     fn product(&self, row: usize, column: usize) -> f64 {
         let (x, w) = (&self.x[row * self.cols..], &self.weights[column * self.cols..][..self.cols]);
-        x.iter().zip(w).map(|(a, b)| f64::from(*a) * b).sum::<f64>() * self.factors[row]
+        x.iter().zip(w).map(|(a, b)| f64::from(*a) * b).sum::<f64>() * self.factors[row] + f64::from(self.bias[column])
     }
 }
 
@@ -178,14 +196,14 @@ fn compare(
 }
 
 fn check(h: &mut Harness, case: &Case, tile: MatrixTile) {
-    let Case { shape: [rows, cols, out], format, end, normed, scale } = *case;
-    let name = format!("gemm_matrix {rows}x{cols}x{out} {format} {tile:?} {end:?}, normed {normed}");
+    let Case { shape: [rows, cols, out], format, end, normed, bias, scale } = *case;
+    let name = format!("gemm_matrix {rows}x{cols}x{out} {format} {tile:?} {end:?}, normed {normed}, bias {bias}");
     let padded = tile.padded(rows as u32) as usize;
     let (x, w) = (rounded(&uniform(1, padded * cols, scale)), uniform(2, out * cols, 0.5));
     let checkpoint = checkpoint_of(&w, out, cols);
     let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [out, cols], Some(format));
     let mut matrix = block_on(matrix).unwrap_or_else(|e| panic!("{name}: {e}"));
-    block_on(matrix.reorder(&mut h.gpu, case.order())).unwrap_or_else(|e| panic!("{name}: {e}"));
+    block_on(matrix.reorder(&mut h.gpu, end.order())).unwrap_or_else(|e| panic!("{name}: {e}"));
     let halves: Vec<_> = x.iter().map(|v| f16::from_f32(*v)).collect();
     let device_x = h.upload(&halves);
     let squares: Vec<_> = uniform(4, padded * SQUARES, 1.0).iter().map(|v| v.abs()).collect();
@@ -199,11 +217,12 @@ fn check(h: &mut Harness, case: &Case, tile: MatrixTile) {
         weights: stored(&w, out, cols, format).iter().map(|v| f16::from_f64(*v).to_f64()).collect(),
         cols,
         factors: squares.chunks(SQUARES).map(factor).collect(),
+        bias: if bias { uniform(6, out, 3.0 * scale) } else { vec![0.0; out] },
     };
     let (device_squares, columns) = (h.upload(&squares), end.columns(out as u32) as usize);
     let counters = (out / tile.n as usize) * padded / tile.m as usize;
     let split_sums = h.poisoned(padded * out * tile.splits as usize);
-    let arrived = h.upload(&vec![0u32; counters]);
+    let (arrived, device_bias) = (h.upload(&vec![0u32; counters]), h.upload(&inputs.bias));
     let mut launch = |h: &mut Harness, kv_heads: usize, tensors: &[&wgpu::Buffer]| {
         let params = gemm_matrix::Params {
             cols8: cols as u32 / 8,
@@ -218,10 +237,11 @@ fn check(h: &mut Harness, case: &Case, tile: MatrixTile) {
         let mut buffers = vec![&matrix.parts[0].buffer, &device_x];
         buffers.extend(tensors);
         buffers.extend(normed.then_some(&device_squares));
+        buffers.extend(bias.then_some(&device_bias));
         if tile.splits_meet(end) {
             buffers.extend([&split_sums, &arrived]);
         }
-        let spec = gemm_matrix::spec(format, tile, end, if normed { SQUARES as u32 } else { 0 });
+        let spec = gemm_matrix::spec(format, tile, end, if normed { SQUARES as u32 } else { 0 }, bias);
         h.run(sizes(rows, 1, 1), &[(spec, &buffers[..], params, gemm_matrix::grid(tile, rows as u32, out as u32))]);
         assert_eq!(h.download::<u32>(&arrived, counters), vec![0; counters], "{name}: counters are as they were");
     };
@@ -238,20 +258,23 @@ fn check(h: &mut Harness, case: &Case, tile: MatrixTile) {
             let sum = |i: usize| splits.chunks(padded * columns).map(|s| s[i]).sum::<f32>();
             compare(Tolerance::MATRIX, &name, all, sum, element);
         }
-        MatrixEnd::SwiGlu => {
+        MatrixEnd::Gated(activation) | MatrixEnd::Plain(activation) => {
             let device = h.poisoned(padded * columns);
             launch(h, 0, &[&device]);
             let found = h.download_halves(&device, rows * columns);
             let element = |i| {
                 let ((row, column), columns) = (of(i), columns);
-                let gate = inputs.product(row, column);
-                gate / (1.0 + (-gate).exp()) * inputs.product(row, columns + column)
+                let first = activated(activation, inputs.product(row, column));
+                let gated = matches!(end, MatrixEnd::Gated(_));
+                if gated { first * inputs.product(row, columns + column) } else { first }
             };
             let reference: Vec<_> = all.clone().map(element).collect();
             Tolerance::F16.check_saturated(&name, &all.map(|i| found[i]).collect::<Vec<_>>(), &reference);
         }
         MatrixEnd::Residual => residual(h, &name, &inputs, [rows, out], tile, &mut launch),
-        MatrixEnd::Rotary { head_dim } => rotated(h, &name, &inputs, [rows, out], head_dim as usize, &mut launch),
+        MatrixEnd::Rotary { head_dim, head_norm } => {
+            rotated(h, &name, &inputs, [rows, out], (head_dim as usize, head_norm), &mut launch);
+        }
     }
 }
 
@@ -291,7 +314,7 @@ fn rotated(
     name: &str,
     inputs: &Inputs,
     [rows, out]: [usize; 2],
-    head_dim: usize,
+    (head_dim, head_norm): (usize, bool),
     launch: &mut Launch<'_>,
 ) {
     // Positions far apart, slots in another order than rows and some of them nobody's.
@@ -310,12 +333,28 @@ fn rotated(
     let width = (kv_heads * head_dim).max(2);
     let before = vec![f16::from_f32(7.0); 2 * rows * width];
     let (keys, values) = (h.upload(&before), h.upload(&before));
-    launch(h, kv_heads, &[&device, &device_rows, &table, &keys, &values]);
+    let norms = uniform(8, 2 * head_dim, 2.0);
+    let device_norms = h.upload(&norms);
+    let mut tensors = vec![&device, &device_rows, &table, &keys, &values];
+    tensors.extend(head_norm.then_some(&device_norms));
+    launch(h, kv_heads, &tensors);
 
+    let mean_of = |i: usize| {
+        let element = |dim| inputs.product(i / total, i % total * head_dim + dim).powi(2);
+        (0..head_dim).map(element).sum::<f64>() / head_dim as f64
+    };
+    let means: Vec<_> = (0..if head_norm { rows * total } else { 0 }).map(mean_of).collect();
     let turned = |row: usize, column: usize| {
         let (head, dim) = (column / head_dim * head_dim, column % head_dim);
         let pair = dim % (head_dim / 2);
-        let plain = [pair, pair + head_dim / 2].map(|dim| inputs.product(row, head + dim));
+        let mut plain = [pair, pair + head_dim / 2].map(|dim| inputs.product(row, head + dim));
+        let of_keys = column >= heads * head_dim;
+        if head_norm && column < (heads + kv_heads) * head_dim {
+            let mean = means[row * total + head / head_dim];
+            let weight = |dim: usize| f64::from(norms[if of_keys { head_dim + dim } else { dim }]);
+            let by = |dim: usize| weight(dim) / (mean + f64::from(EPS)).sqrt();
+            plain = [plain[0] * by(pair), plain[1] * by(pair + head_dim / 2)];
+        }
         super::rotary::turn_pair(plain, records[row].position, pair, head_dim)[dim / (head_dim / 2)]
     };
     let queries = heads * head_dim;

@@ -117,7 +117,7 @@ where
     let qkv: Vec<f64> = (0..count).map(|i| parts.iter().map(|p| f64::from(p[i])).sum()).collect();
     let old: Vec<T> = uniform(2, SLOTS * width, 1.0).into_iter().map(T::narrow).collect();
     let norms = [20, 21].map(|seed| uniform(seed, c.head_dim, 2.0));
-    let device_norms = norms.each_ref().map(|norm| h.upload(norm));
+    let device_norms = h.upload(&norms.concat());
     let table = h.upload(&table(c.rotated, &positions));
     let (device_rows, device_qkv) = (h.upload(&rows), h.upload(&parts.concat()));
     let (keys, values) = (h.upload(&old), h.upload(&old));
@@ -133,9 +133,7 @@ where
     };
     let grid = rotary::grid(variant, rows.len() as u32, heads as u32);
     let mut tensors = vec![&device_rows, &table, &device_qkv, &keys, &values];
-    if c.head_norm {
-        tensors.extend(&device_norms);
-    }
+    tensors.extend(c.head_norm.then_some(&device_norms));
     h.run(sizes(rows.len(), 1, 1), &[(rotary::spec(variant), &tensors[..], params, grid)]);
 
     let widened = |values: &[T]| -> Vec<f64> { values.iter().map(|v| f64::from(f32::from(*v))).collect() };

@@ -115,10 +115,11 @@ mod tests {
 
     #[test]
     fn every_setting_of_the_sweep_can_be_read_and_run() {
-        let sweep = full();
-        assert_eq!((presets().len(), sweep.len()), (4, 1 + 4 + 4 + 4 + 4 + 3 + 2 + 37 + 12 + 12 + 3));
+        let (model, sweep) = (crate::model_args::open_model("tales-33m").unwrap(), full());
+        assert_eq!((presets(&model).len(), sweep.len()), (4, 1 + 4 + 4 + 4 + 4 + 3 + 2 + 37 + 12 + 12 + 3));
         for setting in &sweep {
-            assert!(setting.options(128).check_settings().is_ok(), "{}", setting.name);
+            let options = setting.options(&model, 128).unwrap();
+            assert!(options.check_settings().is_ok(), "{}", setting.name);
         }
         assert_eq!(sweep[5].curve(), "MoR max");
     }

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use remask_core::architecture::{BlockSpec, NormKind};
 use remask_core::checkpoint::WeightFormat;
-use remask_core::tensors::Role;
 use remask_core::{Architecture, BackendError, Model};
 
+use super::WgpuBackend;
 use super::ahead::Ahead;
-use super::{WgpuBackend, strips};
 use crate::activations::Activations;
 use crate::arena::Arena;
 use crate::gpu::Gpu;
@@ -95,12 +94,12 @@ impl WgpuBackend {
         let arithmetic = weights.suit(&mut gpu, &a).await?;
         tracing::debug!(?arithmetic, "loaded");
         let outline = weights.outline();
-        let parts = outline.get(Role::Head)?.parts.len();
+        let strips = outline.strips(arithmetic)?;
         Ok(Self {
             turns: Turns::new(&gpu, &a.rotaries).await?,
             stores: Stores::default(),
             arena: Arena::new(&a, arithmetic),
-            activations: Activations::new(&gpu, &a, arithmetic, strips(parts), 64).await?,
+            activations: Activations::new(&gpu, &a, arithmetic, strips, 64).await?,
             suppressed: SuppressedSets::new(&gpu, a.embedding_rows).await?,
             uniforms: Uniforms::new(&gpu, PARAMETER_SLOTS).await?,
             groups: BindGroups::new(),

@@ -3,6 +3,8 @@
 
 mod ahead;
 mod answer;
+#[cfg(test)]
+mod faults;
 mod load;
 #[cfg(test)]
 mod tests;
@@ -19,7 +21,6 @@ use self::ahead::Ahead;
 use crate::activations::Activations;
 use crate::arena::Arena;
 use crate::gpu::Gpu;
-use crate::kernels::head_select;
 use crate::kernels::linear::Arithmetic;
 use crate::plan::{ModelOutline, PassSizes, Planner, Slot};
 use crate::record::{Buffers, record};
@@ -52,11 +53,6 @@ pub struct WgpuBackend {
     /// By the sizes that their dispatches are large enough for.
     recordings: HashMap<PassSizes, Recording>,
     ahead: Ahead,
-}
-
-/// Partial selections that a head in so many parts makes for one row, at most.
-fn strips(parts: usize) -> u32 {
-    parts as u32 * head_select::MOST_STRIPS
 }
 
 impl WgpuBackend {
@@ -101,8 +97,7 @@ impl WgpuBackend {
     }
 
     async fn activations_for(&self, arithmetic: Arithmetic, rows: u32) -> Result<Activations, BackendError> {
-        let parts = self.weights.head().map_or(1, |head| head.parts.len());
-        Activations::new(&self.gpu, &self.architecture, arithmetic, strips(parts), rows).await
+        Activations::new(&self.gpu, &self.architecture, arithmetic, self.outline.strips(arithmetic)?, rows).await
     }
 
     /// Recordings name buffers; when buffers change they are made anew.

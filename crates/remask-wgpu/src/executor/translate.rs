@@ -47,9 +47,9 @@ impl WgpuBackend {
 
     /// Rows that a pass may have on this device.
     pub(super) fn rows_limit(&self) -> u32 {
-        let parts = self.weights.head().map_or(1, |head| head.parts.len());
         let limits = &self.gpu.profile.limits;
-        let fits = Activations::most_rows(limits, &self.architecture, self.arithmetic, super::strips(parts));
+        let strips = self.outline.strips(self.arithmetic).unwrap_or(1);
+        let fits = Activations::most_rows(limits, &self.architecture, self.arithmetic, strips);
         fits.min(limits.workgroups)
     }
 

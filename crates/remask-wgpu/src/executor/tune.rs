@@ -83,8 +83,8 @@ impl WgpuBackend {
         let Some(block) = self.architecture.blocks.first() else { return Ok(None) };
         let (rows, head_dim) = (shape.rows, block.attention.head_dim as u32);
         let end = match layer {
-            BlockRole::Qkv => MatrixEnd::Rotary { head_dim },
-            BlockRole::Up => MatrixEnd::SwiGlu,
+            BlockRole::Qkv => MatrixEnd::Rotary { head_dim, head_norm: block.attention.qk_norm.is_some() },
+            BlockRole::Up => MatrixEnd::of_feed_forward(block.feed_forward.gated, block.feed_forward.activation),
             _ => MatrixEnd::Residual,
         };
         let mut tiles = MatrixTile::candidates_few(format, shape, end);

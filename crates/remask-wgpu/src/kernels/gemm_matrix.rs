@@ -1,10 +1,11 @@
 //! Linear layers on matrix units; see `shaders/gemm_matrix.wgsl`.
 
+use remask_core::architecture::Activation;
 use remask_core::checkpoint::WeightFormat;
 use serde::{Deserialize, Serialize};
 
 use super::linear::Shape;
-use super::{SPLITS, flags, weight_defines};
+use super::{SPLITS, activation, flags, weight_defines};
 use crate::order::Order;
 use crate::profile::AdapterProfile;
 use crate::wgsl::{Define, Extension, KernelSpec};
@@ -21,7 +22,7 @@ pub struct Params {
     pub first: u32,
     /// Columns of the output.
     pub out_stride: u32,
-    /// Added to the mean square where x is to be normalised.
+    /// Added to the mean square where x, or heads, are to be normalised.
     pub eps: f32,
     /// Elements of a split's output for [`MatrixEnd::Sums`], key/value heads for [`MatrixEnd::Rotary`].
     pub extra: u32,
@@ -63,14 +64,18 @@ pub enum MatrixEnd {
     Sums,
     /// Sums that are added to what is there, in float32; one split.
     Add,
-    /// `silu(gate) * up` in f16, of weights in [`Order::Paired`].
-    SwiGlu,
+    /// `activated(gate) * up` in f16, of weights in [`Order::Paired`].
+    Gated(Activation),
+    /// What the activation makes of the product, in f16; one split, or splits that meet.
+    Plain(Activation),
     /// As `Add`, and of what is there then the next layer's input is made, but for what a whole row has to be known for.
     Residual,
     /// Queries in float32 and keys are rotated, keys and values stored in f16.
     Rotary {
         /// Elements of a head, all of which turn: pairs of its first and its second half.
         head_dim: u32,
+        /// Heads of queries and keys are normalised first, with the same [`Params::eps`] as x.
+        head_norm: bool,
     },
 }
 
@@ -79,16 +84,37 @@ impl MatrixEnd {
         match self {
             Self::Sums => "sums",
             Self::Add => "add",
-            Self::SwiGlu => "swiglu",
+            Self::Gated(_) => "gated",
+            Self::Plain(_) => "plain",
             Self::Residual => "residual",
             Self::Rotary { .. } => "rotary",
         }
     }
 
+    /// The activation that the result goes through.
+    fn activation(self) -> Option<Activation> {
+        match self {
+            Self::Gated(activation) | Self::Plain(activation) => Some(activation),
+            _ => None,
+        }
+    }
+
+    /// The end of a feed-forward part's first product.
+    #[must_use]
+    pub fn of_feed_forward(gated: bool, activation: Activation) -> Self {
+        if gated { Self::Gated(activation) } else { Self::Plain(activation) }
+    }
+
+    /// The order of weights that the end needs.
+    #[must_use]
+    pub fn order(self) -> Order {
+        if matches!(self, Self::Gated(_)) { Order::Paired } else { Order::Fragments }
+    }
+
     /// Columns that `rows` rows of weights make.
     #[must_use]
     pub fn columns(self, rows: u32) -> u32 {
-        if self == Self::SwiGlu { rows / 2 } else { rows }
+        if matches!(self, Self::Gated(_)) { rows / 2 } else { rows }
     }
 }
 
@@ -103,7 +129,7 @@ pub const SPLIT_ROWS: u32 = 512;
 
 impl MatrixTile {
     /// Buffers that a product needs at most.
-    pub const STORAGE_BUFFERS: u32 = 10;
+    pub const STORAGE_BUFFERS: u32 = 12;
 
     /// Rows of a pass whose products end with what the next layer begins with, in as few dispatches as there can be.
     /// With more rows the few workgroups that end products cost more than dispatches of their own.
@@ -196,7 +222,7 @@ impl MatrixTile {
     }
 
     /// The same for weights in [`Order::Paired`]: one split where rows are not few, so
-    /// that SwiGLU is the product's end and nothing has to be written between.
+    /// that the gate is the product's end and nothing has to be written between.
     #[must_use]
     pub fn choose_paired(format: WeightFormat, shape: Shape) -> Option<Self> {
         let tile = Self::choose(format, shape)?;
@@ -224,10 +250,10 @@ impl MatrixTile {
     #[must_use]
     pub fn choose_few(format: WeightFormat, shape: Shape, end: MatrixEnd) -> Option<Self> {
         let Shape { rows, cols, out } = shape;
-        // A subgroup has both rows of weights that SwiGLU and the rotary embedding put together.
+        // A subgroup has both rows of weights that a gate and the rotary embedding put together.
         let (n, warps) = match end {
-            MatrixEnd::SwiGlu => (128, 4),
-            MatrixEnd::Rotary { head_dim } => (head_dim, head_dim / 32),
+            MatrixEnd::Gated(_) => (128, 4),
+            MatrixEnd::Rotary { head_dim, .. } => (head_dim, head_dim / 32),
             _ => (64, 4),
         };
         if rows > Self::FEW || !fits(format, cols, out) || !out.is_multiple_of(n) {
@@ -301,9 +327,9 @@ impl MatrixTile {
         Self { m: 16, n: 64, k: 128, warps: 4, depth: 1, ..self }
     }
 
-    /// Whether the product's end can be SwiGLU: a subgroup has both factors.
+    /// Whether the product's end can be [`MatrixEnd::Gated`]: a subgroup has both factors.
     #[must_use]
-    pub fn fuses_swiglu(self) -> bool {
+    pub fn fuses_gated(self) -> bool {
         self.splits == 1 && self.n / 16 / self.warps == 2
     }
 
@@ -321,10 +347,11 @@ impl MatrixTile {
 }
 
 /// The kernel for weights of `format`. Where x has not been normalised, `squares` is the number of partial sums of
-/// squares that there are of each row; else 0. Buffers: weights, x and out, then those of the end, then the squares, then
-/// the sums of splits and their counters where splits meet.
+/// squares that there are of each row; else 0. Where `bias`, one is added to the product before its end. Buffers: weights,
+/// x and out, then those of the end (the weights of heads' norms last), then the squares, the bias, and the sums of splits
+/// and their counters where splits meet.
 #[must_use]
-pub fn spec(format: WeightFormat, tile: MatrixTile, end: MatrixEnd, squares: u32) -> KernelSpec {
+pub fn spec(format: WeightFormat, tile: MatrixTile, end: MatrixEnd, squares: u32, bias: bool) -> KernelSpec {
     let MatrixTile { m, n, k, warps, depth, splits } = tile;
     let invocations = warps * depth * 32;
     let factor_lanes = (invocations / m).min(32);
@@ -333,7 +360,21 @@ pub fn spec(format: WeightFormat, tile: MatrixTile, end: MatrixEnd, squares: u32
     defines.push(("END", Define::Word(end.word())));
     let (meet, adds) = (tile.splits_meet(end), matches!(end, MatrixEnd::Add | MatrixEnd::Residual));
     let scaled = per_vector > 1;
-    defines.extend(flags([("SCALED", scaled), ("MEET", meet), ("MEETS", meet || depth > 1), ("ADDS", adds)]));
+    let head_norm = matches!(end, MatrixEnd::Rotary { head_norm: true, .. });
+    let in_turn = !matches!(end, MatrixEnd::Gated(_) | MatrixEnd::Rotary { .. });
+    defines.extend(flags([
+        ("SCALED", scaled),
+        ("MEET", meet),
+        ("MEETS", meet || depth > 1),
+        ("ADDS", adds),
+        ("ACTIVATES", end.activation().is_some()),
+        ("BIAS", bias),
+        // Columns of the result are rows of the weights, in the same order.
+        ("BIAS_IN_TURN", bias && in_turn),
+        ("HEAD_NORM", head_norm),
+        ("SQUARES", head_norm || end == MatrixEnd::Residual),
+    ]));
+    defines.extend(end.activation().map(activation::define));
     let numbers = [
         ("TILE_M", m),
         ("TILE_N", n),
@@ -354,7 +395,7 @@ pub fn spec(format: WeightFormat, tile: MatrixTile, end: MatrixEnd, squares: u32
         ("PARTS_EACH", squares.div_ceil(factor_lanes)),
     ];
     defines.extend(numbers.map(|(name, value)| (name, Define::Number(value))));
-    if let MatrixEnd::Rotary { head_dim } = end {
+    if let MatrixEnd::Rotary { head_dim, .. } = end {
         defines.push(("HEAD_DIM", Define::Number(head_dim)));
     }
     KernelSpec {

@@ -59,10 +59,7 @@ impl Arithmetic {
                 (a.hidden, ff.up_width()),
                 (ff.hidden, a.hidden),
             ];
-            let biases = at.qkv_bias || at.out_bias || ff.bias;
-            !biases
-                && attention_matrix::fits(at.head_dim as u32)
-                && at.window.is_none()
+            attention_matrix::fits(at.head_dim as u32)
                 && layers.iter().all(|(cols, out)| formats.iter().all(|f| fits(f, *cols, *out)))
         };
         let half = MatrixTile::supported(profile) && a.hidden >= MATRIX_HIDDEN && a.distinct_blocks().all(block_fits);
@@ -133,7 +130,7 @@ impl Strategy {
     /// Every kernel that a layer or a head may be computed with.
     fn specs(self, format: WeightFormat) -> Vec<KernelSpec> {
         match self {
-            Self::Matrix(tile) => vec![gemm_matrix::spec(format, tile, MatrixEnd::Sums, 0)],
+            Self::Matrix(tile) => vec![gemm_matrix::spec(format, tile, MatrixEnd::Sums, 0, false)],
             Self::Portable(portable) => {
                 let head = head_select::spec(format, portable.for_head(), false);
                 fused().into_iter().map(|fused| portable.spec(format, fused)).chain([head]).collect()
@@ -261,7 +258,7 @@ mod tests {
         };
         let without = |refused: &[MatrixTile]| {
             let refused: Vec<_> =
-                refused.iter().map(|t| gemm_matrix::spec(WeightFormat::F16, *t, MatrixEnd::Sums, 0)).collect();
+                refused.iter().map(|t| gemm_matrix::spec(WeightFormat::F16, *t, MatrixEnd::Sums, 0, false)).collect();
             let usable = |spec: &KernelSpec| !refused.contains(spec);
             Strategy::choose_usable(&matrix, Order::Fragments, WeightFormat::F16, shape(64), None, usable)
         };

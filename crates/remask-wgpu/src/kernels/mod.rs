@@ -172,21 +172,28 @@ pub fn all_specs() -> Vec<KernelSpec> {
             let shape = linear::Shape { rows, cols: 4096, out };
             let tiles = [Order::Fragments, Order::Paired].map(|order| MatrixTile::candidates(format, shape, order));
             for tile in tiles.into_iter().flatten().flat_map(|tile| [tile, tile.smallest()]) {
-                specs.push(gemm_matrix::spec(format, tile, MatrixEnd::Sums, 0));
+                let mut push = |end, bias| specs.push(gemm_matrix::spec(format, tile, end, 0, bias));
+                push(MatrixEnd::Sums, false);
+                push(MatrixEnd::Sums, true);
                 if tile.splits == 1 {
-                    specs.push(gemm_matrix::spec(format, tile, MatrixEnd::Add, 0));
+                    [false, true].into_iter().for_each(|bias| push(MatrixEnd::Add, bias));
+                    push(MatrixEnd::Plain(Activation::GeluTanh), true);
                 }
-                if tile.fuses_swiglu() {
-                    specs.push(gemm_matrix::spec(format, tile, MatrixEnd::SwiGlu, 0));
+                if tile.fuses_gated() {
+                    push(MatrixEnd::Gated(Activation::Silu), false);
+                    push(MatrixEnd::Gated(Activation::GeluTanh), true);
                 }
             }
         }
-        let rotary = [64, 128].map(|head_dim| MatrixEnd::Rotary { head_dim });
-        for end in [MatrixEnd::SwiGlu, MatrixEnd::Residual].into_iter().chain(rotary) {
+        let rotary = [64, 128]
+            .into_iter()
+            .flat_map(|head_dim| [false, true].map(|head_norm| MatrixEnd::Rotary { head_dim, head_norm }));
+        let activated = ACTIVATIONS.into_iter().flat_map(|a| [MatrixEnd::Gated(a), MatrixEnd::Plain(a)]);
+        for end in activated.chain([MatrixEnd::Residual]).chain(rotary) {
             for (rows, cols) in [(1, 128), (1, 4096), (17, 128), (17, 4096)] {
                 let tiles = MatrixTile::candidates_few(format, linear::Shape { rows, cols, out: 4096 }, end);
                 let squares: &[u32] = if end == MatrixEnd::Residual { &[0] } else { &[0, 64] };
-                let spec = |tile| squares.iter().map(move |s| gemm_matrix::spec(format, tile, end, *s));
+                let spec = |tile| squares.iter().map(move |s| gemm_matrix::spec(format, tile, end, *s, cols == 128));
                 specs.extend(tiles.into_iter().flat_map(spec));
             }
         }

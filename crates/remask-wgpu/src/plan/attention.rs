@@ -1,7 +1,6 @@
 //! Attention of all rows: by rows or by tiles, on matrix units or not.
 
 use remask_core::architecture::{BlockSpec, RotaryPairing};
-use remask_core::tensors::{BlockRole, Role};
 
 use super::{Planner, Slot, Splits, Step};
 use crate::kernels::linear::Arithmetic;
@@ -34,10 +33,7 @@ impl Planner<'_> {
         let params = rotary::Params { heads, kv_heads, split_stride: splits.stride, eps };
         let table = Slot::Rotary(turned.map_or(0, |(index, _)| index));
         let mut slots = vec![Slot::Rows, table, Slot::Qkv, Slot::Keys(block.cache), Slot::Values(block.cache)];
-        if at.qk_norm.is_some() {
-            let norms = [BlockRole::QueryNorm, BlockRole::KeyNorm];
-            slots.extend(norms.map(|role| Slot::Vector(Role::Block(block.weights, role))));
-        }
+        slots.extend(at.qk_norm.map(|_| Slot::HeadNorms(block.weights)));
         let grid = rotary::grid(variant, self.sizes.rows, heads + 2 * kv_heads);
         Step::new(rotary::spec(variant), slots, &params, grid)
     }

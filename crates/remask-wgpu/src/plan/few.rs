@@ -2,15 +2,14 @@
 //! with. What a dispatch costs before it does anything is a good part of such a pass.
 
 use remask_core::BackendError;
-use remask_core::architecture::{Activation, BlockSpec, NormKind, RotaryPairing};
+use remask_core::architecture::{BlockSpec, NormKind, RotaryPairing};
 use remask_core::tensors::{BlockRole, Role};
 
-use super::layer::{before_attention, before_feed_forward};
+use super::layer::{before_attention, before_feed_forward, product};
 use super::product::{Ending, Product};
-use super::{Over, Planner, Slot, Step};
+use super::{Planner, Slot, Step};
 use crate::kernels::gemm_matrix::{self, MatrixEnd, MatrixTile};
 use crate::kernels::linear::{Arithmetic, Shape, Strategy};
-use crate::order::Order;
 
 /// The tiles of a block's products.
 #[derive(Debug, Clone, Copy)]
@@ -48,23 +47,24 @@ impl Planner<'_> {
         if !halves || !ends_suit(block) {
             return Ok(None);
         }
-        let tile = |role, order, end, squares| -> Result<Option<MatrixTile>, BackendError> {
-            let matrix = self.weights.get(Role::Block(block.weights, role))?;
-            let Some(part) = matrix.whole().filter(|_| matrix.order == order) else { return Ok(None) };
+        let tile = |role, end: MatrixEnd, squares| -> Result<Option<MatrixTile>, BackendError> {
+            let Product { role, bias, .. } = product(block, role, Slot::FewNormed, Slot::Hidden);
+            let matrix = self.weights.get(role)?;
+            let Some(part) = matrix.whole().filter(|_| matrix.order == end.order()) else { return Ok(None) };
             let shape = Shape { rows: self.sizes.rows, cols: matrix.cols, out: matrix.rows };
             let tuned = self.tuning.kernel(part.format, shape).and_then(Strategy::tile);
             let tuned = tuned.filter(|t| MatrixTile::candidates_few(part.format, shape, end).contains(t));
             let mut choices = tuned.into_iter().chain(MatrixTile::choose_few(part.format, shape, end));
-            Ok(choices.find(|tile| self.usable(&gemm_matrix::spec(part.format, *tile, end, squares))))
+            Ok(choices.find(|tile| self.usable(&gemm_matrix::spec(part.format, *tile, end, squares, bias.is_some()))))
         };
         let hidden = a.hidden as u32;
-        let residual = |role| tile(role, Order::Fragments, MatrixEnd::Residual, 0);
+        let residual = |role| tile(role, MatrixEnd::Residual, 0);
         let (Some(out), Some(down)) = (residual(BlockRole::AttentionOut)?, residual(BlockRole::Down)?) else {
             return Ok(None);
         };
         let of_down = before.map_or(0, |(_, tile)| hidden / tile.n);
-        let qkv = tile(BlockRole::Qkv, Order::Fragments, rotary_end(block), of_down)?;
-        let up = tile(BlockRole::Up, Order::Paired, MatrixEnd::SwiGlu, hidden / out.n)?;
+        let qkv = tile(BlockRole::Qkv, rotary_end(block), of_down)?;
+        let up = tile(BlockRole::Up, up_end(block), hidden / out.n)?;
         Ok(qkv.zip(up).map(|(qkv, up)| BlockTiles { qkv, out, up, down }))
     }
 
@@ -75,45 +75,41 @@ impl Planner<'_> {
         steps.push(self.norm(before_attention(first), Slot::FewNormed, None, true));
         let mut squares = 0;
         for (i, (block, tiles)) in blocks.iter().zip(tiles).enumerate() {
-            let role = |role| Role::Block(block.weights, role);
-            let product = |role, out| Product { role, bias: None, x: Slot::FewNormed, out, over: Over::Rows };
-            let with = vec![
+            let at = &block.attention;
+            let mut with = vec![
                 Slot::Rows,
-                Slot::Rotary(block.attention.rotary.unwrap_or(0)),
+                Slot::Rotary(at.rotary.unwrap_or(0)),
                 Slot::Keys(block.cache),
                 Slot::Values(block.cache),
             ];
-            let kv_heads = block.attention.kv_heads as u32;
-            let ending = Ending { end: rotary_end(block), with, squares, eps: block.attention_norm.eps, kv_heads };
-            self.matrix(&mut steps, tiles.qkv, product(role(BlockRole::Qkv), Slot::Qkv), &ending)?;
+            with.extend(at.qk_norm.map(|_| Slot::HeadNorms(block.weights)));
+            let (eps, kv_heads) = (block.attention_norm.eps, at.kv_heads as u32);
+            let ending = Ending { end: rotary_end(block), with, squares, eps, kv_heads };
+            let qkv = product(block, BlockRole::Qkv, Slot::FewNormed, Slot::Qkv);
+            self.matrix(&mut steps, tiles.qkv, qkv, &ending)?;
             let next = blocks.get(i + 1);
             if next.is_none() && self.sizes.selected + self.sizes.logits == 0 {
                 // Only keys and values are wanted, and the last are written.
                 break;
             }
             steps.push(self.attention(block, true));
-            let out = (role(BlockRole::AttentionOut), tiles.out);
             let before = before_feed_forward(block).unwrap_or(before_attention(block));
-            squares = self.told(&mut steps, out, Slot::Attended, before.gain)?;
-            let ending = Ending { squares, eps: before.norm.eps, ..Ending::plain(MatrixEnd::SwiGlu) };
-            self.matrix(&mut steps, tiles.up, product(role(BlockRole::Up), Slot::Activated), &ending)?;
+            let out = product(block, BlockRole::AttentionOut, Slot::Attended, Slot::Hidden);
+            squares = self.told(&mut steps, out, tiles.out, before.gain)?;
+            let ending = Ending { squares, eps: before.norm.eps, ..Ending::plain(up_end(block)) };
+            let up = product(block, BlockRole::Up, Slot::FewNormed, Slot::Activated);
+            self.matrix(&mut steps, tiles.up, up, &ending)?;
             // After the last block nobody reads what is told.
-            let gain = next.map_or(Role::FinalNorm, |next| Role::Block(next.weights, BlockRole::AttentionNorm));
-            squares = self.told(&mut steps, (role(BlockRole::Down), tiles.down), Slot::Activated, gain)?;
+            let gain = next.map_or(Role::FinalNorm, |next| before_attention(next).gain);
+            let down = product(block, BlockRole::Down, Slot::Activated, Slot::Hidden);
+            squares = self.told(&mut steps, down, tiles.down, gain)?;
         }
         Ok(steps)
     }
 
     /// A layer whose result is added to the residual stream, and told to the next one, whose norm has the weight `gain`.
     /// Returns the partial sums of squares of each row.
-    fn told(
-        &self,
-        steps: &mut Vec<Step>,
-        (role, tile): (Role, MatrixTile),
-        x: Slot,
-        gain: Role,
-    ) -> Result<u32, BackendError> {
-        let product = Product { role, bias: None, x, out: Slot::Hidden, over: Over::Rows };
+    fn told(&self, steps: &mut Vec<Step>, product: Product, tile: MatrixTile, gain: Role) -> Result<u32, BackendError> {
         let with = vec![Slot::Vector(gain), Slot::FewNormed, Slot::FewSquares];
         self.matrix(steps, tile, product, &Ending { with, ..Ending::plain(MatrixEnd::Residual) })?;
         Ok(self.architecture.hidden as u32 / tile.n)
@@ -121,18 +117,21 @@ impl Planner<'_> {
 }
 
 fn rotary_end(block: &BlockSpec) -> MatrixEnd {
-    MatrixEnd::Rotary { head_dim: block.attention.head_dim as u32 }
+    let at = &block.attention;
+    MatrixEnd::Rotary { head_dim: at.head_dim as u32, head_norm: at.qk_norm.is_some() }
+}
+
+fn up_end(block: &BlockSpec) -> MatrixEnd {
+    MatrixEnd::of_feed_forward(block.feed_forward.gated, block.feed_forward.activation)
 }
 
 /// Whether products can end with what this block has between them.
 fn ends_suit(block: &BlockSpec) -> bool {
-    let (at, ff) = (&block.attention, &block.feed_forward);
     let norms = [Some(block.attention_norm), block.feed_forward_norm];
+    // The kernel has one epsilon, for the norm before and those of heads.
+    let heads = block.attention.qk_norm.is_none_or(|norm| norm == block.attention_norm);
     norms.iter().all(|norm| norm.is_some_and(|n| n.kind == NormKind::Rms))
+        && heads
         && block.after_attention_norm.is_none()
         && block.after_feed_forward_norm.is_none()
-        && at.qk_norm.is_none()
-        && !(at.qkv_bias || at.out_bias || ff.bias)
-        && ff.gated
-        && ff.activation == Activation::Silu
 }

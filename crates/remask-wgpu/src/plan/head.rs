@@ -97,7 +97,7 @@ impl Planner<'_> {
                     over: Over::Selected as u32,
                     first_row,
                 };
-                let spec = gemm_matrix::spec(part.format, tile, MatrixEnd::Sums, 0);
+                let spec = gemm_matrix::spec(part.format, tile, MatrixEnd::Sums, 0, false);
                 let slots = vec![self.matrix_slot(Role::Head, i), Slot::Gathered, Slot::Chunk];
                 steps.push(Step::new(spec, slots, &params, gemm_matrix::grid(tile, selected, ids)));
                 let params = select_strips::Params {

@@ -1,7 +1,7 @@
 //! A block in the order that suits any number of rows: what products do not end with are dispatches of their own.
 
 use remask_core::BackendError;
-use remask_core::architecture::{Activation, BlockSpec, NormKind};
+use remask_core::architecture::{BlockSpec, NormKind};
 use remask_core::tensors::{BlockRole, Role};
 
 use super::product::{Ending, Product};
@@ -28,7 +28,7 @@ pub(super) fn before_feed_forward(block: &BlockSpec) -> Option<Before> {
 }
 
 /// A linear layer of a block over its rows.
-fn product(block: &BlockSpec, role: BlockRole, x: Slot, out: Slot) -> Product {
+pub(super) fn product(block: &BlockSpec, role: BlockRole, x: Slot, out: Slot) -> Product {
     use BlockRole as R;
     let bias = match role {
         R::Qkv => block.attention.qkv_bias.then_some(R::QkvBias),
@@ -163,18 +163,15 @@ impl Planner<'_> {
             steps.push(self.norm(before, x, pending, strategy.is_half()));
         }
         let up = Product { x, ..up };
+        let end = MatrixEnd::of_feed_forward(ff.gated, ff.activation);
+        let fits = strategy.tile().is_some_and(|tile| if ff.gated { tile.fuses_gated() } else { tile.splits == 1 });
         match strategy {
             Strategy::Portable(kernel) if !half => self.portable_up(steps, block, kernel, x, fused),
             Strategy::Matrix(tile)
-                if tile.fuses_swiglu()
-                    && ff.gated
-                    && ff.activation == Activation::Silu
-                    && matrix.order == Order::Paired
-                    && half
-                    && self.matrix_usable(&matrix.parts, tile, MatrixEnd::SwiGlu, 0) =>
+                if half && matrix.order == end.order() && fits && self.matrix_usable(up, tile, end) =>
             {
                 let up = Product { out: Slot::Activated, ..up };
-                self.matrix(steps, tile, up, &Ending::plain(MatrixEnd::SwiGlu)).map(|_| ())
+                self.matrix(steps, tile, up, &Ending::plain(end)).map(|_| ())
             }
             Strategy::Portable(kernel) => {
                 self.portable(steps, kernel, up, fused, End::Write)?;
@@ -252,12 +249,11 @@ impl Planner<'_> {
         strategy: Strategy,
         after: Option<Before>,
     ) -> Result<Option<Pending>, BackendError> {
-        let parts = &self.weights.get(product.role)?.parts;
         let pending = |splits| Some(Pending { splits, after });
         let added = Product { out: Slot::Addend, ..product };
         match strategy {
             _ if after.is_some() => self.linear(steps, added, strategy).map(pending),
-            Strategy::Matrix(tile) if tile.splits == 1 && self.matrix_usable(parts, tile, MatrixEnd::Add, 0) => {
+            Strategy::Matrix(tile) if tile.splits == 1 && self.matrix_usable(product, tile, MatrixEnd::Add) => {
                 self.matrix(steps, tile, product, &Ending::plain(MatrixEnd::Add)).map(|_| None)
             }
             Strategy::Matrix(_) => self.linear(steps, added, strategy).map(pending),

@@ -7,7 +7,8 @@ use remask_core::checkpoint::WeightFormat;
 use remask_core::tensors::{self, BlockRole, Role, TensorKind};
 use remask_core::{Architecture, BackendError};
 
-use crate::kernels::padded;
+use crate::kernels::linear::Arithmetic;
+use crate::kernels::{head_select, padded};
 use crate::order::Order;
 
 /// A weight matrix `[rows, cols]`, possibly of several tensors stacked by rows.
@@ -119,6 +120,19 @@ impl ModelOutline {
     pub fn get(&self, role: Role) -> Result<&MatrixOutline, BackendError> {
         let missing = || BackendError::Weights(format!("the model has no matrix for {role:?}"));
         self.0.get(&self.named(role)).ok_or_else(missing)
+    }
+
+    /// Partial selections that the head makes for a row, at most.
+    ///
+    /// # Errors
+    /// As [`ModelOutline::get`].
+    pub fn strips(&self, arithmetic: Arithmetic) -> Result<u32, BackendError> {
+        let of_part = |part: &PartOutline| match arithmetic {
+            Arithmetic::Full => head_select::strips(part.rows),
+            // On matrix units a part is cut where its logits find no more room, too.
+            Arithmetic::Half => head_select::MOST_STRIPS,
+        };
+        Ok(self.get(Role::Head)?.parts.iter().map(of_part).sum())
     }
 
     /// The role whose matrix serves for `role`.

@@ -108,7 +108,7 @@ impl Planner<'_> {
         product: Product,
         ending: &Ending,
     ) -> Result<Splits, BackendError> {
-        let Product { role, x, out, over, .. } = product;
+        let Product { role, bias, x, out, over } = product;
         let matrix = self.weights.get(role)?;
         let (rows, columns) = (self.sizes.of(over), ending.end.columns(matrix.rows));
         // One split has no stride, so that its parameters are the same for any number of rows.
@@ -131,8 +131,9 @@ impl Planner<'_> {
                 first_row: 0,
             };
             let slots = [self.matrix_slot(role, i), x, out].into_iter().chain(ending.with.iter().copied());
-            let slots = slots.chain(squared).chain(meeting.into_iter().flatten()).collect();
-            let spec = gemm_matrix::spec(part.format, tile, ending.end, ending.squares);
+            let slots =
+                slots.chain(squared).chain(bias.map(Slot::Vector)).chain(meeting.into_iter().flatten()).collect();
+            let spec = gemm_matrix::spec(part.format, tile, ending.end, ending.squares, bias.is_some());
             steps.push(Step::new(spec, slots, &params, gemm_matrix::grid(tile, rows, part.rows)));
         }
         Ok(splits)
@@ -143,8 +144,11 @@ impl Planner<'_> {
         Slot::Matrix(self.weights.named(role), i)
     }
 
-    /// Whether a product with this end may be computed on matrix units by this tile, whatever its parts' formats.
-    pub(super) fn matrix_usable(&self, parts: &[PartOutline], tile: MatrixTile, end: MatrixEnd, squares: u32) -> bool {
-        parts.iter().all(|part| self.usable(&gemm_matrix::spec(part.format, tile, end, squares)))
+    /// Whether a product of what has been normalised may be computed on matrix units with this tile and end, whatever
+    /// its parts' formats.
+    pub(super) fn matrix_usable(&self, product: Product, tile: MatrixTile, end: MatrixEnd) -> bool {
+        let bias = product.bias.is_some();
+        let usable = |part: &PartOutline| self.usable(&gemm_matrix::spec(part.format, tile, end, 0, bias));
+        self.weights.get(product.role).is_ok_and(|matrix| matrix.parts.iter().all(usable))
     }
 }

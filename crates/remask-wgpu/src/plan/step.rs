@@ -57,6 +57,8 @@ pub enum Slot {
     Matrix(Role, usize),
     /// Gains or biases.
     Vector(Role),
+    /// Gains of the norms of queries' heads, then of keys', of a set of weights.
+    HeadNorms(usize),
     /// Cosines and sines of a rotary table.
     Rotary(usize),
     /// Keys of a cache entry.

@@ -76,7 +76,7 @@ impl DeviceWeights {
             }
         }
         loader.settle().await?;
-        Ok(Self { matrices, vectors, note: None })
+        Self::assemble(gpu, &model.architecture, matrices, vectors).await.map_err(LoadError::from)
     }
 }
 

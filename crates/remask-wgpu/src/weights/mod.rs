@@ -8,10 +8,11 @@ mod suit;
 use std::collections::HashMap;
 
 use remask_core::checkpoint::WeightFormat;
-use remask_core::tensors::Role;
+use remask_core::tensors::{BlockRole, Role};
 use remask_core::{Architecture, BackendError};
 
 pub use self::suit::fragments_are_as_expected;
+use crate::gpu::Gpu;
 use crate::order::Order;
 use crate::plan::{MatrixOutline, ModelOutline, PartOutline};
 
@@ -66,11 +67,37 @@ pub struct DeviceWeights {
     pub matrices: HashMap<Role, DeviceMatrix>,
     /// Gains and biases.
     pub vectors: HashMap<Role, wgpu::Buffer>,
+    /// Gains of the norms of queries' heads, then of keys', by the set of weights that they belong to.
+    pub head_norms: HashMap<usize, wgpu::Buffer>,
     /// What became of bf16 weights that matrix units could use as f16, in a sentence.
     pub note: Option<String>,
 }
 
 impl DeviceWeights {
+    /// All that a model has: the norms of heads of a set of weights come together.
+    async fn assemble(
+        gpu: &Gpu,
+        a: &Architecture,
+        matrices: HashMap<Role, DeviceMatrix>,
+        mut vectors: HashMap<Role, wgpu::Buffer>,
+    ) -> Result<Self, BackendError> {
+        let mut head_norms = HashMap::new();
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("norms") });
+        for (set, block) in a.distinct_blocks().enumerate() {
+            let bytes = block.attention.head_dim as u64 * 4;
+            let mut own = |role| vectors.remove(&Role::Block(set, role));
+            let norms = own(BlockRole::QueryNorm).zip(own(BlockRole::KeyNorm));
+            if let Some((query, key)) = norms {
+                let both = gpu.storage("norms of heads", 2 * bytes).await?;
+                encoder.copy_buffer_to_buffer(&query, 0, &both, 0, bytes);
+                encoder.copy_buffer_to_buffer(&key, 0, &both, bytes, bytes);
+                head_norms.insert(set, both);
+            }
+        }
+        gpu.queue.submit([encoder.finish()]);
+        Ok(Self { matrices, vectors, head_norms, note: None })
+    }
+
     /// The head's matrix.
     #[must_use]
     pub fn head(&self) -> Option<&DeviceMatrix> {

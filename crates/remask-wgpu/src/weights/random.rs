@@ -36,7 +36,7 @@ impl DeviceWeights {
             }
         }
         gpu.wait()?;
-        Ok(Self { matrices, vectors, note: None })
+        Self::assemble(gpu, a, matrices, vectors).await
     }
 }
 

@@ -133,7 +133,9 @@ impl DeviceWeights {
             }
             Err(e) => return Err(e),
         }
-        if let Some(mut head) = self.head().filter(|head| head.has_fragments()).map(DeviceMatrix::share) {
+        // Selection over chunks of logits adds no bias.
+        let head = self.head().filter(|head| head.has_fragments() && !a.head_bias);
+        if let Some(mut head) = head.map(DeviceMatrix::share) {
             match head.reorder(gpu, Order::Fragments).await {
                 Ok(()) => {
                     self.matrices.insert(Role::Head, head);
