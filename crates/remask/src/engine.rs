@@ -19,9 +19,9 @@ use crate::seat::Seat;
 use crate::state::{EngineState, ServedModel, Shared, Totals};
 
 /// How long a failed device is left alone before it is opened again, try by try.
-const PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2)];
+const PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(250), Duration::from_secs(1)];
 /// The pause after those: requests are refused meanwhile.
-const LONG_PAUSE: Duration = Duration::from_secs(5);
+const LONG_PAUSE: Duration = Duration::from_secs(2);
 
 /// What a pass was.
 #[derive(Debug, Clone)]
