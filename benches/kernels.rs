@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use remask_core::checkpoint::{Bytes, Checkpoint, Matrix, WeightFormat};
-use remask_testkit::cases::{MATRIX_TABLES, Table, attention, gemm, head_select, rms_norm, rotary, swiglu};
+use remask_testkit::cases::{MATRIX_TABLES, Table, activation, attention, gemm, head_select, norm, rotary};
 use remask_testkit::data::uniform;
 use remask_testkit::harness::{Dispatched, Harness};
 use remask_testkit::model::bf16_container;
@@ -24,9 +24,9 @@ const MEASURED: &[Table] = &[
     ("layers", gemm::run_layers),
     ("head_select", head_select::run),
     ("attention", attention::run),
-    ("rms_norm", rms_norm::run),
+    ("norm", norm::run),
     ("rotary", rotary::run),
-    ("swiglu", swiglu::run),
+    ("activation", activation::run),
 ];
 
 /// One kernel's times.

@@ -182,10 +182,12 @@ fn main(
     let put = slot * PITCH + thread % UNITS * 2u;
     let last = tile.key_end - 1u;
 #if WINDOW
-    let first_slot = first_key(tile.key_start, tile.slot);
+    let first_seen = first_key(tile.key_start, tile.slot);
 #else
-    let first_slot = tile.key_start;
+    let first_seen = tile.key_start;
 #endif
+    // Keys come together with the same others whatever rows share a tile. Stores begin at multiples of TILE_KEYS too.
+    let first_slot = first_seen / TILE_KEYS * TILE_KEYS;
 #for e in 0..KV_EACH
     var k_$e = keys[min(first_slot + slot + $eu * SLOTS, last) * kv_units + unit];
 #if AHEAD

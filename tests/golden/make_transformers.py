@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import Gemma3TextConfig, LlamaConfig, Qwen2Config
+from transformers import Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen2Config
 from transformers.models.gemma3.modeling_gemma3 import Gemma3ForCausalLM
+from transformers.models.gpt2.modeling_gpt2 import GPT2LMHeadModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 
@@ -22,6 +23,9 @@ COMMON = dict(hidden_size=64, intermediate_size=112, num_attention_heads=4, num_
               eos_token_id=0, pad_token_id=None)
 
 MODELS = {
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(
+        vocab_size=187, n_embd=48, n_layer=3, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)),
     # Windows of 8 in two of three layers, each kind with a rotary table of its own.
     "gemma3-alternating": lambda: Gemma3ForCausalLM(Gemma3TextConfig(
         **COMMON, vocab_size=119, num_hidden_layers=6, head_dim=24, query_pre_attn_scalar=20, sliding_window=8,
@@ -49,7 +53,8 @@ def randomise(model, seed):
     for name, p in model.named_parameters():
         noise = torch.randn(p.shape, generator=generator)
         if p.dim() == 2:
-            p.data = noise * (0.07 if "embed" in name else 1.4 / p.shape[1] ** 0.5)
+            table = any(part in name for part in ("embed", "wte", "wpe"))
+            p.data = noise * (0.07 if table else 1.4 / p.shape[1] ** 0.5)
         elif name.endswith("bias"):
             p.data = noise * 0.3
         else:

@@ -156,8 +156,13 @@ fn settings_that_no_kernel_computes_are_refused() {
     };
     assert!(open(vec![]).is_ok());
     let cases = [
-        (vec![("llada.rope.scaling.type", Meta::Text("yarn".into()))], "rope.scaling.type = yarn"),
-        (vec![("llada.rope.scaling.factor", Meta::F32(2.0))], "rope.scaling"),
+        (
+            vec![
+                ("llada.rope.scaling.type", Meta::Text("longrope".into())),
+                ("llada.rope.scaling.factor", Meta::F32(2.0)),
+            ],
+            "rope.scaling.type = longrope",
+        ),
         (vec![("llada.attention.key_length", Meta::U32(99))], "key_length: 99"),
         (vec![("split.count", Meta::U32(3))], "llama-gguf-split --merge"),
         (

@@ -24,7 +24,20 @@ macro_rules! tables {
     )* };
 }
 
-tables!(attention, attention_row, embed, gemm, gemv, head_select, reorder, rms_norm, rotary, select_strips, swiglu);
+tables!(
+    activation,
+    attention,
+    attention_row,
+    batch_invariance,
+    embed,
+    gemm,
+    gemv,
+    head_select,
+    norm,
+    reorder,
+    rotary,
+    select_strips
+);
 
 /// Where an adapter has matrix units. Software adapters have none, so this says how many ran.
 #[test]

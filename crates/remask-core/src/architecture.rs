@@ -7,8 +7,6 @@
 
 use serde::Serialize;
 
-use crate::tensors::{BlockRole, Role};
-
 /// Shapes, kinds and special ids of one model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Architecture {
@@ -348,28 +346,6 @@ impl Architecture {
     pub fn parameters(&self) -> u64 {
         let specs = crate::tensors::canonical(self);
         specs.iter().map(|spec| (spec.rows * spec.cols) as u64).sum()
-    }
-
-    /// Takes back biases of which a checkpoint holds none in any block: some exporters leave out what is zero, and
-    /// transformers makes them zero then. `has` answers whether a role has a tensor. Answers whether any was taken.
-    pub(crate) fn leave_out_biases(&mut self, has: &dyn Fn(Role) -> bool) -> bool {
-        let sets = self.weight_sets();
-        let missing = |roles: &[BlockRole]| !(0..sets).any(|set| roles.iter().any(|role| has(Role::Block(set, *role))));
-        let (qkv, out) = (missing(&[BlockRole::QkvBias]), missing(&[BlockRole::AttentionOutBias]));
-        let feed_forward = missing(&[BlockRole::UpBias, BlockRole::DownBias]);
-        let head = !has(Role::HeadBias);
-        let mut taken = false;
-        let mut take = |bias: &mut bool, missing: bool| {
-            taken |= *bias && missing;
-            *bias &= !missing;
-        };
-        for block in &mut self.blocks {
-            take(&mut block.attention.qkv_bias, qkv);
-            take(&mut block.attention.out_bias, out);
-            take(&mut block.feed_forward.bias, feed_forward);
-        }
-        take(&mut self.head_bias, head);
-        taken
     }
 
     /// The slots that the row at `position` may see on a canvas of `canvas` positions.

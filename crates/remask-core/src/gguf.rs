@@ -81,8 +81,13 @@ impl Source<'_> {
             Some(own) if self.name != "llada" => Ok(own),
             None if hidden.is_multiple_of(heads) => Ok(hidden / heads),
             Some(own) if own == hidden / heads => Ok(own),
-            _ => {
-                let problem = format!("{heads} heads of a hidden size of {hidden}, key length {key:?}");
+            Some(other) => {
+                let problem =
+                    format!("{other}, but {heads} heads of a hidden size of {hidden} have {}", hidden / heads);
+                Err(Error::config(file, &self.key("attention.key_length"), problem))
+            }
+            None => {
+                let problem = format!("{heads} heads do not divide the hidden size {hidden}");
                 Err(Error::config(file, &self.key("attention.head_count"), problem))
             }
         }

@@ -16,7 +16,7 @@ use crate::decode::{Defaults, Vocabulary};
 use crate::error::{Error, Result};
 use crate::families::{Family, Keys, parse_config, parse_object};
 use crate::json;
-use crate::tensors::{self, TensorKind, TensorSpec};
+use crate::tensors::{TensorKind, TensorSpec};
 use crate::tokenizer::{TextTokenizer, TokenizerFiles};
 
 /// The files of a model, by content. Only config and checkpoint are required.
@@ -173,11 +173,7 @@ impl Model {
             }
             None => Defaults::default(),
         };
-        let has = |name: &str| files.checkpoint.get(name).is_some();
-        let mut tensors = (family.tensors)(&architecture, &has);
-        if architecture.leave_out_biases(&|role| tensors::of(&tensors, role).any(|spec| has(&spec.name))) {
-            tensors = (family.tensors)(&architecture, &has);
-        }
+        let tensors = (family.tensors)(&architecture, &|name| files.checkpoint.get(name).is_some());
         check_tensors(&tensors, &files.checkpoint)?;
         let tokenizer = files.tokenizer.read(&files.origin, files.tokenizer_config.as_deref())?;
         let chat = match &tokenizer {

@@ -91,7 +91,7 @@ impl Device {
     pub async fn prepare(&mut self, config: String, head: Vec<u8>, weights: String) -> bool {
         let Some(format) = weights.parse().ok().or_else(|| format_of_head(&head)) else { return false };
         let Ok((_, architecture)) = parse_config("config.json", &config) else { return false };
-        WgpuBackend::foresee(&mut self.gpu, &architecture, format).await.is_ok()
+        WgpuBackend::foresee(&mut self.gpu, &architecture, format).is_ok()
     }
 }
 

@@ -6,7 +6,8 @@ use std::ops::Range;
 
 use remask_core::StoreId;
 
-use crate::kernels::attention::PIECE;
+/// Slots at whose multiples stores begin: attention takes keys together that lie between two of them.
+const ALIGNMENT: u32 = 64;
 
 /// Which slots belong to which store.
 #[derive(Debug, Default)]
@@ -16,7 +17,7 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// A store of `capacity` slots, from a multiple of [`PIECE`] on, in the lowest gap that holds it; `None` where it would reach beyond slot `most`.
+    /// A store of `capacity` slots, from a multiple of `ALIGNMENT` on, in the lowest gap that holds it; `None` where it would reach beyond slot `most`.
     pub fn create(&mut self, capacity: u32, most: u32) -> Option<StoreId> {
         let mut taken: Vec<_> = self.ranges.values().cloned().collect();
         taken.sort_by_key(|r| r.start);
@@ -25,7 +26,7 @@ impl Stores {
             if range.start.saturating_sub(start) >= capacity {
                 break;
             }
-            start = range.end.next_multiple_of(PIECE);
+            start = range.end.next_multiple_of(ALIGNMENT);
         }
         let end = start.checked_add(capacity).filter(|end| *end <= most)?;
         let id = StoreId(self.next);
@@ -49,18 +50,26 @@ impl Stores {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::{attention, attention_matrix};
+
+    #[test]
+    fn stores_begin_where_attention_begins_to_sum() {
+        assert!(ALIGNMENT.is_multiple_of(attention::PIECE));
+        assert!([1, 64, 65, 1000].iter().all(|rows| ALIGNMENT.is_multiple_of(attention_matrix::tile(*rows).1)));
+    }
+
     use proptest::prelude::*;
 
     #[test]
     fn gaps_are_used_again() {
         let mut stores = Stores::default();
-        let a = stores.create(10, 64).unwrap();
-        let b = stores.create(5, 64).unwrap();
+        let a = stores.create(10, 256).unwrap();
+        let b = stores.create(5, 256).unwrap();
         stores.release(a);
-        let c = stores.create(4, 64).unwrap();
-        assert_eq!((stores.slots(c), stores.slots(b), stores.slots(a)), (Some(0..4), Some(16..21), None));
-        assert_eq!(stores.create(33, 64), None, "32 slots are left behind");
-        assert_eq!(stores.create(32, 64).and_then(|d| stores.slots(d)), Some(32..64));
+        let c = stores.create(4, 256).unwrap();
+        assert_eq!((stores.slots(c), stores.slots(b), stores.slots(a)), (Some(0..4), Some(64..69), None));
+        assert_eq!(stores.create(129, 256), None, "128 slots are left behind");
+        assert_eq!(stores.create(128, 256).and_then(|d| stores.slots(d)), Some(128..256));
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! Rotary tables: cosines and sines of the positions that are in use.
 //!
 //! A model of a million positions has no room for all of them in one binding of WebGPU's default limits. So tables
-//! are made in pages of [`PAGE`] positions as rows ask for them, and a row is told where its own lie. All tables of a
+//! are made in pages of `PAGE` positions as rows ask for them, and a row is told where its own lie. All tables of a
 //! model have the same positions in the same place.
 
 use std::collections::HashMap;

@@ -86,7 +86,7 @@ fn every_size(h: &mut Harness, activation: Activation) {
     let params = activation::Params { cols4: cols / 4, split_stride4: 0, padding: [0; 2] };
     let v = activation::Variant { activation, gated: false, splits: 1, half: false, interleaved: false };
     h.run(sizes(1, 1, 1), &[(activation::spec(v), &[&device_x, &out][..], params, activation::grid(1, cols))]);
-    // Errors relative to the result: of the polynomial and its exp 1e-6; a device's own exp may be off by 2|x| + 3 of its
+    // Errors relative to the result: of the polynomials 1e-6; a device's own exp may be off by 2|x| + 3 of its
     // last digits, and what its argument was rounded to counts as much, which the others are left with.
     for (x, found) in x.iter().zip(h.download::<f32>(&out, x.len())) {
         let expected = activated(activation, f64::from(*x));

@@ -1,7 +1,6 @@
 //! Linear layers of a few rows.
 
 use remask_core::architecture::Activation;
-use remask_wgpu::kernels::WEIGHT_FORMATS;
 use remask_wgpu::kernels::gemm::{End, Fused};
 use remask_wgpu::kernels::gemv::Few;
 use remask_wgpu::kernels::linear::Portable;
@@ -45,10 +44,10 @@ pub const CASES: &[Case] = &[
     Case { over_selected: true, ..case(8, 64, 66) },
 ];
 
-/// Runs every case in every weight format, as few and as many columns choose.
+/// Runs every case in the formats that it is for, as few and as many columns choose.
 pub fn run(h: &mut Harness) {
     for case in CASES {
-        for format in WEIGHT_FORMATS.into_iter().filter(|f| f.fits(case.cols)) {
+        for format in case.formats() {
             for (out, cols) in [(case.out as u32, case.cols as u32), (8192, 1024), (100_000, 4096)] {
                 check(h, case, format, Portable::Few(Few::choose(format, case.rows as u32, out, cols)));
             }

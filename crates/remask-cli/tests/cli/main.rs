@@ -4,6 +4,7 @@
 // Helpers outside of a #[test] fail the test by a panic, as the tests themselves do.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod autoregressive;
 mod backends;
 mod commands;
 mod refusals;

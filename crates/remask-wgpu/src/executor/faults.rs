@@ -48,7 +48,7 @@ fn results_can_be_read_after_a_fault() {
     let expected = candidates(&mut backend, &rows(store, 0, LENGTH)).unwrap();
     // The device reports something while results are on their way.
     let staging = backend.activations.host(Slot::Candidates).unwrap().clone();
-    let _ = backend.gpu.device.create_buffer(&wgpu::BufferDescriptor {
+    let _unusable = backend.gpu.device.create_buffer(&wgpu::BufferDescriptor {
         label: Some("of no use"),
         size: 16,
         usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::STORAGE,

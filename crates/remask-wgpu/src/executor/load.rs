@@ -69,7 +69,7 @@ impl WgpuBackend {
         let mut specs = Vec::new();
         for (rows, selected) in FIRST_PASSES {
             let head_dim = a.blocks.first().map_or(1, |b| b.attention.head_dim as u32);
-            let tile = tile_rows(Arithmetic::Full, head_dim, rows);
+            let tile = tile_rows(Arithmetic::Full, head_dim, rows, false);
             let planner = Planner {
                 profile: &gpu.profile,
                 tuning: &gpu.tuning,
@@ -77,6 +77,7 @@ impl WgpuBackend {
                 architecture: a,
                 weights: &weights,
                 arithmetic: Arithmetic::Full,
+                batch_invariant: false,
                 sizes: PassSizes { rows, selected, tiles: rows.div_ceil(tile), logits: 0 },
                 chunk: 0,
             };
@@ -110,6 +111,7 @@ impl WgpuBackend {
             weights,
             outline,
             arithmetic,
+            batch_invariant: false,
         })
     }
 }

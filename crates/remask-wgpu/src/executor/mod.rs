@@ -43,6 +43,7 @@ pub struct WgpuBackend {
     /// What planning knows of them.
     outline: ModelOutline,
     arithmetic: Arithmetic,
+    batch_invariant: bool,
     turns: Turns,
     stores: Stores,
     arena: Arena,
@@ -60,6 +61,14 @@ impl WgpuBackend {
     #[must_use]
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// Whether the bits of a row may not depend on the other rows of its pass, nor on their number, on matrix units too.
+    /// The portable kernels are so anyway; on matrix units it takes the order of sums that one row and a thousand have
+    /// in common, which costs time where rows are few.
+    pub fn set_batch_invariant(&mut self, on: bool) {
+        self.batch_invariant = on;
+        self.forget_recordings();
     }
 
     /// Makes stores, tables and intermediate buffers large enough for a pass. Stores keep their contents. Where it
@@ -122,6 +131,7 @@ impl WgpuBackend {
             architecture: &self.architecture,
             weights: &self.outline,
             arithmetic: self.arithmetic,
+            batch_invariant: self.batch_invariant,
             sizes,
             chunk: self.activations.chunk(),
         }

@@ -96,7 +96,8 @@ impl WgpuBackend {
         let of = |logits| pass.select.iter().filter(move |s| (s.want == Want::Logits) == logits).map(record).collect();
         let store: Vec<_> = pass.rows.iter().map(|r| r.store.0).collect();
         let head_dim = self.architecture.blocks.iter().map(|b| b.attention.head_dim as u32).max().unwrap_or(1);
-        let tiles = attention::tiles(&rows, &store, tile_rows(self.arithmetic, head_dim, rounded.rows));
+        let most = tile_rows(self.arithmetic, head_dim, rounded.rows, self.batch_invariant);
+        let tiles = attention::tiles(&rows, &store, most);
         Translated { rows, select: of(false), select_logits: of(true), tiles }
     }
 }

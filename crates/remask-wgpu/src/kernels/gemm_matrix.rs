@@ -321,6 +321,15 @@ impl MatrixTile {
         [chosen].into_iter().chain(tiles.filter(fits)).collect()
     }
 
+    /// The same, but for sums in the order of the columns: with it a row's bits do not depend on how many rows there are.
+    /// Where `order` pairs gate and up, both are a subgroup's own for few rows too, so that the gate is the product's end
+    /// for any number.
+    #[must_use]
+    pub fn in_one_order(self, order: Order) -> Self {
+        let tile = Self { splits: 1, depth: 1, ..self };
+        if order == Order::Paired && tile.m <= 32 { Self { n: 128, warps: 4, k: 128, ..tile } } else { tile }
+    }
+
     /// The tile that needs least of a device, with the same splits.
     #[must_use]
     pub fn smallest(self) -> Self {

@@ -49,12 +49,12 @@ impl Variant {
 
     /// Pairs of an invocation.
     fn width(self) -> u32 {
-        let whole = self.head_dim.is_multiple_of(8) && self.rotated.is_multiple_of(8);
+        let whole = self.head_dim.is_multiple_of(8) && self.rotated.is_multiple_of(8) && self.rotated > 0;
         if whole { 4 } else { 1 }
     }
 }
 
-/// The kernel. Buffers: rows, table, qkv, keys, values; then the weights of the norms of queries and keys.
+/// The kernel. Buffers: rows, table, qkv, keys, values; then the weights of the heads' norms, that of queries first.
 #[must_use]
 pub fn spec(variant: Variant) -> KernelSpec {
     let Variant { head_dim, rotated, interleaved, head_norm, splits, half_kv } = variant;

@@ -6,12 +6,15 @@ use super::{Planner, Slot, Splits, Step};
 use crate::kernels::linear::Arithmetic;
 use crate::kernels::{attention, attention_matrix, attention_row, padded, rotary};
 
+/// As many rows as there have to be for attention on matrix units to be computed as it is for any more.
+const MANY: u32 = u32::MAX;
+
 /// Rows of an attention tile in a pass of `rows` rows.
 #[must_use]
-pub fn tile_rows(arithmetic: Arithmetic, head_dim: u32, rows: u32) -> u32 {
+pub fn tile_rows(arithmetic: Arithmetic, head_dim: u32, rows: u32, batch_invariant: bool) -> u32 {
     match arithmetic {
         Arithmetic::Full => attention::tile(head_dim).0,
-        Arithmetic::Half => attention_matrix::tile(rows).0,
+        Arithmetic::Half => attention_matrix::tile(if batch_invariant { MANY } else { rows }).0,
     }
 }
 
@@ -52,7 +55,10 @@ impl Planner<'_> {
             padding: [0; 2],
         };
         let stores = [Slot::Keys(block.cache), Slot::Values(block.cache)];
-        if attention_row::suits(self.profile, self.arithmetic, sizes.rows) {
+        let rows = if self.batch_invariant { MANY } else { sizes.rows };
+        // In float32 both ways have the same sums in the same order.
+        let by_row = if self.arithmetic == Arithmetic::Full { sizes.rows } else { rows };
+        if attention_row::suits(self.profile, self.arithmetic, by_row) {
             let halves = attention_row::Halves { store: self.arithmetic == Arithmetic::Half, out: half };
             let slots = vec![Slot::Rows, Slot::Qkv, stores[0], stores[1], Slot::Attended];
             let spec = attention_row::spec(head_dim, halves);
@@ -60,7 +66,7 @@ impl Planner<'_> {
         }
         let spec = match self.arithmetic {
             Arithmetic::Full => attention::spec(self.profile.is_software(), head_dim),
-            Arithmetic::Half => attention_matrix::spec(head_dim, sizes.rows, at.window.is_some(), half),
+            Arithmetic::Half => attention_matrix::spec(head_dim, rows, at.window.is_some(), half),
         };
         let slots = vec![Slot::Tiles, Slot::Rows, Slot::Qkv, stores[0], stores[1], Slot::Attended];
         Step::new(spec, slots, &params, attention::grid(sizes.tiles, heads))

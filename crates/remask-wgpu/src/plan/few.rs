@@ -23,7 +23,7 @@ struct BlockTiles {
 impl Planner<'_> {
     /// The dispatches of all blocks, where all of them can be computed so.
     pub(super) fn few(&self) -> Result<Option<Vec<Step>>, BackendError> {
-        if self.arithmetic != Arithmetic::Half || self.sizes.rows > MatrixTile::FEW {
+        if self.arithmetic != Arithmetic::Half || self.sizes.rows > MatrixTile::FEW || self.batch_invariant {
             return Ok(None);
         }
         let mut tiles = Vec::new();

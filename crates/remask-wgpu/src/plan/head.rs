@@ -80,9 +80,14 @@ impl Planner<'_> {
     fn matrix_head(&self, steps: &mut Vec<Step>, tile: MatrixTile) -> Result<u32, BackendError> {
         let (head, selected) = (self.weights.get(Role::Head)?, self.sizes.selected);
         let room = (self.chunk / u64::from(tile.padded(selected))).min(u64::from(u32::MAX)) as u32;
-        // Even chunks, so that the last one fills the device too.
-        let chunks = head.rows.div_ceil((room / 128 * 128).max(128));
-        let most = head.rows.div_ceil(chunks).next_multiple_of(128);
+        let most = if self.batch_invariant {
+            // Whole strips: the same ones for every number of rows.
+            (room / select_strips::STRIP_IDS).max(1) * select_strips::STRIP_IDS
+        } else {
+            // Even chunks, so that the last one fills the device too.
+            let chunks = head.rows.div_ceil((room / 128 * 128).max(128));
+            head.rows.div_ceil(chunks).next_multiple_of(128)
+        };
         let mut strips = 0;
         for (i, part) in head.parts.iter().enumerate() {
             for first_row in (0..part.rows).step_by(most as usize) {

@@ -25,6 +25,7 @@ pub use self::product::Product;
 pub use self::sizes::{Over, PassSizes};
 pub use self::step::{Before, Pending, Slot, Splits, Step};
 use crate::kernels::embed::{self, Table};
+use crate::kernels::gemm_matrix::MatrixTile;
 use crate::kernels::linear::{Arithmetic, Shape, Strategy};
 use crate::kernels::padded;
 use crate::profile::AdapterProfile;
@@ -46,6 +47,8 @@ pub struct Planner<'a> {
     pub weights: &'a ModelOutline,
     /// Kind of arithmetic.
     pub arithmetic: Arithmetic,
+    /// The order of sums follows from the matrix alone, on matrix units too, whatever rows a pass has.
+    pub batch_invariant: bool,
     /// Sizes that the dispatches are large enough for.
     pub sizes: PassSizes,
     /// Elements that a chunk of the head's logits may have.
@@ -94,6 +97,9 @@ impl Planner<'_> {
     /// The kernel for a linear layer over so many rows, with weights of `format`.
     fn strategy(&self, matrix: &MatrixOutline, format: WeightFormat, rows: u32) -> Strategy {
         let shape = Shape { rows, cols: matrix.cols, out: matrix.rows };
+        if let Some(tile) = MatrixTile::choose_in(matrix.order, format, shape).filter(|_| self.batch_invariant) {
+            return Strategy::Matrix(tile.in_one_order(matrix.order));
+        }
         let tuned = self.tuning.kernel(format, shape);
         Strategy::choose_usable(self.profile, matrix.order, format, shape, tuned, |spec| self.usable(spec))
     }

@@ -25,6 +25,9 @@ fn ordered(a: &Architecture, format: WeightFormat) -> ModelOutline {
             outline.insert(Role::Block(set, role), matrix);
         }
     }
+    let mut head = outline.get(Role::Head).unwrap().clone();
+    head.order = Order::Fragments;
+    outline.insert(Role::Head, head);
     outline
 }
 
@@ -34,6 +37,7 @@ struct Setting {
     weights: ModelOutline,
     arithmetic: Arithmetic,
     refused: HashMap<KernelSpec, String>,
+    batch_invariant: bool,
 }
 
 impl Setting {
@@ -44,6 +48,7 @@ impl Setting {
             architecture,
             arithmetic: Arithmetic::Half,
             refused: HashMap::new(),
+            batch_invariant: false,
         }
     }
 
@@ -54,6 +59,7 @@ impl Setting {
             architecture,
             arithmetic: Arithmetic::Full,
             refused: HashMap::new(),
+            batch_invariant: false,
         }
     }
 
@@ -65,6 +71,7 @@ impl Setting {
             architecture: &self.architecture,
             weights: &self.weights,
             arithmetic: self.arithmetic,
+            batch_invariant: self.batch_invariant,
             sizes: PassSizes { rows, selected, tiles: rows.div_ceil(16), logits },
             chunk: 1 << 20,
         };
@@ -164,6 +171,27 @@ fn blocks_name_what_they_use() {
                 _ => None,
             });
             assert!(sets.clone().count() > 8 && sets.into_iter().all(|set| set == 0));
+        }
+    }
+}
+
+/// Where the bits of a row may not depend on others, no product is cut into splits, few rows take the dispatches that
+/// many do, and selections are over the same strips.
+#[test]
+fn one_order_of_sums_for_any_number_of_rows() {
+    let setting = Setting { batch_invariant: true, ..Setting::matrix(architecture(2)) };
+    let many = setting.plan(1000, 300, 1);
+    for (rows, selected) in [(1, 1), (8, 8), (20, 20), (33, 3), (64, 64), (300, 100)] {
+        let steps = setting.plan(rows, selected, 1);
+        assert_eq!(shaders(&steps), shaders(&many), "{rows} rows");
+        for step in &steps {
+            let label = step.spec.label();
+            assert!(!label.contains("SPLITS2") && !label.contains("SPLITS4") && !label.contains("SPLITS8"), "{label}");
+            assert!(!label.contains("DEPTH2") && !label.contains("_MEET"), "{label}");
+        }
+        let of = |steps: &[Step], shader| steps.iter().find(|s| s.spec.shader == shader).unwrap().spec.clone();
+        for shader in ["attention_matrix", "norm", "rotary", "select_strips"] {
+            assert_eq!(of(&steps, shader), of(&many, shader));
         }
     }
 }
