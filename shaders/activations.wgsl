@@ -1,4 +1,5 @@
-// Activations of feed-forward parts, by ACTIVATION. None overflows: where x is large they are x, or 0.
+// Activations of feed-forward parts, by ACTIVATION. None overflows: where x is large they are x, or 0. What is multiplied and
+// then added is an fma by name: kernels that stand in for each other give the same bits.
 
 #if ACTIVATION == silu
 fn activated(x: f32) -> f32 {
@@ -8,7 +9,7 @@ fn activated(x: f32) -> f32 {
 #if ACTIVATION == gelu_tanh
 // 0.5 x (1 + tanh(u)) with u = sqrt(2 / pi) (x + 0.044715 x^3), which is x / (1 + exp(-2 u)).
 fn activated(x: f32) -> f32 {
-    return x / (1.0 + exp(-1.5957691 * (x + 0.044715 * x * x * x)));
+    return x / (1.0 + exp(-1.5957691 * fma(0.044715 * x * x, x, x)));
 }
 #endif
 #if ACTIVATION == gelu
@@ -19,8 +20,8 @@ fn activated(x: f32) -> f32 {
 // device, for small ones too, which their own exp would not be.
 fn activated(x: f32) -> f32 {
     let t = min(abs(x), 13.0);
-    let z = 1.0 / (1.0 + 0.25 * t);
-    var slow = 0.02689369 * z - 0.15860856;
+    let z = 1.0 / fma(0.25, t, 1.0);
+    var slow = fma(0.02689369, z, -0.15860856);
     slow = fma(slow, z, 0.30837268);
     slow = fma(slow, z, -0.22016293);
     slow = fma(slow, z, 0.2119947);
@@ -32,7 +33,8 @@ fn activated(x: f32) -> f32 {
     let square = 0.5 * upper * upper;
     let power = round(square * 1.442695);
     // The first factor has 9 bits: ln 2 in two parts.
-    let rest = (square - power * 0.693359375) + power * 2.1219444e-4 + 0.5 * (t - upper) * (t + upper);
+    let without_power = fma(power, 2.1219444e-4, fma(power, -0.693359375, square));
+    let rest = fma(0.5 * (t - upper), t + upper, without_power);
     var power_of_rest = fma(-rest, 1.984127e-4, 1.3888889e-3);
     power_of_rest = fma(power_of_rest, -rest, 8.3333333e-3);
     power_of_rest = fma(power_of_rest, -rest, 4.1666668e-2);
@@ -41,6 +43,6 @@ fn activated(x: f32) -> f32 {
     power_of_rest = fma(power_of_rest, -rest, 1.0);
     power_of_rest = fma(power_of_rest, -rest, 1.0);
     let tail = power_of_rest * bitcast<f32>(u32(127.0 - power) << 23u) * slow;
-    return select(x, 0.0, x < 0.0) - t * tail;
+    return fma(-t, tail, select(x, 0.0, x < 0.0));
 }
 #endif

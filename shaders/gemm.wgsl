@@ -29,14 +29,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let up = tile_product(m0, m, n0 + columns(), lane);
 #endif
     for (var i = 0u; i < TM; i++) {
+#if NORM
+        let factor = product.inverses[i];
+#else
+        let factor = 1.0;
+#endif
         let row = m0 + lane / LANES_N + LANES_M * i;
         for (var j = 0u; j < TN; j++) {
             let col = n0 + lane % LANES_N + LANES_N * j;
             if row < m && col < columns() {
 #if GATED
-                put(row, col, product[i][j], up[i][j]);
+                put(row, col, factor, product.sums[i][j], up.sums[i][j]);
 #else
-                put(row, col, product[i][j], 0.0);
+                put(row, col, factor, product.sums[i][j], 0.0);
 #endif
             }
         }

@@ -24,10 +24,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let row = at / TILE_N;
         let col = n0 + at % TILE_N;
         if row < m && at < PRODUCTS && col < columns() {
-#if GATED
-            put(row, col, products[e], ups[e]);
+#if NORM
+            let factor = inverses[row];
 #else
-            put(row, col, products[e], 0.0);
+            let factor = 1.0;
+#endif
+#if GATED
+            put(row, col, factor, products[e], ups[e]);
+#else
+            put(row, col, factor, products[e], 0.0);
 #endif
         }
     }

@@ -1,26 +1,27 @@
-// The product x * weights^T for a few rows of x and TILE_N columns, each column by four invocations that split its
-// weights among them: groups of eight in turn, as `gemm_tile` sums them too.
+// The product x * weights^T for a few rows of x and TILE_N columns, each column by LANES invocations
+// that split its weights among them, as `linear_order` has it: four to a segment.
 //
 // x [m, cols] f32, binding 1. An invocation takes COLS columns and, of each, UNROLL groups of eight
 // weights at a time: their loads are all under way before the first is used. With NORM the rows of x are
-// normalised (RMSNorm, gain [cols] f32, binding 3): each product by the root mean square of its row, which
-// every workgroup finds for itself.
+// normalised (RMSNorm, gain [cols] f32, binding 3): what each product is to be multiplied with for that is left in
+// `inverses`, which every workgroup finds for itself.
 
-const LANES: u32 = 4u;
+const LANES: u32 = 32u;
 const THREADS: u32 = 128u;
 const TILE_N: u32 = THREADS / LANES * COLS;
 // Products of the workgroup, and of an invocation at the end.
 const PRODUCTS: u32 = ROWS * TILE_N;
 const EACH: u32 = (PRODUCTS + THREADS - 1u) / THREADS;
 
-#include "products"
+#include "linear_order"
 
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 #if NORM
 @group(0) @binding(3) var<storage, read> gain: array<vec4<f32>>;
 
-// Sums of squares: [row][vector of four groups].
-var<workgroup> squares: array<f32, ROWS * 8u>;
+// Sums of squares: [row][segment][vector of four groups].
+var<workgroup> squares: array<f32, ROWS * SEGMENTS * 8u>;
+var<workgroup> inverses: array<f32, ROWS>;
 #endif
 
 // Sums of each invocation: [row * COLS + column][invocation].
@@ -36,17 +37,19 @@ fn few_rows_product(m: u32, n0: u32, lane: u32) -> array<f32, EACH> {
 #endif
     let own = n0 + lane / LANES * COLS;
     let groups = params.cols4 / 2u;
-    for (var c = lane % LANES; c < groups; c += LANES * UNROLL) {
+    let segment = lane % LANES / 4u;
+    let end = min((segment + 1u) * (segment4() / 2u), groups);
+    for (var c = segment * (segment4() / 2u) + lane % 4u; c < end; c += 4u * UNROLL) {
         var w: array<array<Eight, COLS>, UNROLL>;
         for (var u = 0u; u < UNROLL; u++) {
             for (var j = 0u; j < COLS; j++) {
                 // Past the end the last ones are read again, and not counted.
-                w[u][j] = weight8(min(own + j, params.part_rows - 1u), min(c + LANES * u, groups - 1u), groups, params.part_rows);
+                w[u][j] = weight8(min(own + j, params.part_rows - 1u), min(c + 4u * u, end - 1u), groups, params.part_rows);
             }
         }
         for (var u = 0u; u < UNROLL; u++) {
-            let at = c + LANES * u;
-            if at < groups {
+            let at = c + 4u * u;
+            if at < end {
 #if NORM
                 let gain_low = gain[2u * at];
                 let gain_high = gain[2u * at + 1u];
@@ -74,26 +77,35 @@ fn few_rows_product(m: u32, n0: u32, lane: u32) -> array<f32, EACH> {
         }
 #if NORM
         if lane < LANES {
-            squares[i * 8u + 2u * lane] = square_low[i];
-            squares[i * 8u + 2u * lane + 1u] = square_high[i];
+            squares[(i * LANES + lane) * 2u] = square_low[i];
+            squares[(i * LANES + lane) * 2u + 1u] = square_high[i];
         }
 #endif
     }
     workgroupBarrier();
+#if NORM
+    if lane < ROWS {
+        var sum = 0.0;
+        for (var q = 0u; q < 8u; q++) {
+            var of_vector = 0.0;
+            for (var part = 0u; part < SEGMENTS; part++) {
+                of_vector += squares[(lane * SEGMENTS + part) * 8u + q];
+            }
+            sum += of_vector;
+        }
+        inverses[lane] = inverse_root(sum);
+    }
+#endif
     var products = array<f32, EACH>();
     for (var e = 0u; e < EACH; e++) {
         let at = lane + THREADS * e;
         if at < PRODUCTS {
             let column = at % TILE_N;
             let first = (at / TILE_N * COLS + column % COLS) * THREADS + column / COLS * LANES;
-            products[e] = (sums[first] + sums[first + 1u]) + (sums[first + 2u] + sums[first + 3u]);
-#if NORM
-            var sum = 0.0;
-            for (var q = 0u; q < 8u; q++) {
-                sum += squares[at / TILE_N * 8u + q];
+            for (var part = 0u; part < SEGMENTS; part++) {
+                let four = first + 4u * part;
+                products[e] += (sums[four] + sums[four + 1u]) + (sums[four + 2u] + sums[four + 3u]);
             }
-            products[e] *= 1.0 / sqrt(sum / f32(params.cols) + params.eps);
-#endif
         }
     }
     workgroupBarrier();

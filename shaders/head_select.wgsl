@@ -5,7 +5,7 @@
 // selected [selected], binding 3           suppressed [sets, words] bits, binding 4
 // bias [ids] f32, binding 5, with BIAS
 // A workgroup takes TILE_M rows (with FEW all of them, at most ROWS) and a strip of strip_tiles tiles of
-// TILE_N ids, and writes one partial selection a row; select_reduce merges the strips. Each of CLASSES invocations keeps
+// 64 ids, and writes one partial selection a row; select_reduce merges the strips. Each of CLASSES invocations keeps
 // every CLASSES-th id of a row's strip, then these halve: on one device always in the same order, whatever the rows.
 // Workgroup (strip, m tile).
 
@@ -39,6 +39,11 @@ struct Params {
 
 #if FEW
 const CLASSES: u32 = 16u;
+// Ids of a tile, whatever the rows.
+const TILE_IDS: u32 = 64u;
+
+// Of a tile: [row][id].
+var<workgroup> logits: array<f32, ROWS * TILE_IDS>;
 #else
 const CLASSES: u32 = LANES_N;
 #endif
@@ -78,20 +83,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let live = row < min(pass_info.selected, ROWS);
     var kept = empty_selection();
     for (var t = 0u; t < params.strip_tiles; t++) {
-        let n0 = (group.x * params.strip_tiles + t) * TILE_N;
-        let products = few_rows_product(pass_info.selected, n0, lane);
-        for (var e = 0u; e < EACH; e++) {
-            if lane + THREADS * e < PRODUCTS {
-                sums[lane + THREADS * e] = products[e];
+        let n0 = (group.x * params.strip_tiles + t) * TILE_IDS;
+        for (var part = 0u; part < TILE_IDS; part += TILE_N) {
+            let products = few_rows_product(pass_info.selected, n0 + part, lane);
+            for (var e = 0u; e < EACH; e++) {
+                let at = lane + THREADS * e;
+                if at < PRODUCTS {
+                    logits[at / TILE_N * TILE_IDS + part + at % TILE_N] = products[e];
+                }
             }
         }
         workgroupBarrier();
         if live {
-            for (var c = class_of; c < TILE_N; c += CLASSES) {
-                kept = kept_with(kept, row, n0 + c, sums[row * TILE_N + c]);
+            for (var c = class_of; c < TILE_IDS; c += CLASSES) {
+                kept = kept_with(kept, row, n0 + c, logits[row * TILE_IDS + c]);
             }
         }
-        workgroupBarrier();
+        // The next tile's first logits are put down behind two more barriers.
     }
     // The invocations of a row halve until one is left.
     for (var width = CLASSES / 2u; width > 0u; width >>= 1u) {
@@ -120,11 +128,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     for (var t = 0u; t < params.strip_tiles; t++) {
         let n0 = (group.x * params.strip_tiles + t) * TILE_N;
-        var acc = tile_product(m0, pass_info.selected, n0, lane);
+        let product = tile_product(m0, pass_info.selected, n0, lane);
         for (var i = 0u; i < TM; i++) {
             let row = min(m0 + ty + LANES_M * i, pass_info.selected - 1u);
             for (var j = 0u; j < TN; j++) {
-                kept[i] = kept_with(kept[i], row, n0 + tx + LANES_N * j, acc[i][j]);
+                kept[i] = kept_with(kept[i], row, n0 + tx + LANES_N * j, product.sums[i][j]);
             }
         }
     }

@@ -22,22 +22,38 @@ fn columns() -> u32 {
 #endif
 }
 
-// The end of the product for a row and one of the part's columns; `up` is the other half's, of a gated one.
-fn put(row: u32, col: u32, product: f32, up: f32) {
-    let at = row * params.out_stride + params.first + col;
-    var result = product;
+#if NORM
 #if BIAS
-    result += bias[params.first + col];
+// A product of normalised rows with the bias of a column of the part.
+fn whole(product: f32, factor: f32, column: u32) -> f32 {
+    return fma(product, factor, bias[params.first + column]);
+}
+#else
+fn whole(product: f32, factor: f32, column: u32) -> f32 {
+    return product * factor;
+}
 #endif
+#else
+#if BIAS
+fn whole(product: f32, factor: f32, column: u32) -> f32 {
+    return product + bias[params.first + column];
+}
+#else
+fn whole(product: f32, factor: f32, column: u32) -> f32 {
+    return product;
+}
+#endif
+#endif
+
+// The end of the product for a row and one of the part's columns; `up` is the other half's, of a gated one.
+fn put(row: u32, col: u32, factor: f32, product: f32, up: f32) {
+    let at = row * params.out_stride + params.first + col;
+    var result = whole(product, factor, col);
 #if ACTIVATES
     result = activated(result);
 #endif
 #if GATED
-#if BIAS
-    result *= up + bias[params.first + columns() + col];
-#else
-    result *= up;
-#endif
+    result *= whole(up, factor, columns() + col);
 #endif
 #if ADD
     out[at] += result;

@@ -33,6 +33,7 @@ pub const SHADERS: &[(&str, &str)] = &[
     ("halves", include_str!("../../../shaders/halves.wgsl")),
     ("head_select", include_str!("../../../shaders/head_select.wgsl")),
     ("linear_ends", include_str!("../../../shaders/linear_ends.wgsl")),
+    ("linear_order", include_str!("../../../shaders/linear_order.wgsl")),
     ("linear_params", include_str!("../../../shaders/linear_params.wgsl")),
     #[cfg(not(target_arch = "wasm32"))]
     ("matrix_ends", include_str!("../../../shaders/matrix_ends.wgsl")),

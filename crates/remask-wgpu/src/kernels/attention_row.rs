@@ -7,14 +7,15 @@ use crate::wgsl::{Define, KernelSpec};
 
 /// Whether a pass of `rows` rows is computed row by row. Tiles read keys once for several rows, which
 /// pays where there are enough tiles to keep a GPU busy; matrix units need fewer. Software adapters are
-/// always busy.
+/// always busy, but compute whole tiles of rows however few there are.
 #[must_use]
 pub fn suits(profile: &AdapterProfile, arithmetic: Arithmetic, rows: u32) -> bool {
     let most = match arithmetic {
+        Arithmetic::Full if profile.is_software() => 4,
         Arithmetic::Full => 64,
         Arithmetic::Half => 8,
     };
-    !profile.is_software() && rows <= most
+    rows <= most
 }
 
 /// What is in f16, and not in f32.

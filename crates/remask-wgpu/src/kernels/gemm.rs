@@ -104,7 +104,7 @@ pub struct Tile {
     pub tm: u32,
     /// Columns of an invocation.
     pub tn: u32,
-    /// Loads of the next stage are under way while one is computed.
+    /// Loads of the next stage are under way while one is computed: on GPUs.
     pub prefetch: bool,
 }
 
@@ -134,6 +134,13 @@ impl Tile {
         tile
     }
 
+    /// Whether it is one that software adapters are given. They sum products in an order of their own, so no device is
+    /// given both kinds.
+    #[must_use]
+    pub fn for_software(self) -> bool {
+        !self.prefetch
+    }
+
     /// Rows of the tile.
     #[must_use]
     pub fn rows(self) -> u32 {
@@ -150,11 +157,18 @@ impl Tile {
     #[must_use]
     pub fn defines(self, format: WeightFormat) -> Vec<(&'static str, Define)> {
         let mut defines = weight_defines(format);
-        let numbers = [("LANES_M", self.lanes_m), ("LANES_N", self.lanes_n), ("TM", self.tm), ("TN", self.tn)];
+        // Stages in turn, and sums that the columns of each go to.
+        let (stages, sums_each) = if self.for_software() { (1, 1) } else { (2, 2) };
+        let numbers = [
+            ("LANES_M", self.lanes_m),
+            ("LANES_N", self.lanes_n),
+            ("TM", self.tm),
+            ("TN", self.tn),
+            ("STAGES", stages),
+            ("SUMS_EACH", sums_each),
+        ];
         defines.extend(numbers.map(|(name, value)| (name, Define::Number(value))));
-        if self.prefetch {
-            defines.push(("PREFETCH", Define::Flag));
-        }
+        defines.extend(flags([("PREFETCH", self.prefetch), ("IN_TURN", self.for_software())]));
         defines
     }
 }

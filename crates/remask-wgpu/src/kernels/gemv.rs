@@ -22,8 +22,8 @@ impl Few {
     /// The most rows that this kernel takes.
     pub const MOST_ROWS: u32 = 8;
 
-    /// Columns that a workgroup has of each of its invocations' columns, `THREADS / LANES` of the shader.
-    pub(super) const GROUPS: u32 = 32;
+    /// Columns that share a workgroup's invocations, `THREADS / LANES` of the shader.
+    const GROUPS: u32 = 4;
 
     /// For `rows` rows, at most [`Few::MOST_ROWS`], and `out` columns of `cols` weights. Few columns are
     /// spread over more workgroups; small weights and short rows load more groups at a time.
@@ -32,7 +32,7 @@ impl Few {
         let rows = rows.next_power_of_two().min(Self::MOST_ROWS);
         // 16 KiB of workgroup memory hold no more sums.
         let most = if rows == 8 { 2 } else { 4 };
-        let columns = [4, 2].into_iter().find(|c| *c <= most && out / c >= 32_768).unwrap_or(1);
+        let columns = [4, 2].into_iter().find(|c| *c <= most && out / c >= 4096).unwrap_or(1);
         let each = if matches!(format, WeightFormat::Q8 | WeightFormat::Q4) { 4 } else { 2 };
         Self { rows, columns, unroll: if cols <= 512 { 2 } else { each * 2 / columns.min(2) } }
     }

@@ -32,7 +32,7 @@ pub const SELECTION_BYTES: u64 = 32;
 
 /// Strips of a part at most: so many that the device stays full, so few that partial selections stay small. Strips are
 /// the same for every number of rows, so that selections are merged in the same order.
-pub const MOST_STRIPS: u32 = 256;
+pub const MOST_STRIPS: u32 = 512;
 
 /// Tiles that one workgroup takes.
 #[must_use]

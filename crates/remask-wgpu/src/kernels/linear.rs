@@ -170,15 +170,13 @@ impl Portable {
         let rows = shape.rows;
         let mut found = vec![Self::choose(profile, format, shape)];
         let widths = [(64, 512), (8192, 1024), (100_000, 4096)];
-        if rows <= Few::MOST_ROWS {
+        if rows <= Few::MOST_ROWS && !profile.is_software() {
             found.extend(widths.map(|(out, cols)| Self::Few(Few::choose(format, rows, out, cols))));
         }
         for rows_of_tile in [1, 2, 4, 8, 17, 33, 65, 4096] {
-            for software in [false, true] {
-                let tiles = widths.map(|(out, _)| Tile::choose(software, rows_of_tile, out));
-                let fits = |t: &Tile| t.rows() < 2 * rows.max(16) && t.rows() * 16 >= rows;
-                found.extend(tiles.into_iter().filter(fits).map(Self::Tiled));
-            }
+            let tiles = widths.map(|(out, _)| Tile::choose(profile.is_software(), rows_of_tile, out));
+            let fits = |t: &Tile| t.rows() < 2 * rows.max(16) && t.rows() * 16 >= rows;
+            found.extend(tiles.into_iter().filter(fits).map(Self::Tiled));
         }
         let mut seen = std::collections::HashSet::new();
         found.retain(|kernel| seen.insert(*kernel));
@@ -195,7 +193,7 @@ impl Portable {
     pub fn for_head(self) -> Self {
         match self {
             Self::Tiled(tile) => Self::Tiled(Tile { tn: gemm::HEAD_TILE_N / tile.lanes_n, ..tile }),
-            Self::Few(few) => Self::Few(Few { columns: gemm::HEAD_TILE_N / Few::GROUPS, ..few }),
+            Self::Few(few) => Self::Few(Few { columns: if few.rows == 8 { 2 } else { 4 }, ..few }),
         }
     }
 
