@@ -32,8 +32,8 @@ fn activated(x: f32) -> f32 {
     let upper = bitcast<f32>(bitcast<u32>(t) & 0xFFFFF000u);
     let square = 0.5 * upper * upper;
     let power = round(square * 1.442695);
-    // The first factor has 9 bits: ln 2 in two parts.
-    let without_power = fma(power, 2.1219444e-4, fma(power, -0.693359375, square));
+    // ln 2 in two parts, whose products are exact. Of an fma in an fma compilers would make one, of the sum of the parts.
+    let without_power = (square - power * 0.693359375) + power * 0.0002121943980455;
     let rest = fma(0.5 * (t - upper), t + upper, without_power);
     var power_of_rest = fma(-rest, 1.984127e-4, 1.3888889e-3);
     power_of_rest = fma(power_of_rest, -rest, 8.3333333e-3);

@@ -273,10 +273,10 @@ mod tests {
         let (plain, matrix, software) =
             (profile("DiscreteGpu", false), profile("DiscreteGpu", true), profile("Cpu", false));
         let table = [
-            (&plain, Rows, F16, [1, 4096, 12288], "few 1x1"),
-            (&plain, Rows, Q8, [8, 4096, 24576], "few 8x1"),
+            (&plain, Rows, F16, [1, 4096, 12288], "few 1x2"),
+            (&plain, Rows, Q8, [8, 4096, 24576], "few 8x2"),
             (&plain, Rows, Bf16, [3, 512, 512], "few 4x1"),
-            (&plain, Rows, F16, [1, 24, 12288], "few 1x1"),
+            (&plain, Rows, F16, [1, 24, 12288], "few 1x2"),
             (&plain, Rows, F16, [9, 4096, 12288], "tiled 16x64"),
             (&plain, Rows, Bf16, [150, 512, 512], "tiled 32x32"),
             (&plain, Rows, F16, [1024, 4096, 12288], "tiled 64x64"),
