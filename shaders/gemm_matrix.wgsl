@@ -1,5 +1,5 @@
-// Linear layer on matrix units: x * weights^T, f16 in, f32 accumulation; int8 and int4 weights become f16 in
-// registers. SPLITS workgroups may share the inner dimension of a tile: their sums lie one behind the other for whoever
+// Linear layer on matrix units: x * weights^T, f16 in, f32 accumulation; quantised weights become f16 in registers, the
+// nearest to what they are in float32 (int8 and int4 at once, as numbers of at most 19 bits do). SPLITS workgroups may share the inner dimension of a tile: their sums lie one behind the other for whoever
 // reads them, or with MEET each writes its sums down, and the last one to arrive adds them up, in the order of the
 // splits, and ends the product.
 //
@@ -134,6 +134,60 @@ fn int4_fragment(word: u32, scales: u32) -> coop_mat16x16<f16, A> {
     return factor_of(two_0, two_1, two_2, two_3);
 }
 #endif
+#if PACKED
+// A word of the weights' buffer.
+fn word_at(index: u32) -> u32 {
+    return weights[index / 4u][index % 4u];
+}
+
+fn two_words(index: u32) -> vec2<u32> {
+    return vec2<u32>(word_at(index), word_at(index + 1u));
+}
+
+// What the numbers of 16 columns are multiplied with and what is added, for the invocation's rows g and g + 8: (a, b)
+// and (a, b). `scales` are the bits that 32 columns have, of both rows; `more` what else there is.
+fn scaling_of(scales: u32, more: vec4<u32>, second: u32) -> vec4<f32> {
+#if SCALING == half
+    let a = unpack2x16float(scales);
+    return vec4<f32>(a.x, -16.0 * a.x, a.y, -16.0 * a.y);
+#endif
+#if SCALING == pair
+    let a = unpack2x16float(scales);
+    let b = unpack2x16float(more.x);
+    return vec4<f32>(a.x, b.x, a.y, b.y);
+#endif
+#if SCALING == bytes
+    let bytes = vec4<f32>((vec4<u32>(scales) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u));
+    return bitcast<vec4<f32>>(more) * bytes * vec4<f32>(1.0, -1.0, 1.0, -1.0);
+#endif
+#if SCALING == signed
+    let bytes = vec2<f32>((vec2<i32>(vec2<u32>(scales) << vec2<u32>(24u - second * 8u, 8u - second * 8u))) >> vec2<u32>(24u));
+    let a = bitcast<vec2<f32>>(more.xy) * bytes;
+    return vec4<f32>(a.x, -32.0 * a.x, a.y, -32.0 * a.y);
+#endif
+}
+
+// The two elements `pair` (of four) of a step, with the bits above their nibbles in `high` from bit pair * HIGH on: `q a + b`
+// in float32, which is the weight itself, and then the nearest f16.
+fn two_packed(word: u32, high: u32, pair: u32, a: f32, b: f32) -> vec2<f16> {
+    var q = (word >> (pair * 4u)) & 0x000F000Fu;
+#if HIGH == 1
+    q |= ((high >> pair) & 0x00010001u) << 4u;
+#endif
+#if HIGH == 2
+    q |= ((high >> (pair * 2u)) & 0x00030003u) << 4u;
+#endif
+    return vec2<f16>(vec2<f32>(two_halves(q | 0x64006400u) - 1024.0h) * a + b);
+}
+
+fn packed_fragment(word: u32, high: u32, scaling: vec4<f32>) -> coop_mat16x16<f16, A> {
+    let two_0 = two_packed(word, high, 0u, scaling.x, scaling.y);
+    let two_1 = two_packed(word, high, 1u, scaling.x, scaling.y);
+    let two_2 = two_packed(word, high, 2u, scaling.z, scaling.w);
+    let two_3 = two_packed(word, high, 3u, scaling.z, scaling.w);
+    return factor_of(two_0, two_1, two_2, two_3);
+}
+#endif
 #include "matrix_ends"
 
 @compute @workgroup_size(THREADS)
@@ -176,13 +230,33 @@ fn main(
     let w_rows = params.cols8 / 2u / PER_VECTOR * 32u;
 #if SCALED
     // An element has an invocation's scales for 128 columns.
-    let scales = params.part_rows / 16u * w_rows;
+    let scales = params.part_rows / 16u * w_rows * (4u + HIGH) / 4u;
+#endif
+#if PACKED
+    // First words of the bits above nibbles, and of what lies behind the scales.
+    let high_from = params.part_rows / 16u * w_rows * 4u;
+    let more_from = (scales + params.part_rows / 16u * (params.cols8 / 2u)) * 4u;
 #endif
 #for j in 0..FRAGS_N
     var w_at_$j = n16_$j * w_rows + (split_stage * DEPTH + level) * W_STAGE + lane;
 #for v in 0..VECTORS
     var w_$j_$v = weights[w_at_$j + $vu * 32u];
+#for h in 0..HIGH
+    var h_$j_$v_$h = word_at(high_from + (w_at_$j + $vu * 32u) * HIGH + $hu);
 #endfor
+#endfor
+#if SCALING == pair
+    let m_from_$j = more_from / 4u + n16_$j * (params.cols8 / 2u) + level * WARP_K / 128u * 8u + lane / 4u;
+    var m_$j = weights[m_from_$j + split_stage * TILE_K / 128u * 8u];
+#endif
+#if FLOATS == 2
+    let m_from_$j = more_from / 4u + n16_$j * (params.cols8 / 32u * 8u) + lane / 4u;
+    var m_$j = weights[m_from_$j + (split_stage * TILE_K + level * WARP_K) / 256u * 8u];
+#endif
+#if FLOATS == 1
+    let m_from_$j = more_from + n16_$j * (params.cols8 / 32u * 16u) + lane / 4u * 2u;
+    var m_$j = two_words(m_from_$j + (split_stage * TILE_K + level * WARP_K) / 256u * 16u);
+#endif
 #if SCALED
     let s_from_$j = scales + n16_$j * (params.cols8 / 2u) + level * WARP_K / 128u * 8u + lane / 4u;
     var s_$j = weights[s_from_$j + split_stage * TILE_K / 128u * 8u];
@@ -227,6 +301,26 @@ fn main(
 #endif
         s_$j = weights[s_from_$j + (split_stage + select(stage, stage + 1u, more)) * TILE_K / 128u * 8u];
 #endif
+#if SCALING == pair
+#if SCALES == 2
+#if DEPTH == 1
+        let more_$j = select(m_$j.xy, m_$j.zw, stage % 2u == 1u);
+#else
+        let more_$j = select(m_$j.xy, m_$j.zw, level % 2u == 1u);
+#endif
+#else
+        let more_$j = m_$j;
+#endif
+        m_$j = weights[m_from_$j + (split_stage + select(stage, stage + 1u, more)) * TILE_K / 128u * 8u];
+#endif
+#if FLOATS == 2
+        let more_$j = m_$j;
+        m_$j = weights[m_from_$j + ((split_stage + select(stage, stage + 1u, more)) * TILE_K + level * WARP_K) / 256u * 8u];
+#endif
+#if FLOATS == 1
+        let more_$j = m_$j;
+        m_$j = two_words(m_from_$j + ((split_stage + select(stage, stage + 1u, more)) * TILE_K + level * WARP_K) / 256u * 16u);
+#endif
 #endfor
 #for v in 0..VECTORS
 #for p in 0..PER_VECTOR
@@ -241,6 +335,31 @@ fn main(
 #if WEIGHT == q4
         let a_$v_$p_$j = int4_fragment(w_$j_$v[$pu], scales_$j[($vu * 4u + $pu) / 2u]);
 #endif
+#if PACKED
+#if HIGH == 0
+        let above_$v_$p_$j = 0u;
+#endif
+#if HIGH == 1
+        let above_$v_$p_$j = h_$j_$v_0 >> ($pu * 4u);
+#endif
+#if HIGH == 2
+        let above_$v_$p_$j = select(h_$j_$v_0, h_$j_$v_1, $pu > 1u) >> ($pu % 2u * 8u);
+#endif
+#if SCALING == half
+        let more_$v_$p_$j = vec4<u32>(0u);
+#endif
+#if SCALING == pair
+        let more_$v_$p_$j = vec4<u32>(more_$j[($vu * 4u + $pu) / 2u]);
+#endif
+#if FLOATS == 2
+        let more_$v_$p_$j = more_$j;
+#endif
+#if FLOATS == 1
+        let more_$v_$p_$j = more_$j.xyxy;
+#endif
+        let scaling_$v_$p_$j = scaling_of(scales_$j[($vu * 4u + $pu) / 2u], more_$v_$p_$j, $pu % 2u);
+        let a_$v_$p_$j = packed_fragment(w_$j_$v[$pu], above_$v_$p_$j, scaling_$v_$p_$j);
+#endif
 #endfor
 #for i in 0..FRAGS_M
         let from_$v_$p_$i = from_$v_$p + $iu * 16u * PITCH;
@@ -252,6 +371,9 @@ fn main(
 #endfor
 #for j in 0..FRAGS_N
         w_$j_$v = weights[w_at_$j + $vu * 32u];
+#for h in 0..HIGH
+        h_$j_$v_$h = word_at(high_from + (w_at_$j + $vu * 32u) * HIGH + $hu);
+#endfor
 #endfor
 #endfor
     }

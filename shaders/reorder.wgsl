@@ -7,7 +7,15 @@
 // nibbles of a step's word in the order 0 2 4 6 1 3 5 7: so that a mask finds two halves' worth. Then, for every
 // 16 rows, 128 columns and g = lane / 4, four words with the scales of rows g and g + 8 for 32 columns each.
 // With PAIRED, 16 rows of the first half and 16 rows of the second take turns.
-// rows is a multiple of 16, or 32 with PAIRED, cols one of 128. An invocation makes a word.
+//
+// PACKED formats (`weights.wgsl`) have their nibbles as int4 has them. Then follow their planes:
+//   HIGH bits   for 16 rows, 64 columns and a lane HIGH words: a word has them for 4 / HIGH steps, those of elements 0, 2,
+//               4 and 6 of each step in its lower half, of the others in its upper half
+//   scales      as above: what 32 columns share is 16 bits in every format (with SCALING pair two times 16: first the
+//               scales of all, then the minima)
+//   FLOATS      for 16 rows, 256 columns and g = lane / 4: the numbers of row g, then those of row g + 8
+//
+// rows is a multiple of 16, or 32 with PAIRED, cols one of 128, or 256 with FLOATS. An invocation makes a word.
 
 struct Params {
     rows: u32,
@@ -55,7 +63,7 @@ fn bit_of(e: u32) -> u32 {
 #if WEIGHT == q8
     return (e & 1u) * 16u + ((e >> 1u) & 1u) * 8u;
 #endif
-#if WEIGHT == q4
+#if EACH == 8
     return (e & 1u) * 16u + (e >> 1u) * 4u;
 #endif
 }
@@ -94,17 +102,62 @@ fn moved(row: u32, col: u32) -> u32 {
 #endif
 }
 
-// The scale of a block of 32 columns.
-fn scale(quants: u32, row: u32, block: u32) -> u32 {
+// The 16 bits that a block of 32 columns has in the plane that begins at `begin`.
+fn scale(begin: u32, row: u32, block: u32) -> u32 {
 #if TO_ROWS
     let place = place_of(row);
     let word = ((place.x * (params.cols / 128u) + block / 4u) * 8u + place.y % 8u) * 4u + block % 4u;
-    return (source[quants + word] >> (place.y / 8u * 16u)) & 0xFFFFu;
+    return (source[begin + word] >> (place.y / 8u * 16u)) & 0xFFFFu;
 #else
     let index = row * (params.cols / 32u) + block;
-    return (source[quants + index / 2u] >> (index % 2u * 16u)) & 0xFFFFu;
+    return (source[begin + index / 2u] >> (index % 2u * 16u)) & 0xFFFFu;
 #endif
 }
+
+#if HIGH == 0
+#else
+// The bits above the nibble of an element, by rows or in the order of fragments.
+const HIGH_MASK: u32 = (1u << HIGH) - 1u;
+// Weights in a word, and steps.
+const HIGH_EACH: u32 = 32u / HIGH;
+const HIGH_STEPS: u32 = 4u / HIGH;
+
+// Word and first bit of the bits of an element in the order of fragments.
+fn high_by_fragments(row: u32, col: u32) -> vec2<u32> {
+    let place = place_of(row);
+    let step = col / 16u;
+    let lane = place.y % 8u * 4u + col % 8u / 2u;
+    let pair = col % 16u / 8u + place.y / 8u * 2u;
+    let of_lane = (place.x * (params.cols / 64u) + step / 4u) * 32u + lane;
+    let word = of_lane * HIGH + step % 4u / HIGH_STEPS;
+    return vec2<u32>(word, (col & 1u) * 16u + (step % HIGH_STEPS * 4u + pair) * HIGH);
+}
+
+// Word `word` of the plane that begins at `begin`.
+fn high_word(begin: u32, word: u32) -> u32 {
+    var bits = 0u;
+    for (var i = 0u; i < HIGH_EACH; i++) {
+#if TO_ROWS
+        let index = word * HIGH_EACH + i;
+        let at = high_by_fragments(index / params.cols, index % params.cols);
+        bits |= ((source[begin + at.x] >> at.y) & HIGH_MASK) << (i * HIGH);
+#else
+        let of_lane = word / HIGH;
+        let lane = of_lane % 32u;
+        let four_steps = of_lane / 32u % (params.cols / 64u);
+        // Of each half of the word, element i % 16 / HIGH, with its pair and step.
+        let place = i % (HIGH_EACH / 2u);
+        let odd = i / (HIGH_EACH / 2u);
+        let step = four_steps * 4u + word % HIGH * HIGH_STEPS + place / 4u;
+        let row = row_of(of_lane / 32u / (params.cols / 64u), lane / 4u + place % 4u / 2u * 8u);
+        let col = step * 16u + lane % 4u * 2u + odd + place % 2u * 8u;
+        let index = row * params.cols + col;
+        bits |= ((source[begin + index / HIGH_EACH] >> (index % HIGH_EACH * HIGH)) & HIGH_MASK) << (odd * 16u + place * HIGH);
+#endif
+    }
+    return bits;
+}
+#endif
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -139,20 +192,70 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         result[word] = bits;
         return;
     }
+#if HIGH == 0
+    let scales = quants;
+#else
+    let scales = quants + params.rows * (params.cols / HIGH_EACH);
+    if word < scales {
+        result[word] = high_word(quants, word - quants);
+        return;
+    }
+#endif
 #if SCALED
-    let pair = word - quants;
-    if pair >= params.rows * (params.cols / 64u) {
+    let count = params.rows * (params.cols / 64u);
+#if SCALING == pair
+    let at = word - scales;
+    if at >= 2u * count {
         return;
     }
 #if TO_ROWS
-    let row = pair / (params.cols / 64u);
-    let block = pair % (params.cols / 64u) * 2u;
-    result[word] = scale(quants, row, block) | (scale(quants, row, block + 1u) << 16u);
+    let row = at / (params.cols / 32u);
+    let block = at % (params.cols / 32u);
+    result[word] = scale(scales, row, block) | (scale(scales + count, row, block) << 16u);
 #else
-    let tile = pair / 32u / (params.cols / 128u);
-    let block = pair / 32u % (params.cols / 128u) * 4u + pair % 4u;
-    let row = row_of(tile, pair % 32u / 4u);
-    result[word] = scale(quants, row, block) | (scale(quants, row_of(tile, pair % 32u / 4u + 8u), block) << 16u);
+    // Scales are the lower halves of words by rows, minima the upper ones.
+    let of_rows = at % count;
+    let tile = of_rows / 32u / (params.cols / 128u);
+    let block = of_rows / 32u % (params.cols / 128u) * 4u + of_rows % 4u;
+    let g = of_rows % 32u / 4u;
+    let low = source[scales + row_of(tile, g) * (params.cols / 32u) + block] >> (at / count * 16u);
+    let high = source[scales + row_of(tile, g + 8u) * (params.cols / 32u) + block] >> (at / count * 16u);
+    result[word] = (low & 0xFFFFu) | (high << 16u);
+#endif
+#else
+    let pair = word - scales;
+    if pair < count {
+#if TO_ROWS
+        let row = pair / (params.cols / 64u);
+        let block = pair % (params.cols / 64u) * 2u;
+        result[word] = scale(scales, row, block) | (scale(scales, row, block + 1u) << 16u);
+#else
+        let tile = pair / 32u / (params.cols / 128u);
+        let block = pair / 32u % (params.cols / 128u) * 4u + pair % 4u;
+        let row = row_of(tile, pair % 32u / 4u);
+        let other = row_of(tile, pair % 32u / 4u + 8u);
+        result[word] = scale(scales, row, block) | (scale(scales, other, block) << 16u);
+#endif
+        return;
+    }
+#if FLOATS == 0
+#else
+    let begin = scales + count;
+    let blocks = params.cols / 256u;
+    let at = word - begin;
+    if at >= params.rows * blocks * FLOATS {
+        return;
+    }
+#if TO_ROWS
+    let place = place_of(at / FLOATS / blocks);
+    let of_block = (place.x * blocks + at / FLOATS % blocks) * 8u + place.y % 8u;
+    result[word] = source[begin + (of_block * 2u + place.y / 8u) * FLOATS + at % FLOATS];
+#else
+    let of_block = at / (2u * FLOATS);
+    let row = row_of(of_block / 8u / blocks, of_block % 8u + at / FLOATS % 2u * 8u);
+    result[word] = source[begin + (row * blocks + of_block / 8u % blocks) * FLOATS + at % FLOATS];
+#endif
+#endif
 #endif
 #endif
 }

@@ -1,5 +1,14 @@
 // A [rows, cols] weight matrix at binding 0, four or (with WIDE) eight weights of a row at a time, in
 // float32. Only core WGSL: neither f16 nor subgroups are needed for any format.
+//
+// PACKED formats have nibbles of all rows, eight weights a word; with HIGH their 1 or 2 bits above, 32 or 16 weights a
+// word; then, by SCALING,
+//     half   an f16 d for 32 weights, two a word: d (q - 16)
+//     pair   f16 d and m for 32 weights, a word: q d + m
+//     bytes  bytes s and t for 32 weights, two such pairs a word; then float32 d and m for 256: d s q - m t
+//     signed int8 s for 16 weights, four a word; then a float32 d for 256: d s (q - 32)
+// Every weight is q a + b. Products are exact in float32, so that it does not matter whether they are fused with the sum:
+// weights are those that ggml has, to the bit (but for the sign of a zero).
 
 #if WIDE
 // Eight neighbouring weights.
@@ -108,6 +117,83 @@ fn weight4(row: u32, col4: u32, cols4: u32, rows: u32) -> vec4<f32> {
     let block = index >> 3u;
     let scales = unpack2x16float(weights[rows * cols4 + (block >> 1u)]);
     return four(weights[index]) * select(scales.x, scales.y, (block & 1u) == 1u);
+}
+#endif
+#endif
+#if PACKED
+@group(0) @binding(0) var<storage, read> weights: array<u32>;
+
+// The numbers of four weights, whose nibbles are the lowest of `nibbles`, and the bits above them the lowest of `high`. In
+// the low bits of 2^23 they are float32 at once.
+fn four(nibbles: u32, high: u32) -> vec4<f32> {
+    var q = (vec4<u32>(nibbles) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u);
+#if HIGH == 1
+    q |= vec4<u32>(high << 4u, high << 3u, high << 2u, high << 1u) & vec4<u32>(16u);
+#endif
+#if HIGH == 2
+    q |= vec4<u32>(high << 4u, high << 2u, high, high >> 2u) & vec4<u32>(48u);
+#endif
+    return bitcast<vec4<f32>>(q | vec4<u32>(0x4B000000u)) - 8388608.0;
+}
+
+// What the numbers of group `at` of eight weights are multiplied with, and what is added; `all` such groups there are.
+fn scaling(at: u32, all: u32) -> vec2<f32> {
+    let begin = all + all / 4u * HIGH;
+#if SCALING == half
+    let scales = unpack2x16float(weights[begin + (at >> 3u)]);
+    let scale = select(scales.x, scales.y, ((at >> 2u) & 1u) == 1u);
+    return vec2<f32>(scale, -16.0 * scale);
+#endif
+#if SCALING == pair
+    return unpack2x16float(weights[begin + (at >> 2u)]);
+#endif
+#if SCALING == bytes
+    let pair = weights[begin + (at >> 3u)] >> ((at >> 2u) % 2u * 16u);
+    let of_256 = begin + all / 8u + (at >> 5u) * 2u;
+    let scale = bitcast<f32>(weights[of_256]) * f32(pair & 255u);
+    return vec2<f32>(scale, -(bitcast<f32>(weights[of_256 + 1u]) * f32((pair >> 8u) & 255u)));
+#endif
+#if SCALING == signed
+    let byte = bitcast<i32>(weights[begin + (at >> 3u)] << (24u - (at >> 1u) % 4u * 8u)) >> 24u;
+    let scale = bitcast<f32>(weights[begin + all / 8u + (at >> 5u)]) * f32(byte);
+    return vec2<f32>(scale, -32.0 * scale);
+#endif
+}
+
+#if WIDE
+fn weight8(row: u32, col8: u32, cols8: u32, rows: u32) -> Eight {
+    let at = row * cols8 + col8;
+    let all = rows * cols8;
+    let nibbles = weights[at];
+#if HIGH == 0
+    let high = 0u;
+#endif
+#if HIGH == 1
+    let high = weights[all + (at >> 2u)] >> (at % 4u * 8u);
+#endif
+#if HIGH == 2
+    let high = weights[all + (at >> 1u)] >> (at % 2u * 16u);
+#endif
+    let s = scaling(at, all);
+    return Eight(four(nibbles, high) * s.x + s.y, four(nibbles >> 16u, high >> (4u * HIGH)) * s.x + s.y);
+}
+#else
+fn weight4(row: u32, col4: u32, cols4: u32, rows: u32) -> vec4<f32> {
+    let index = row * cols4 + col4;
+    let at = index >> 1u;
+    let all = rows * cols4 / 2u;
+    let nibbles = weights[at] >> (index % 2u * 16u);
+#if HIGH == 0
+    let high = 0u;
+#endif
+#if HIGH == 1
+    let high = weights[all + (index >> 3u)] >> (index % 8u * 4u);
+#endif
+#if HIGH == 2
+    let high = weights[all + (index >> 2u)] >> (index % 4u * 8u);
+#endif
+    let s = scaling(at, all);
+    return four(nibbles, high) * s.x + s.y;
 }
 #endif
 #endif

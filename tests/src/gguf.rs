@@ -21,6 +21,16 @@ pub enum Stored {
     Q4_0,
     /// Type 3: 32 int4, an f16 scale and an f16 minimum.
     Q4_1,
+    /// Type 6: 32 times 5 bits and an f16 scale.
+    Q5_0,
+    /// Type 7: 32 times 5 bits, an f16 scale and an f16 minimum.
+    Q5_1,
+    /// Type 12: 256 int4, with scales and minima of 6 bits for 32 of them.
+    Q4K,
+    /// Type 13: the same with 5 bits.
+    Q5K,
+    /// Type 14: 256 times 6 bits, with int8 scales for 16 of them.
+    Q6K,
 }
 
 impl Stored {
@@ -30,7 +40,12 @@ impl Stored {
             Self::F16 => 1,
             Self::Q4_0 => 2,
             Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
             Self::Q8_0 => 8,
+            Self::Q4K => 12,
+            Self::Q5K => 13,
+            Self::Q6K => 14,
             Self::Bf16 => 30,
         }
     }
@@ -42,7 +57,12 @@ impl Stored {
             Self::Bf16 => weights.iter().flat_map(|w| bf16::from_f32(*w).to_le_bytes()).collect(),
             Self::Q8_0 => weights.chunks(32).flat_map(q8_0).collect(),
             Self::Q4_0 => weights.chunks(32).flat_map(q4_0).collect(),
-            Self::Q4_1 => weights.chunks(32).flat_map(q4_1).collect(),
+            Self::Q4_1 => weights.chunks(32).flat_map(|block| with_minimum(block, 4)).collect(),
+            Self::Q5_0 => weights.chunks(32).flat_map(q5_0).collect(),
+            Self::Q5_1 => weights.chunks(32).flat_map(|block| with_minimum(block, 5)).collect(),
+            Self::Q4K => weights.chunks(256).flat_map(|block| with_minima(block, 4)).collect(),
+            Self::Q5K => weights.chunks(256).flat_map(|block| with_minima(block, 5)).collect(),
+            Self::Q6K => weights.chunks(256).flat_map(q6_k).collect(),
         }
     }
 }
@@ -71,13 +91,84 @@ fn q4_0(block: &[f32]) -> Vec<u8> {
     with_scale(scale, nibbles(&block.iter().map(quant).collect::<Vec<_>>()))
 }
 
-fn q4_1(block: &[f32]) -> Vec<u8> {
-    let (low, high) = block.iter().fold((f32::MAX, f32::MIN), |(l, h), w| (l.min(*w), h.max(*w)));
-    let (scale, minimum) = (f16::from_f32((high - low) / 15.0), f16::from_f32(low));
+/// Low and high bits of 32 numbers of 4 or 5 bits.
+fn bits(quants: &[u8], bits: u32) -> Vec<u8> {
+    let high: u32 = quants.iter().enumerate().map(|(i, q)| u32::from(q >> 4 & 1) << i).sum();
+    let high = if bits == 5 { high.to_le_bytes().to_vec() } else { Vec::new() };
+    let low: Vec<_> = quants.iter().map(|q| q & 15).collect();
+    [high, nibbles(&low)].concat()
+}
+
+fn q5_0(block: &[f32]) -> Vec<u8> {
+    let peak = block.iter().fold(0f32, |m, w| m.max(w.abs()));
+    let scale = f16::from_f32(peak / 15.0);
     let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
-    let quant = |w: &f32| ((w - minimum.to_f32()) * inverse).round().clamp(0.0, 15.0) as u8;
+    let quants: Vec<_> = block.iter().map(|w| (w * inverse + 16.0).round().clamp(0.0, 31.0) as u8).collect();
+    with_scale(scale, bits(&quants, 5))
+}
+
+/// Q4_1 and Q5_1.
+fn with_minimum(block: &[f32], of: u32) -> Vec<u8> {
+    let (low, high) = block.iter().fold((f32::MAX, f32::MIN), |(l, h), w| (l.min(*w), h.max(*w)));
+    let most = ((1 << of) - 1) as f32;
+    let (scale, minimum) = (f16::from_f32((high - low) / most), f16::from_f32(low));
+    let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
+    let quant = |w: &f32| ((w - minimum.to_f32()) * inverse).round().clamp(0.0, most) as u8;
     let quants: Vec<_> = block.iter().map(quant).collect();
-    with_scale(scale, minimum.to_le_bytes().into_iter().chain(nibbles(&quants)))
+    with_scale(scale, minimum.to_le_bytes().into_iter().chain(bits(&quants, of)))
+}
+
+/// Q4_K and Q5_K: not the best that these formats can do, but what they are.
+fn with_minima(block: &[f32], of: u32) -> Vec<u8> {
+    let most = ((1 << of) - 1) as f32;
+    let range = |group: &[f32]| group.iter().fold((0f32, 0f32), |(l, h), w| (l.min(*w), h.max(*w)));
+    let wanted: Vec<_> = block.chunks(32).map(range).map(|(low, high)| [(high - low) / most, -low]).collect();
+    let largest = |i: usize| f16::from_f32(wanted.iter().fold(0f32, |m, w| m.max(w[i])) / 63.0);
+    let (d, m) = (largest(0), largest(1));
+    let small = |number: f32, of: f16| if of == f16::ZERO { 0 } else { (number / of.to_f32()).round().min(63.0) as u8 };
+    let scales: Vec<_> = wanted.iter().map(|w| [small(w[0], d), small(w[1], m)]).collect();
+    let quants = block.chunks(32).zip(&scales).flat_map(|(group, [s, t])| {
+        let (scale, minimum) = (d.to_f32() * f32::from(*s), m.to_f32() * f32::from(*t));
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        group.iter().map(move |w| ((w + minimum) * inverse).round().clamp(0.0, most) as u8).collect::<Vec<_>>()
+    });
+    let quants: Vec<_> = quants.collect();
+    let mut packed = [0u8; 12];
+    for (j, [s, t]) in scales.iter().enumerate() {
+        if j < 4 {
+            (packed[j], packed[j + 4]) = (packed[j] | s, packed[j + 4] | t);
+        } else {
+            packed[j + 4] = s & 15 | (t & 15) << 4;
+            (packed[j - 4], packed[j]) = (packed[j - 4] | s >> 4 << 6, packed[j] | t >> 4 << 6);
+        }
+    }
+    let mut high = [0u8; 32];
+    for (i, q) in quants.iter().enumerate() {
+        high[i % 32] |= (q >> 4 & 1) << (i / 32);
+    }
+    let low = quants.chunks(64).flat_map(|q| (0..32).map(|l| q[l] & 15 | (q[l + 32] & 15) << 4).collect::<Vec<_>>());
+    let high = if of == 5 { &high[..] } else { &[] };
+    let head = m.to_le_bytes().into_iter().chain(packed).chain(high.iter().copied());
+    with_scale(d, head.chain(low).collect::<Vec<_>>())
+}
+
+fn q6_k(block: &[f32]) -> Vec<u8> {
+    let wanted: Vec<_> = block.chunks(16).map(|g| g.iter().fold(0f32, |m, w| m.max(w.abs())) / 31.0).collect();
+    let d = f16::from_f32(wanted.iter().fold(0f32, |m, w| m.max(*w)) / 127.0);
+    let inverse = |of: f32| if of == 0.0 { 0.0 } else { 1.0 / of };
+    let scales: Vec<_> = wanted.iter().map(|w| (w * inverse(d.to_f32())).round().min(127.0) as i8).collect();
+    let quant = |(i, w): (usize, &f32)| {
+        (w * inverse(d.to_f32() * f32::from(scales[i / 16])) + 32.0).round().clamp(0.0, 63.0) as u8
+    };
+    let quants: Vec<_> = block.iter().enumerate().map(quant).collect();
+    let (mut low, mut high) = ([0u8; 128], [0u8; 64]);
+    for (i, q) in quants.iter().enumerate() {
+        let (part, within, l) = (i / 128, i % 128 / 32, i % 32);
+        low[part * 64 + within % 2 * 32 + l] |= (q & 15) << (within / 2 * 4);
+        high[part * 32 + l] |= (q >> 4) << (2 * within);
+    }
+    let scales = scales.into_iter().map(|s| s as u8);
+    low.into_iter().chain(high).chain(scales).chain(d.to_le_bytes()).collect()
 }
 
 /// A metadata value.
@@ -133,7 +224,7 @@ impl Meta {
 }
 
 /// A file of these pairs and tensors: name, dimensions with the outermost first, type, data.
-fn file(pairs: &[(String, Meta)], tensors: Vec<(String, Vec<usize>, u32, Vec<u8>)>) -> Vec<u8> {
+pub(crate) fn file(pairs: &[(String, Meta)], tensors: Vec<(String, Vec<usize>, u32, Vec<u8>)>) -> Vec<u8> {
     const ALIGNMENT: usize = 32;
     let mut out = b"GGUF".to_vec();
     out.extend(3u32.to_le_bytes());
@@ -228,6 +319,15 @@ fn names(role: Role) -> Vec<String> {
 /// Where the model is not whole.
 #[must_use]
 pub fn write(model: &Model, stored: Stored, more: Vec<(String, Meta)>) -> Vec<u8> {
+    write_mixed(model, |_| stored, more)
+}
+
+/// The same, each matrix as `stored` says of its name.
+///
+/// # Panics
+/// Where the model is not whole.
+#[must_use]
+pub fn write_mixed(model: &Model, stored: impl Fn(&str) -> Stored, more: Vec<(String, Meta)>) -> Vec<u8> {
     let a = &model.architecture;
     let head_dim = a.blocks[0].attention.head_dim;
     let mut tensors = Vec::new();
@@ -243,6 +343,7 @@ pub fn write(model: &Model, stored: Stored, more: Vec<(String, Meta)>) -> Vec<u8
             if name.ends_with("attn_q.weight") || name.ends_with("attn_k.weight") {
                 weights = paired(&weights, spec.cols, head_dim);
             }
+            let stored = stored(&name);
             tensors.push((name, vec![spec.rows, spec.cols], stored.number(), stored.encode(&weights)));
         }
     }

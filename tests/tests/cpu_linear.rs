@@ -4,19 +4,18 @@ use remask_burn::panels::{Panels, vector_levels};
 use remask_core::checkpoint::{Matrix, WeightFormat};
 use remask_core::quantize;
 use remask_testkit::cases::gemm::{CASES, product};
-use remask_testkit::data::{checkpoint_of, stored, uniform, widen};
+use remask_testkit::data::{Weights, checkpoint_of, uniform, widen};
 use remask_testkit::tolerance::Tolerance;
 
-const FORMATS: [WeightFormat; 5] =
-    [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Q8, WeightFormat::Q4];
+const FORMATS: [WeightFormat; 11] = WeightFormat::ALL;
 
 fn check(rows: usize, cols: usize, out: usize, scale: f32, format: WeightFormat) {
-    let (x, w) = (uniform(1, rows * cols, scale), uniform(2, out * cols, 0.5));
-    let checkpoint = checkpoint_of(&w, out, cols);
-    let panels = Panels::stack(&[Matrix::open(&checkpoint, "w", out, cols).unwrap()], Some(format)).unwrap();
-    assert_eq!((panels.rows(), panels.cols(), panels.format()), (out, cols, format));
-    let weights = stored(&w, out, cols, format);
-    let reference = product(&widen(&x), &weights, rows, cols, out);
+    let x = uniform(1, rows * cols, scale);
+    let weights = Weights::exactly(2, [out, cols], 0.5, format);
+    let panels = Panels::stack(&[weights.matrix()], Some(format)).unwrap();
+    let weights = &weights.kept;
+    assert_eq!((panels.rows(), panels.cols(), panels.formats()), (out, cols, vec![format]));
+    let reference = product(&widen(&x), weights, rows, cols, out);
     let name = format!("[{rows}, {cols}] x [{out}, {cols}] {format}");
     Tolerance::F32.check(&name, &panels.product(&x, rows), &reference);
     let bias = uniform(3, out, 1.0);
@@ -38,7 +37,7 @@ fn products_agree_with_float64() {
         }
         // Every number of rows that a run over a panel can have, and more than one task.
         for rows in (1..27).chain([97, 300]) {
-            check(rows, 160, 75, 1.0, format);
+            check(rows, if format.fits(160) { 160 } else { 768 }, 75, 1.0, format);
         }
     }
     // Inner dimensions that only some formats can hold.
@@ -51,11 +50,12 @@ fn products_agree_with_float64() {
 /// to the bits that it has in a large one.
 #[test]
 fn a_row_does_not_depend_on_the_others() {
-    let (rows, cols, out) = (19, 160, 75);
-    let (x, w, bias) = (uniform(3, rows * cols, 1.0), uniform(4, out * cols, 0.5), uniform(5, out, 1.0));
-    let checkpoint = checkpoint_of(&w, out, cols);
+    let (rows, out) = (19, 75);
+    let bias = uniform(5, out, 1.0);
     for format in FORMATS {
-        let panels = Panels::stack(&[Matrix::open(&checkpoint, "w", out, cols).unwrap()], Some(format)).unwrap();
+        let cols = if format.fits(160) { 160 } else { 512 };
+        let (x, weights) = (uniform(3, rows * cols, 1.0), Weights::exactly(4, [out, cols], 0.5, format));
+        let panels = Panels::stack(&[weights.matrix()], Some(format)).unwrap();
         for level in vector_levels() {
             let all = panels.product_by(level, &x, rows, Some(&bias));
             for count in 1..rows {
@@ -82,4 +82,32 @@ fn matrices_are_stacked_by_rows() {
     let (quants, scales) = quantize::q8(&all);
     let back = quantize::dequantize_q8(bytemuck::cast_slice(&quants), bytemuck::cast_slice(&scales));
     assert_eq!(q8.row(66), back[66 * cols..67 * cols]);
+}
+
+/// Matrices of several formats in one stack keep theirs: each row is what it is alone, and so are products.
+#[test]
+fn stacked_matrices_keep_their_formats() {
+    let (formats, heights) =
+        ([WeightFormat::Q4K, WeightFormat::Q4K, WeightFormat::Q6K, WeightFormat::F32], [20, 45, 3, 64]);
+    let (cols, count) = (512, 4);
+    let weights = |i: usize| Weights::exactly(20 + i as u32, [heights[i], cols], 0.5, formats[i]);
+    let each: Vec<_> = (0..4).map(weights).collect();
+    let sources: Vec<_> = each.iter().map(Weights::matrix).collect();
+    let panels = Panels::stack(&sources, None).unwrap();
+    assert_eq!(panels.formats(), [WeightFormat::Q4K, WeightFormat::Q6K, WeightFormat::F32]);
+    let x = uniform(30, count * cols, 1.0);
+    let product = panels.product(&x, count);
+    let mut first = 0;
+    for source in &sources {
+        let alone = Panels::stack(&[*source], None).unwrap();
+        let part = alone.product(&x, count);
+        for row in 0..source.rows {
+            assert_eq!(panels.row(first + row), alone.row(row), "row {}", first + row);
+            for r in 0..count {
+                assert_eq!(product[r * panels.rows() + first + row], part[r * source.rows + row]);
+            }
+        }
+        first += source.rows;
+    }
+    assert_eq!((panels.rows(), panels.row(first)), (first, vec![0.0; cols]));
 }

@@ -3,13 +3,17 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use remask_burn::CpuBackend;
+use remask_burn::{BurnBackend, CpuBackend, Device};
 use remask_core::chat::{Conversation, MarkedText};
 use remask_core::checkpoint::{Bytes, WeightFormat};
 use remask_core::golden::{Golden, check_case, check_logits};
 use remask_core::tokenizer::TokenizerFiles;
-use remask_core::{Backend, DecodeOptions, Model, StepReport, TextTokenizer, generate};
-use remask_testkit::gguf::{Meta, Stored, write};
+use remask_core::{
+    Answer, Backend, DecodeOptions, Keys, Model, Pass, Row, Select, StepReport, TextTokenizer, generate,
+};
+use remask_testkit::gguf::{Meta, Stored, write, write_mixed};
+use remask_testkit::model::made_up;
+use remask_wgpu::kernels::gemm_matrix::MatrixTile;
 use remask_wgpu::{Gpu, LimitChoice, WgpuBackend, adapters};
 use serde_json::Value;
 
@@ -93,14 +97,102 @@ fn every_exact_type_answers_as_the_original() {
 }
 
 #[test]
-fn what_is_requantized_is_measured_and_answers() {
+fn what_is_requantized_was_asked_for_is_measured_and_answers() {
     let model = converted(Stored::Q4_1);
-    let note = model.requantization(None).unwrap().unwrap();
+    let note = model.requantization(Some(WeightFormat::Q8)).unwrap().unwrap();
     assert!(note.starts_with("58 matrices of Q4_1 are kept as q8: they change by 0."), "{note}");
-    assert!(model.requantization(Some(WeightFormat::F16)).unwrap().is_none(), "f16 is no other block");
-    let tokens = answer(&mut on_the_cpu(&model, None), &model);
-    let text = model.text().unwrap().decode(&tokens[say(&model).len()..], true).unwrap();
-    assert!(text.starts_with("The capital of France is"), "{text}");
+    for format in [None, Some(WeightFormat::F16)] {
+        assert!(model.requantization(format).unwrap().is_none(), "{format:?} is no other block");
+    }
+    for (format, kept) in [(None, "q4_1"), (Some(WeightFormat::Q8), "q8")] {
+        let mut backend = on_the_cpu(&model, format);
+        assert_eq!(backend.info().weights, kept);
+        let tokens = answer(&mut backend, &model);
+        let text = model.text().unwrap().decode(&tokens[say(&model).len()..], true).unwrap();
+        assert!(text.starts_with("The capital of France is"), "{text}");
+    }
+}
+
+/// Types by tensor, as llama.cpp mixes them and a bit more: within queries, keys and values, and within gate and up.
+fn mix(tensor: &str) -> Stored {
+    match tensor {
+        "token_embd.weight" => Stored::Q6K,
+        "output.weight" => Stored::Q5K,
+        "blk.0.attn_v.weight" | "blk.0.ffn_down.weight" => Stored::Q6K,
+        "blk.1.attn_k.weight" | "blk.0.attn_output.weight" => Stored::Q5_0,
+        "blk.1.attn_output.weight" => Stored::Q5_1,
+        "blk.1.ffn_up.weight" => Stored::Q5K,
+        "blk.1.ffn_down.weight" => Stored::Q4_1,
+        _ => Stored::Q4K,
+    }
+}
+
+/// A model wide enough for matrix units, in such a mix.
+fn mixed() -> Model {
+    let config = r#"{"architectures": ["LLaDAModelLM"], "d_model": 1024, "n_layers": 2, "n_heads": 16, "n_kv_heads": 4,
+        "mlp_hidden_size": 512, "vocab_size": 256, "max_sequence_length": 128, "rope_theta": 10000.0,
+        "rms_norm_eps": 1e-5, "weight_tying": false, "mask_token_id": 255, "eos_token_id": 254}"#;
+    let original = made_up(config, |_, _| ());
+    let mask = vec![("tokenizer.ggml.mask_token_id".to_owned(), Meta::U32(255))];
+    Model::from_gguf("mixed.gguf", Bytes::Owned(write_mixed(&original, mix, mask)), None).unwrap()
+}
+
+/// Logits of the first so many positions of a text, all of them in one pass.
+fn logits(backend: &mut dyn Backend, count: u32) -> Vec<f64> {
+    let store = backend.create_store(count).unwrap();
+    let keys = Keys { start: 0, end: count };
+    let row = |position| Row { store, token: position * 37 % 250, position, slot: position, keys };
+    let rows: Vec<_> = (0..count).map(row).collect();
+    let select: Vec<_> = (0..rows.len()).map(|row| Select::logits(row, row)).collect();
+    let pass = Pass { rows: &rows, select: &select, suppressed: &[] };
+    let found = pollster::block_on(backend.forward(&pass)).unwrap();
+    backend.release_store(store);
+    found.into_iter().filter_map(Answer::logits).flatten().map(f64::from).collect()
+}
+
+/// Weights in mixed blocks are computed with as they are stored: against the same model with its weights in float32.
+#[test]
+fn mixed_blocks_are_computed_with_as_stored() {
+    let model = mixed();
+    assert_eq!(model.requantization(None).unwrap(), None);
+    let mut backends: Vec<(String, Box<dyn Backend>)> =
+        vec![("the CPU".to_owned(), Box::new(on_the_cpu(&model, None)))];
+    for adapter in &pollster::block_on(adapters()) {
+        let gpu = |matrix_units: bool| {
+            let mut gpu = pollster::block_on(Gpu::from_adapter(adapter, LimitChoice::Adapter)).unwrap();
+            if !matrix_units {
+                gpu.profile.matrix_shapes.clear();
+            }
+            gpu
+        };
+        let mut kinds = vec![false];
+        kinds.extend(MatrixTile::supported(&gpu(true).profile).then_some(true));
+        for units in kinds {
+            let backend = pollster::block_on(WgpuBackend::load(gpu(units), &model, None, &mut |_| ())).unwrap();
+            let name = format!("{}{}", adapter.get_info().name, if units { ", matrix units" } else { "" });
+            backends.push((name, Box::new(backend)));
+        }
+    }
+    assert!(backends.len() > 1, "no adapter: install mesa-vulkan-drivers and libvulkan1");
+    let mut plain = BurnBackend::dense(&model, Device::flex(), "float32", &mut |_| ()).unwrap();
+    for count in [1, 5, 20, 70] {
+        let expected = logits(&mut plain, count);
+        let size = expected.iter().map(|v| v * v).sum::<f64>().sqrt();
+        for (name, backend) in &mut backends {
+            let found = logits(backend.as_mut(), count);
+            let error = expected.iter().zip(&found).map(|(e, f)| (e - f) * (e - f)).sum::<f64>().sqrt() / size;
+            println!("{name}, {count} rows: {error:.1e}");
+            // On matrix units weights and activations are rounded to f16.
+            let most = if name.ends_with("matrix units") { 3e-3 } else { 1e-5 };
+            assert!(error < most, "{name}, {count} rows: {error}");
+        }
+    }
+    for (name, backend) in &backends {
+        let kept = backend.info().weights;
+        for format in ["q4_k", "q5_k", "q6_k", "q4_1", "q5_0", "q5_1"] {
+            assert!(kept.split(", ").any(|k| k == format), "{name}: {format} of {kept}");
+        }
+    }
 }
 
 #[test]

@@ -25,8 +25,7 @@ const SHAPES: [(&str, usize, usize); 6] = [
 
 const ROWS: [usize; 8] = [1, 2, 4, 8, 32, 64, 128, 256];
 
-const FORMATS: [WeightFormat; 5] =
-    [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Q8, WeightFormat::Q4];
+const FORMATS: [WeightFormat; 5] = WeightFormat::MADE;
 
 fn uniform(seed: u32, count: usize) -> Vec<f32> {
     let number = |i: usize| threefry(Key([seed, 0]), [i as u32, 0])[0] as f32 / u32::MAX as f32 - 0.5;

@@ -129,7 +129,7 @@ impl<L: Served> BurnBackend<L> {
         let loaded =
             load::transformer(&model.architecture, &model.tensors, &model.checkpoint, format, &device, progress);
         let (transformer, weights) = loaded.map_err(|e| BackendError::Weights(e.to_string()))?;
-        let info = BackendInfo { backend: name.to_owned(), adapter, weights: weights.to_string() };
+        let info = BackendInfo { backend: name.to_owned(), adapter, weights: WeightFormat::list(weights) };
         let architecture = model.architecture.clone();
         Ok(Self { transformer, architecture, device, stores: Stores::default(), info })
     }

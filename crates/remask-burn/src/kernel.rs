@@ -12,7 +12,8 @@ use half::{bf16, f16};
 use pulp::{Simd, WithSimd};
 use remask_core::quantize::BLOCK;
 
-use crate::panels::{WIDTH, Weights};
+use crate::panels::WIDTH;
+use crate::stored::{Packed, Scaling, Weights};
 use crate::widen;
 
 /// Input features that are decoded to cache at a time: `DEPTH` x `WIDTH` float32 are 16 KiB, which leaves
@@ -26,7 +27,6 @@ const MOST_ROWS: usize = 12;
 /// Some rows over one panel.
 pub(crate) struct Run<'a> {
     pub weights: &'a Weights,
-    pub panel: usize,
     /// Input features.
     pub cols: usize,
     /// `[rows, cols]`.
@@ -40,100 +40,169 @@ impl WithSimd for Run<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { weights, panel, cols, x, sums } = self;
-        let span = |columns: usize| panel * columns * WIDTH..(panel + 1) * columns * WIDTH;
+        let Self { weights, cols, x, sums } = self;
         match weights {
-            Weights::F32(w) => Panel { stored: &w[span(cols)], scales: &[], cols }.run(simd, x, sums),
-            Weights::F16(w) => Panel { stored: &w[span(cols)], scales: &[], cols }.run(simd, x, sums),
-            Weights::Bf16(w) => Panel { stored: &w[span(cols)], scales: &[], cols }.run(simd, x, sums),
-            Weights::Q8 { quants, scales } => {
-                let scales = &scales[span(cols / BLOCK)];
-                Panel { stored: &quants[span(cols)], scales, cols }.run(simd, x, sums);
-            }
+            Weights::F32(w) => Panel { stored: &w[..], cols }.run(simd, x, sums),
+            Weights::F16(w) => Panel { stored: &w[..], cols }.run(simd, x, sums),
+            Weights::Bf16(w) => Panel { stored: &w[..], cols }.run(simd, x, sums),
+            Weights::Q8 { quants, scales } => Panel { stored: Scaled { quants, scales }, cols }.run(simd, x, sums),
             Weights::Q4 { nibbles, scales } => {
-                let scales = &scales[span(cols / BLOCK)];
-                Panel { stored: &nibbles[span(cols / 2)], scales, cols }.run(simd, x, sums);
+                Panel { stored: Scaled { quants: nibbles, scales }, cols }.run(simd, x, sums);
             }
+            Weights::Q4_1(packed) => Panel { stored: packed, cols }.run(simd, x, sums),
+            Weights::Q5_0(packed) => Panel { stored: packed, cols }.run(simd, x, sums),
+            Weights::Q5_1(packed) => Panel { stored: packed, cols }.run(simd, x, sums),
+            Weights::Q4K(packed) => Panel { stored: packed, cols }.run(simd, x, sums),
+            Weights::Q5K(packed) => Panel { stored: packed, cols }.run(simd, x, sums),
+            Weights::Q6K(packed) => Panel { stored: packed, cols }.run(simd, x, sums),
         }
     }
 }
 
-/// What a weight matrix is stored in.
+/// The weights of a panel as they are stored.
 trait Stored: Copy {
-    /// Weights in one element: half a block apart where they are two.
-    const WEIGHTS: usize = 1;
+    /// Calls `each` with the input features of `range`, which begins with a multiple of `DEPTH` and ends within
+    /// the columns, and their weights.
+    fn features<S: Simd>(self, simd: S, range: Range<usize>, each: impl FnMut(usize, [f32; WIDTH]));
 
-    /// Whether weights are multiplied with the scale of their block.
-    const SCALED: bool = false;
-
-    /// The weights of an input feature, without their scales: the first or the second of each element.
-    fn weights<S: Simd>(simd: S, feature: &[Self; WIDTH], second: bool) -> [f32; WIDTH];
-
-    /// Elements that are float32 already.
+    /// `[cols, WIDTH]` weights that are float32 already.
     #[inline(always)]
-    fn as_floats(_: &[Self]) -> Option<&[f32]> {
+    fn as_floats<'a>(self) -> Option<&'a [[f32; WIDTH]]>
+    where
+        Self: 'a,
+    {
         None
     }
 }
 
-impl Stored for f32 {
+impl Stored for &[f32] {
     #[inline(always)]
-    fn weights<S: Simd>(_: S, feature: &[Self; WIDTH], _: bool) -> [f32; WIDTH] {
-        *feature
+    fn features<S: Simd>(self, _: S, range: Range<usize>, mut each: impl FnMut(usize, [f32; WIDTH])) {
+        let features = &self.as_chunks().0[range.clone()];
+        range.zip(features).for_each(|(k, weights)| each(k, *weights));
     }
 
     #[inline(always)]
-    fn as_floats(stored: &[Self]) -> Option<&[f32]> {
-        Some(stored)
+    fn as_floats<'a>(self) -> Option<&'a [[f32; WIDTH]]>
+    where
+        Self: 'a,
+    {
+        Some(self.as_chunks().0)
     }
 }
 
-impl Stored for f16 {
+impl Stored for &[f16] {
     #[inline(always)]
-    fn weights<S: Simd>(simd: S, feature: &[Self; WIDTH], _: bool) -> [f32; WIDTH] {
-        widen::half(simd, feature)
+    fn features<S: Simd>(self, simd: S, range: Range<usize>, mut each: impl FnMut(usize, [f32; WIDTH])) {
+        let features = &self.as_chunks().0[range.clone()];
+        range.zip(features).for_each(|(k, weights)| each(k, widen::half(simd, weights)));
     }
 }
 
-impl Stored for bf16 {
+impl Stored for &[bf16] {
     #[inline(always)]
-    fn weights<S: Simd>(_: S, feature: &[Self; WIDTH], _: bool) -> [f32; WIDTH] {
-        widen::brain(feature)
+    fn features<S: Simd>(self, _: S, range: Range<usize>, mut each: impl FnMut(usize, [f32; WIDTH])) {
+        let features = &self.as_chunks().0[range.clone()];
+        range.zip(features).for_each(|(k, weights)| each(k, widen::brain(weights)));
     }
+}
+
+/// Whole numbers in blocks with one scale.
+#[derive(Clone, Copy)]
+struct Scaled<'a, T> {
+    /// `[cols / T::WEIGHTS, WIDTH]`.
+    quants: &'a [T],
+    /// `[cols / BLOCK, WIDTH]`.
+    scales: &'a [f16],
+}
+
+/// Whole numbers as they are stored.
+trait Quants: Copy {
+    /// Weights in one element: half a block apart where they are two.
+    const WEIGHTS: usize;
+
+    /// The numbers of an input feature: the first or the second of each element.
+    fn numbers<S: Simd>(simd: S, feature: &[Self; WIDTH], second: bool) -> [f32; WIDTH];
 }
 
 /// int8.
-impl Stored for i8 {
-    const SCALED: bool = true;
+impl Quants for i8 {
+    const WEIGHTS: usize = 1;
 
     #[inline(always)]
-    fn weights<S: Simd>(simd: S, feature: &[Self; WIDTH], _: bool) -> [f32; WIDTH] {
+    fn numbers<S: Simd>(simd: S, feature: &[Self; WIDTH], _: bool) -> [f32; WIDTH] {
         widen::int8(simd, feature)
     }
 }
 
 /// Two int4.
-impl Stored for u8 {
+impl Quants for u8 {
     const WEIGHTS: usize = 2;
-    const SCALED: bool = true;
 
     #[inline(always)]
-    fn weights<S: Simd>(simd: S, feature: &[Self; WIDTH], second: bool) -> [f32; WIDTH] {
+    fn numbers<S: Simd>(simd: S, feature: &[Self; WIDTH], second: bool) -> [f32; WIDTH] {
         widen::int8(simd, &widen::int4(simd, feature, second))
     }
 }
 
-/// A panel as it is stored.
+impl<T: Quants> Stored for Scaled<'_, T> {
+    #[inline(always)]
+    fn features<S: Simd>(self, simd: S, range: Range<usize>, mut each: impl FnMut(usize, [f32; WIDTH])) {
+        let (mut k, blocks) = (range.start, range.start / BLOCK..);
+        let quants = &self.quants[range.start / T::WEIGHTS * WIDTH..range.end / T::WEIGHTS * WIDTH];
+        for (block, quants) in blocks.zip(quants.chunks(BLOCK / T::WEIGHTS * WIDTH)) {
+            let scales = widen::half(simd, &self.scales.as_chunks().0[block]);
+            for which in 0..T::WEIGHTS {
+                for feature in quants.as_chunks().0 {
+                    let mut weights = T::numbers(simd, feature, which == 1);
+                    let (to, _) = S::as_mut_simd_f32s(&mut weights);
+                    let (scales, _) = S::as_simd_f32s(&scales);
+                    to.iter_mut().zip(scales).for_each(|(w, scale)| *w = simd.mul_f32s(*w, *scale));
+                    each(k, weights);
+                    k += 1;
+                }
+            }
+        }
+    }
+}
+
+impl<const BITS: usize, C: Scaling> Stored for &Packed<BITS, C> {
+    #[inline(always)]
+    fn features<S: Simd>(self, simd: S, range: Range<usize>, mut each: impl FnMut(usize, [f32; WIDTH])) {
+        let (nibbles, high) = (self.nibbles.as_chunks::<WIDTH>().0, self.high.as_chunks::<WIDTH>().0);
+        for group in range.start / C::GROUP..range.end / C::GROUP {
+            let [a, b] = self.scaling.of(simd, group);
+            for eight in group * C::GROUP / 8..(group + 1) * C::GROUP / 8 {
+                let mut above = [0; WIDTH];
+                for (i, pairs) in nibbles[4 * eight..4 * eight + 4].iter().enumerate() {
+                    if BITS > 4 && (i * (BITS - 4)).is_multiple_of(4) {
+                        above = high[eight * (BITS - 4) + i * (BITS - 4) / 4];
+                    }
+                    for second in [false, true] {
+                        let quants;
+                        (quants, above) = widen::packed::<S, BITS>(simd, pairs, second, above);
+                        let mut weights = widen::int8(simd, &quants);
+                        let (to, _) = S::as_mut_simd_f32s(&mut weights);
+                        let ((a, _), (b, _)) = (S::as_simd_f32s(&a), S::as_simd_f32s(&b));
+                        for ((w, a), b) in to.iter_mut().zip(a).zip(b) {
+                            *w = simd.mul_add_e_f32s(*w, *a, *b);
+                        }
+                        each(8 * eight + 2 * i + usize::from(second), weights);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A panel of so many columns.
 #[derive(Clone, Copy)]
-struct Panel<'a, T> {
-    /// `[cols / T::WEIGHTS, WIDTH]`.
-    stored: &'a [T],
-    /// `[cols / BLOCK, WIDTH]`, or none.
-    scales: &'a [f16],
+struct Panel<T> {
+    stored: T,
     cols: usize,
 }
 
-impl<T: Stored> Panel<'_, T> {
+impl<T: Stored> Panel<T> {
     /// Adds the products with `x [rows, cols]` to `sums`, one element a row.
     #[inline(always)]
     fn run<S: Simd>(self, simd: S, x: &[f32], sums: &mut [[f32; WIDTH]]) {
@@ -161,7 +230,7 @@ impl<T: Stored> Panel<'_, T> {
         let x: [&[f32]; ROWS] = std::array::from_fn(|r| &x[r * self.cols..][..self.cols]);
         let mut kept = [[0f32; WIDTH]; ROWS];
         kept.copy_from_slice(sums);
-        self.features(simd, 0..self.cols, |k, weights| {
+        self.stored.features(simd, 0..self.cols, |k, weights| {
             let (weights, _) = S::as_simd_f32s(&weights);
             for (x, kept) in x.iter().zip(&mut kept) {
                 // SAFETY: every slice of x is cols long, and k is less.
@@ -180,41 +249,15 @@ impl<T: Stored> Panel<'_, T> {
         let mut decoded = Decoded([[0.0; WIDTH]; DEPTH]);
         for start in (0..self.cols).step_by(DEPTH) {
             let depth = DEPTH.min(self.cols - start);
-            let weights = match T::as_floats(self.stored) {
-                Some(stored) => &stored.as_chunks().0[start..start + depth],
+            let weights = match self.stored.as_floats() {
+                Some(stored) => &stored[start..start + depth],
                 None => {
                     let to = &mut decoded.0[..depth];
-                    self.features(simd, start..start + depth, |k, weights| to[k - start] = weights);
+                    self.stored.features(simd, start..start + depth, |k, weights| to[k - start] = weights);
                     &*to
                 }
             };
             Floats { weights, x: &x[start..], stride: self.cols, sums: &mut *sums }.run(simd);
-        }
-    }
-
-    /// Calls `each` with the input features of `range`, which begins with a block and ends within
-    /// `cols`, and their weights.
-    #[inline(always)]
-    fn features<S: Simd>(self, simd: S, range: Range<usize>, mut each: impl FnMut(usize, [f32; WIDTH])) {
-        let (mut k, blocks) = (range.start, range.start / BLOCK..);
-        let stored = &self.stored[range.start / T::WEIGHTS * WIDTH..range.end / T::WEIGHTS * WIDTH];
-        for (block, stored) in blocks.zip(stored.chunks(BLOCK / T::WEIGHTS * WIDTH)) {
-            let mut scales = [0f32; WIDTH];
-            if T::SCALED {
-                scales = widen::half(simd, &self.scales.as_chunks().0[block]);
-            }
-            for which in 0..T::WEIGHTS {
-                for feature in stored.as_chunks().0 {
-                    let mut weights = T::weights(simd, feature, which == 1);
-                    if T::SCALED {
-                        let (weights, _) = S::as_mut_simd_f32s(&mut weights);
-                        let (scales, _) = S::as_simd_f32s(&scales);
-                        weights.iter_mut().zip(scales).for_each(|(w, scale)| *w = simd.mul_f32s(*w, *scale));
-                    }
-                    each(k, weights);
-                    k += 1;
-                }
-            }
         }
     }
 }

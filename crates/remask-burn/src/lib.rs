@@ -16,6 +16,7 @@ pub mod panels;
 mod random;
 mod rows;
 pub mod select;
+mod stored;
 pub mod stores;
 pub mod tensor_slots;
 #[cfg(feature = "train")]

@@ -15,34 +15,34 @@ use crate::transformer::{Source, Transformer};
 
 /// A kind of linear layer that can be made from a checkpoint's matrices, stacked by rows.
 pub trait FromMatrices: Linear {
-    /// The layer, kept in `format` or else as the checkpoint stores it, and its format.
+    /// The layer, kept in `format` or else as the checkpoint stores it, and its formats.
     ///
     /// # Errors
     /// [`Error::Tensor`] where a weight cannot be kept in `format`.
-    fn stack(sources: &[Matrix], format: Option<WeightFormat>, device: &Device) -> Result<(Self, WeightFormat)>;
+    fn stack(sources: &[Matrix], format: Option<WeightFormat>, device: &Device) -> Result<(Self, Vec<WeightFormat>)>;
 }
 
 impl FromMatrices for Packed {
-    fn stack(sources: &[Matrix], format: Option<WeightFormat>, _: &Device) -> Result<(Self, WeightFormat)> {
+    fn stack(sources: &[Matrix], format: Option<WeightFormat>, _: &Device) -> Result<(Self, Vec<WeightFormat>)> {
         let panels = Panels::stack(sources, format)?;
-        let format = panels.format();
-        Ok((Self(Arc::new(panels)), format))
+        let formats = panels.formats();
+        Ok((Self(Arc::new(panels)), formats))
     }
 }
 
 impl FromMatrices for Dense {
     /// Tensors are float32 whatever the checkpoint holds.
-    fn stack(sources: &[Matrix], _: Option<WeightFormat>, device: &Device) -> Result<(Self, WeightFormat)> {
+    fn stack(sources: &[Matrix], _: Option<WeightFormat>, device: &Device) -> Result<(Self, Vec<WeightFormat>)> {
         let mut values = Vec::new();
         for source in sources {
             values.extend(source.to_f32(0..source.rows)?);
         }
         let shape = [sources.iter().map(|s| s.rows).sum(), sources.first().map_or(0, |s| s.cols)];
-        Ok((Self::new(Tensor::from_data(TensorData::new(values, shape), device)), WeightFormat::F32))
+        Ok((Self::new(Tensor::from_data(TensorData::new(values, shape), device)), vec![WeightFormat::F32]))
     }
 }
 
-/// The transformer of `specs` in `checkpoint`, on `device`, and the format of its matrices. `progress` is told the
+/// The transformer of `specs` in `checkpoint`, on `device`, and the formats of its matrices. `progress` is told the
 /// bytes of the checkpoint that have been read.
 ///
 /// # Errors
@@ -54,8 +54,8 @@ pub fn transformer<L: FromMatrices>(
     format: Option<WeightFormat>,
     device: &Device,
     progress: &mut dyn FnMut(u64),
-) -> Result<(Transformer<L>, WeightFormat)> {
-    let mut stored = StoredWeights { specs, checkpoint, format, device, progress, read: 0, kept: WeightFormat::F32 };
+) -> Result<(Transformer<L>, Vec<WeightFormat>)> {
+    let mut stored = StoredWeights { specs, checkpoint, format, device, progress, read: 0, kept: Vec::new() };
     let transformer = Transformer::of(&mut stored, a)?;
     Ok((transformer, stored.kept))
 }
@@ -67,8 +67,8 @@ struct StoredWeights<'a> {
     device: &'a Device,
     progress: &'a mut dyn FnMut(u64),
     read: u64,
-    /// The format of the last matrix.
-    kept: WeightFormat,
+    /// The formats of the matrices.
+    kept: Vec<WeightFormat>,
 }
 
 impl StoredWeights<'_> {
@@ -89,11 +89,11 @@ impl<L: FromMatrices> Source<L> for StoredWeights<'_> {
         }
         // The disk reads ahead while the first rows are on their way.
         sources.iter().for_each(|s| self.checkpoint.will_need(s.name()));
-        let (layer, format) = L::stack(&sources, self.format, self.device)?;
-        self.kept = format;
+        let (layer, formats) = L::stack(&sources, self.format, self.device)?;
+        self.kept.extend(formats);
         for source in &sources {
             self.checkpoint.discard(source.name());
-            self.read += source.format.bytes(source.rows, source.cols) as u64;
+            self.read += source.stored_bytes();
         }
         (self.progress)(self.read);
         Ok(layer)

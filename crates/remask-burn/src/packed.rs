@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use pulp::Arch;
 use rayon::prelude::*;
 use remask_core::architecture::{Attention, FeedForward, Rotary, RotaryPairing};
+use remask_core::checkpoint::WeightFormat;
 
 use crate::activation::activate;
 use crate::linear::{Linear, angles, floats};
@@ -135,7 +136,7 @@ impl Module for Packed {
 
 impl ModuleDisplayDefault for Packed {
     fn content(&self, content: Content) -> Option<Content> {
-        let shape = format!("[{}, {}] {}", self.0.rows(), self.0.cols(), self.0.format());
+        let shape = format!("[{}, {}] {}", self.0.rows(), self.0.cols(), WeightFormat::list(self.0.formats()));
         content.add_formatted(&shape).optional()
     }
 }

@@ -1,19 +1,18 @@
 //! Weight matrices on the CPU, and their product with a few or many rows.
 //!
 //! A matrix is kept as panels of `WIDTH` output features: within a panel, the weights of one input
-//! feature lie together, in the format the checkpoint has them (int8 stays int8). A product runs rows
+//! feature lie together, in the format the checkpoint has them (int8 stays int8, and
+//! of a stack of matrices each stays what it is). A product runs rows
 //! over one panel after the other (`kernel.rs`). Nothing is packed for a call, which is why this
 //! beats a general matrix product by most where rows are few.
 
-use bytemuck::Zeroable;
-use half::{bf16, f16};
 pub use pulp::Arch;
 use rayon::prelude::*;
-use remask_core::checkpoint::{Encoded, Matrix, WeightFormat};
-use remask_core::quantize::BLOCK;
-use remask_core::{Error, Result};
+use remask_core::Result;
+use remask_core::checkpoint::{Matrix, WeightFormat};
 
-use crate::kernel::Run;
+use crate::kernel;
+use crate::stored::{Rows, Weights};
 
 /// Output features of a panel: two vectors of AVX-512.
 pub(crate) const WIDTH: usize = 32;
@@ -21,54 +20,51 @@ pub(crate) const WIDTH: usize = 32;
 /// Rows that share one decoding of a panel where there are too few panels for the threads.
 const LEAST_ROWS_A_TASK: usize = 48;
 
-/// A `[rows, cols]` matrix in panels. The last panel is filled up with zeros.
+/// A `[rows, cols]` matrix in panels, whose last ones may be filled up with zeros.
 #[derive(Debug)]
 pub struct Panels {
-    weights: Weights,
+    panels: Vec<Panel>,
     rows: usize,
     cols: usize,
 }
 
-/// Weights `[panels, cols, WIDTH]`.
+/// Up to `WIDTH` rows that are kept alike.
 #[derive(Debug)]
-pub(crate) enum Weights {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-    Bf16(Vec<bf16>),
-    /// Scales are `[panels, cols / BLOCK, WIDTH]`.
-    Q8 {
-        quants: Vec<i8>,
-        scales: Vec<f16>,
-    },
-    /// Bytes are `[panels, cols / 2, WIDTH]`: byte j of a block holds its weights j and j + 16.
-    Q4 {
-        nibbles: Vec<u8>,
-        scales: Vec<f16>,
-    },
+struct Panel {
+    weights: Weights,
+    first: usize,
+    rows: usize,
+}
+
+/// Matrices that follow each other and are kept alike.
+struct Run<'a, 'b> {
+    sources: &'b [Matrix<'a>],
+    format: WeightFormat,
+    first: usize,
+    rows: usize,
 }
 
 impl Panels {
-    /// Stacks matrices of equal width by rows, in `format` or else as they are stored (float32 where
-    /// they differ, or where the format does not fit the width).
+    /// Stacks matrices of equal width by rows, each in `format` or else as it is stored (float32 where the
+    /// format does not fit the width).
     ///
     /// # Errors
     /// [`Error::Tensor`] where a weight cannot be kept in `format`.
     pub fn stack(sources: &[Matrix], format: Option<WeightFormat>) -> Result<Self> {
         let cols = sources.first().map_or(0, |s| s.cols);
-        let rows = sources.iter().map(|s| s.rows).sum();
-        let stored = sources.first().map_or(WeightFormat::F32, |s| s.format);
-        let same = sources.iter().all(|s| s.format == stored);
-        let wanted = format.unwrap_or(if same { stored } else { WeightFormat::F32 });
-        let format = if wanted.fits(cols) { wanted } else { WeightFormat::F32 };
-        let fill = Fill { sources, format, rows, cols };
-        let weights = match format {
-            WeightFormat::F32 => Weights::F32(fill.values(f32::from_le_bytes)?),
-            WeightFormat::F16 => Weights::F16(fill.values(f16::from_le_bytes)?),
-            WeightFormat::Bf16 => Weights::Bf16(fill.values(bf16::from_le_bytes)?),
-            WeightFormat::Q8 => Weights::Q8 { quants: fill.values(i8::from_le_bytes)?, scales: fill.scales()? },
-            WeightFormat::Q4 => Weights::Q4 { nibbles: fill.nibbles()?, scales: fill.scales()? },
+        let kept = |source: &Matrix| -> Result<_> {
+            let wanted = format.map_or_else(|| source.kept_as(), Ok)?;
+            Ok(if wanted.fits(cols) { wanted } else { WeightFormat::F32 })
         };
-        Ok(Self { weights, rows, cols })
+        let formats = sources.iter().map(kept).collect::<Result<Vec<_>>>()?;
+        let (mut panels, mut start, mut rows) = (Vec::new(), 0, 0);
+        for alike in formats.chunk_by(|a, b| a == b) {
+            let sources = &sources[start..start + alike.len()];
+            let run = Run { sources, format: alike[0], first: rows, rows: sources.iter().map(|s| s.rows).sum() };
+            panels.extend(run.panels()?);
+            (start, rows) = (start + alike.len(), rows + run.rows);
+        }
+        Ok(Self { panels, rows, cols })
     }
 
     /// Output features.
@@ -83,39 +79,25 @@ impl Panels {
         self.cols
     }
 
-    /// How the weights are kept.
+    /// How the weights are kept, each format once.
     #[must_use]
-    pub fn format(&self) -> WeightFormat {
-        match self.weights {
-            Weights::F32(_) => WeightFormat::F32,
-            Weights::F16(_) => WeightFormat::F16,
-            Weights::Bf16(_) => WeightFormat::Bf16,
-            Weights::Q8 { .. } => WeightFormat::Q8,
-            Weights::Q4 { .. } => WeightFormat::Q4,
+    pub fn formats(&self) -> Vec<WeightFormat> {
+        let mut formats = Vec::new();
+        for panel in &self.panels {
+            let format = panel.weights.format();
+            if !formats.contains(&format) {
+                formats.push(format);
+            }
         }
+        formats
     }
 
     /// Row `row` of the matrix as float32: an embedding. Zeros where there is no such row.
     #[must_use]
     pub fn row(&self, row: usize) -> Vec<f32> {
-        let (panel, lane) = (row / WIDTH, row % WIDTH);
-        let of = |k: usize| (panel * self.cols + k) * WIDTH + lane;
-        let scale = |scales: &[f16], k: usize| {
-            scales.get((panel * (self.cols / BLOCK) + k / BLOCK) * WIDTH + lane).map_or(0.0, |s| s.to_f32())
-        };
-        let value = |k: usize| match &self.weights {
-            Weights::F32(w) => w.get(of(k)).copied().unwrap_or(0.0),
-            Weights::F16(w) => w.get(of(k)).map_or(0.0, |v| v.to_f32()),
-            Weights::Bf16(w) => w.get(of(k)).map_or(0.0, |v| v.to_f32()),
-            Weights::Q8 { quants, scales } => f32::from(quants.get(of(k)).copied().unwrap_or(0)) * scale(scales, k),
-            Weights::Q4 { nibbles, scales } => {
-                let byte = panel * (self.cols / 2) + k / BLOCK * (BLOCK / 2) + k % (BLOCK / 2);
-                let pair = nibbles.get(byte * WIDTH + lane).copied().unwrap_or(0x88);
-                let nibble = if k % BLOCK < BLOCK / 2 { pair & 15 } else { pair >> 4 };
-                (f32::from(nibble) - 8.0) * scale(scales, k)
-            }
-        };
-        (0..self.cols).map(value).collect()
+        let after = self.panels.partition_point(|p| p.first <= row);
+        let panel = after.checked_sub(1).and_then(|i| self.panels.get(i)).filter(|p| row - p.first < p.rows);
+        panel.map_or_else(|| vec![0.0; self.cols], |p| p.weights.row(row - p.first))
     }
 
     /// `x [m, cols]` times the transposed matrix: `[m, rows]`, on all threads of the pool.
@@ -145,27 +127,26 @@ impl Panels {
         assert_eq!(x.len(), m * self.cols, "{m} rows of {} features", self.cols);
         let arch = usable(arch);
         let mut out = vec![0f32; m * self.rows];
-        let panels = self.rows.div_ceil(WIDTH);
+        let panels = self.panels.len();
         // A few tasks a thread even out what else the cores are doing.
         let wanted = (4 * rayon::current_num_threads()).div_ceil(panels.max(1));
         let rows_a_task = m.div_ceil(wanted).max(LEAST_ROWS_A_TASK).min(m.max(1));
         let chunks = m.div_ceil(rows_a_task);
         let target = Columns::of(&mut out, self.rows);
         (0..panels * chunks).into_par_iter().for_each_init(Vec::new, |sums, task| {
-            let (panel, first) = (task / chunks, task % chunks * rows_a_task);
+            let (panel, first) = (&self.panels[task / chunks], task % chunks * rows_a_task);
             let count = rows_a_task.min(m - first);
             sums.clear();
-            let width = WIDTH.min(self.rows - panel * WIDTH);
             let mut begun = [0f32; WIDTH];
-            if let Some(bias) = bias.and_then(|b| b.get(panel * WIDTH..panel * WIDTH + width)) {
-                begun[..width].copy_from_slice(bias);
+            if let Some(bias) = bias.and_then(|b| b.get(panel.first..panel.first + panel.rows)) {
+                begun[..panel.rows].copy_from_slice(bias);
             }
             sums.resize(count, begun);
             let x = &x[first * self.cols..(first + count) * self.cols];
-            arch.dispatch(Run { weights: &self.weights, panel, cols: self.cols, x, sums });
+            arch.dispatch(kernel::Run { weights: &panel.weights, cols: self.cols, x, sums });
             for (r, sums) in sums.iter().enumerate() {
                 // SAFETY: no other task has this panel and this range of rows.
-                unsafe { target.write(first + r, panel * WIDTH, &sums[..width]) };
+                unsafe { target.write(first + r, panel.first, &sums[..panel.rows]) };
             }
         });
         out
@@ -227,56 +208,24 @@ impl Columns {
     }
 }
 
-/// Matrices on their way into panels.
-struct Fill<'a> {
-    sources: &'a [Matrix<'a>],
-    format: WeightFormat,
-    rows: usize,
-    cols: usize,
-}
-
-impl Fill<'_> {
-    /// The weights themselves.
-    fn values<T: Zeroable + Copy + Send, const BYTES: usize>(&self, read: fn([u8; BYTES]) -> T) -> Result<Vec<T>> {
-        self.panels(self.cols, |encoded| &encoded.values, read)
-    }
-
-    /// Pairs of int4.
-    fn nibbles(&self) -> Result<Vec<u8>> {
-        self.panels(self.cols / 2, |encoded| &encoded.values, u8::from_le_bytes)
-    }
-
-    /// One scale a block of weights.
-    fn scales(&self) -> Result<Vec<f16>> {
-        self.panels(self.cols / BLOCK, |encoded| encoded.scales.as_deref().unwrap_or(&[]), f16::from_le_bytes)
-    }
-
-    /// Panels `[panels, columns, WIDTH]` of what `part` gives of each row, `columns` elements.
-    fn panels<T: Zeroable + Copy + Send, const BYTES: usize>(
-        &self,
-        columns: usize,
-        part: for<'e> fn(&'e Encoded<'e>) -> &'e [u8],
-        read: fn([u8; BYTES]) -> T,
-    ) -> Result<Vec<T>> {
-        let mut out = vec![T::zeroed(); self.rows.div_ceil(WIDTH) * columns * WIDTH];
-        out.par_chunks_exact_mut((columns * WIDTH).max(1)).enumerate().try_for_each(|(panel, out)| {
-            let wanted = panel * WIDTH..self.rows.min((panel + 1) * WIDTH);
+impl Run<'_, '_> {
+    /// The panels, made by all threads of the pool.
+    fn panels(&self) -> Result<Vec<Panel>> {
+        let panel = |i: usize| {
+            let wanted = i * WIDTH..self.rows.min((i + 1) * WIDTH);
+            let mut planes = vec![Vec::new(); self.format.planes().len()];
             let mut start = 0;
             for source in self.sources {
                 let (from, to) = (wanted.start.max(start), wanted.end.min(start + source.rows));
                 if from < to {
                     let encoded = source.encode(from - start..to - start, self.format)?;
-                    let (elements, _) = part(&encoded).as_chunks::<BYTES>();
-                    for (row, elements) in (from..to).zip(elements.chunks_exact(columns.max(1))) {
-                        for (k, element) in elements.iter().enumerate() {
-                            out[k * WIDTH + row % WIDTH] = read(*element);
-                        }
-                    }
+                    planes.iter_mut().zip(&encoded.planes).for_each(|(to, plane)| to.extend_from_slice(plane));
                 }
                 start += source.rows;
             }
-            Ok::<(), Error>(())
-        })?;
-        Ok(out)
+            let weights = Rows { planes: &planes, rows: wanted.len() }.panel(self.format);
+            Ok(Panel { weights, first: self.first + wanted.start, rows: wanted.len() })
+        };
+        (0..self.rows.div_ceil(WIDTH)).into_par_iter().map(panel).collect()
     }
 }

@@ -97,6 +97,61 @@ pub(crate) fn int4<S: Simd>(simd: S, pairs: &[u8; WIDTH], high: bool) -> [i8; WI
     quants
 }
 
+/// The low or the high nibble of each byte with, of `BITS` bits, those above it, which are the lowest of each byte
+/// of `above`; and `above` without them.
+#[inline(always)]
+pub(crate) fn packed<S: Simd, const BITS: usize>(
+    simd: S,
+    pairs: &[u8; WIDTH],
+    high: bool,
+    above: [u8; WIDTH],
+) -> ([i8; WIDTH], [u8; WIDTH]) {
+    let mask = (1u8 << (BITS - 4)) - 1;
+    #[cfg(target_arch = "x86_64")]
+    if let Some(V3 { avx, avx2, .. }) = level::<V3>(simd).or(level::<V4>(simd).map(|simd| *simd)) {
+        let mut nibbles = cast(*pairs);
+        if high {
+            nibbles = avx2._mm256_srli_epi16::<4>(nibbles);
+        }
+        nibbles = avx2._mm256_and_si256(nibbles, avx._mm256_set1_epi8(15));
+        if BITS == 4 {
+            return (cast(nibbles), above);
+        }
+        let above = cast(above);
+        let top = avx2._mm256_and_si256(above, avx._mm256_set1_epi8(mask as i8));
+        let whole = avx2._mm256_or_si256(nibbles, avx2._mm256_slli_epi16::<4>(top));
+        // Bits that wander from byte to byte come from above, and are never looked at.
+        let rest = if BITS == 5 { avx2._mm256_srli_epi16::<1>(above) } else { avx2._mm256_srli_epi16::<2>(above) };
+        return (cast(whole), cast(rest));
+    }
+    #[cfg(target_arch = "aarch64")]
+    if let Some(Neon { neon, .. }) = level(simd) {
+        let nibbles: [u8; WIDTH] = each(pairs, |pairs: &[u8; 16]| {
+            let pairs = cast(*pairs);
+            cast(if high { neon.vshrq_n_u8::<4>(pairs) } else { neon.vandq_u8(pairs, neon.vdupq_n_u8(15)) })
+        });
+        if BITS == 4 {
+            return (cast(nibbles), above);
+        }
+        let top: [u8; WIDTH] = each(&above, |above: &[u8; 16]| {
+            cast(neon.vshlq_n_u8::<4>(neon.vandq_u8(cast(*above), neon.vdupq_n_u8(mask))))
+        });
+        let rest = each(&above, |above: &[u8; 16]| {
+            let above = cast(*above);
+            cast(if BITS == 5 { neon.vshrq_n_u8::<1>(above) } else { neon.vshrq_n_u8::<2>(above) })
+        });
+        let mut whole = [0; WIDTH];
+        whole.iter_mut().zip(nibbles).zip(top).for_each(|((to, nibble), top)| *to = (nibble | top) as i8);
+        return (whole, rest);
+    }
+    let (mut quants, mut rest) = ([0i8; WIDTH], above);
+    for ((to, pair), above) in quants.iter_mut().zip(pairs).zip(&mut rest) {
+        *to = ((if high { pair >> 4 } else { pair & 15 }) | (*above & mask) << 4) as i8;
+        *above >>= BITS - 4;
+    }
+    (quants, rest)
+}
+
 /// bf16 as float32: its bits are float32's upper half.
 #[inline(always)]
 pub(crate) fn brain(stored: &[bf16; WIDTH]) -> [f32; WIDTH] {

@@ -6,7 +6,7 @@ use std::io::{Write, stdout};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use remask_core::checkpoint::{Encoded, Matrix, SINGLE_FILE, WeightFormat};
+use remask_core::checkpoint::{Matrix, SINGLE_FILE, WeightFormat};
 use remask_core::families::parse_config;
 use remask_core::quantize::{BLOCK, scale_name};
 use remask_core::tensors::{self, TensorKind, TensorSpec};
@@ -65,18 +65,22 @@ impl<'a> Stacked<'a> {
         self.0.iter().map(|(_, rows)| rows.len()).sum()
     }
 
-    fn encode(&self, format: WeightFormat) -> Result<Encoded<'a>, Error> {
-        let mut parts = self.0.iter().map(|(matrix, rows)| matrix.encode(rows.clone(), format));
-        let Some(first) = parts.next() else { return Ok(Encoded { values: Cow::Borrowed(&[]), scales: None }) };
-        let mut all = first?;
-        for part in parts {
-            let part = part?;
-            all.values.to_mut().extend_from_slice(&part.values);
-            if let (Some(all), Some(part)) = (&mut all.scales, &part.scales) {
-                all.to_mut().extend_from_slice(part);
+    fn encode(&self, format: WeightFormat) -> Result<Vec<Cow<'a, [u8]>>, Error> {
+        let mut all: Vec<Cow<'a, [u8]>> = Vec::new();
+        for (matrix, rows) in &self.0 {
+            let planes = matrix.encode(rows.clone(), format)?.planes;
+            if all.is_empty() {
+                all = planes;
+            } else {
+                all.iter_mut().zip(&planes).for_each(|(all, plane)| all.to_mut().extend_from_slice(plane));
             }
         }
         Ok(all)
+    }
+
+    /// One plane, of rows that were encoded before: they cannot fail to be.
+    fn plane(&self, format: WeightFormat, plane: usize) -> Cow<'a, [u8]> {
+        self.encode(format).ok().and_then(|planes| planes.into_iter().nth(plane)).unwrap_or_default()
     }
 }
 
@@ -100,7 +104,8 @@ impl View for Output<'_> {
                 WeightFormat::F16 => DType::F16,
                 WeightFormat::Bf16 => DType::BF16,
                 WeightFormat::Q8 => DType::I8,
-                WeightFormat::Q4 => DType::U8,
+                // int4: no other format is made.
+                _ => DType::U8,
             },
         }
     }
@@ -116,11 +121,11 @@ impl View for Output<'_> {
             Self::AsIs { bytes, .. } => Cow::Borrowed(&**bytes),
             // Ranges were checked before writing began, so encoding cannot fail here.
             Self::Values { rows, format, shape, transposed: turned } => {
-                let values = rows.encode(*format).map(|e| e.values).unwrap_or_default();
+                let values = rows.plane(*format, 0);
                 let size = self.dtype().bitsize() / 8;
                 if *turned { Cow::Owned(transposed(&values, shape[0], size)) } else { values }
             }
-            Self::Scales { rows, format, .. } => rows.encode(*format).ok().and_then(|e| e.scales).unwrap_or_default(),
+            Self::Scales { rows, format, .. } => rows.plane(*format, 1),
         }
     }
 
@@ -224,7 +229,7 @@ fn matrices<'a>(
         let (height, cols) = (spec.rows, spec.cols);
         let format = if to.fits(cols) { to } else { WeightFormat::F32 };
         rows.encode(format)?;
-        let blocks = format.scale_bytes(cols) > 0;
+        let blocks = format.is_quantized();
         if blocks {
             let shape = vec![height, cols / BLOCK];
             outputs.insert(scale_name(&spec.name), Output::Scales { rows: rows.clone(), format, shape });

@@ -23,8 +23,9 @@ pub struct DeviceArgs {
     /// by default
     #[arg(long, env = ADAPTER_VARIABLE, value_name = "NAME|INDEX")]
     pub adapter: Option<String>,
-    /// Keep weights on the device as f32, f16, bf16, q8 or q4; as the checkpoint stores them by default,
-    /// but bf16 as f16 where that lets matrix units compute and f16 holds the weights
+    /// Keep weights on the device as f32, f16, bf16, q8 or q4; as the checkpoint stores them by default
+    /// (GGUF's quantised types as well), but bf16 as f16 where that lets matrix units compute and f16 holds
+    /// the weights
     #[arg(long, value_name = "FORMAT")]
     pub weights: Option<WeightFormat>,
     /// Use no more than WebGPU's default limits, as a browser would

@@ -144,9 +144,6 @@ pub fn config(metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Json> {
         });
     };
     let source = Source { metadata, checkpoint, name, family };
-    if metadata.size("split.count")?.unwrap_or(1) > 1 {
-        return source.unsupported("a part of a split model", "join the parts with llama-gguf-split --merge");
-    }
     let diffusion = *name == "llada";
     for (key, expected) in [(source.key("attention.causal"), !diffusion), ("diffusion.shift_logits".to_owned(), false)]
     {
@@ -424,9 +421,9 @@ pub fn chat_template(
     }
 }
 
-/// What becomes of weights whose blocks no format of ours holds exactly, where they are kept in `format` or
-/// else in their own: a sentence with the error, measured on rows of every such matrix. `None` where nothing
-/// is lost.
+/// What becomes of quantised weights that are not kept as they are, a sentence: where they are requantised, as
+/// another `format` asks for, with the error, measured on rows of every such matrix; where none was asked for, which
+/// types are expanded because no format holds them. `None` where all are as they were.
 ///
 /// # Errors
 /// [`Error::Tensor`] where `format` cannot hold them.
@@ -435,24 +432,34 @@ pub fn requantization(
     checkpoint: &Checkpoint,
     format: Option<WeightFormat>,
 ) -> Result<Option<String>> {
-    let (mut types, mut kept, mut sums, mut matrices) = (Vec::new(), None, [0.0; 2], 0);
+    let (mut types, mut matrices, mut sums, mut bytes) = (Vec::new(), 0, [0.0; 2], [0; 2]);
     for spec in tensors.iter().filter(|spec| spec.kind == TensorKind::Matrix) {
         let matrix = Matrix::of(checkpoint, spec)?;
-        let format = format.unwrap_or(matrix.format);
-        let Some(blocks) = matrix.requantized(format) else { continue };
+        let Some(blocks) = format.map_or_else(|| matrix.expanded(), |f| matrix.requantized(f)) else { continue };
         if !types.contains(&blocks.name()) {
             types.push(blocks.name());
         }
-        kept = Some(format);
         matrices += 1;
-        for row in (0..spec.rows).step_by(spec.rows.div_ceil(SAMPLED_ROWS)) {
-            let [lost, all] = matrix.loss(row..row + 1, format)?;
+        bytes[0] += matrix.stored_bytes();
+        bytes[1] += matrix.format.bytes(spec.rows, spec.cols) as u64;
+        for row in (0..spec.rows).step_by(spec.rows.div_ceil(SAMPLED_ROWS).max(1)).filter(|_| format.is_some()) {
+            let [lost, all] = matrix.loss(row..row + 1, format.unwrap_or(matrix.format))?;
             sums = [sums[0] + lost, sums[1] + all];
         }
     }
-    Ok(kept.map(|format| {
-        let percent = 100.0 * (sums[0] / sums[1].max(f64::MIN_POSITIVE)).sqrt();
-        let types = types.join(", ");
-        format!("{matrices} matrices of {types} are kept as {format}: they change by {percent:.2} % (RMS, on a sample)")
+    let types = types.join(", ");
+    Ok((matrices > 0).then(|| match format {
+        Some(format) => {
+            let percent = 100.0 * (sums[0] / sums[1].max(f64::MIN_POSITIVE)).sqrt();
+            format!(
+                "{matrices} matrices of {types} are kept as {format}: they change by {percent:.2} % (RMS, on a sample)"
+            )
+        }
+        None => {
+            let [stored, expanded] = bytes.map(|b| b as f64 / 1e6);
+            format!(
+                "{matrices} matrices of {types} are expanded from {stored:.1} to {expanded:.1} MB (half of that where f16 holds a matrix exactly); --weights q8 takes less and changes them"
+            )
+        }
     }))
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::architecture::Architecture;
 use crate::chat::{ChatTemplate, Conversation, TemplateFiles};
+use crate::checkpoint::gguf::Metadata;
 use crate::checkpoint::{Bytes, Checkpoint, Matrix, WeightFormat};
 use crate::decode::{Defaults, Vocabulary};
 use crate::error::{Error, Result};
@@ -89,7 +90,8 @@ impl Model {
             let bytes = Bytes::map(path)?;
             let named = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
             if named || crate::checkpoint::gguf::is_gguf(&bytes) {
-                return Self::from_gguf(&path.display().to_string(), bytes, own.as_ref());
+                let (checkpoint, metadata) = Checkpoint::open_gguf(path)?;
+                return Self::of_gguf(&path.display().to_string(), checkpoint, &metadata, own.as_ref());
             }
         }
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
@@ -201,14 +203,23 @@ impl Model {
     /// The first thing that is broken, missing or not supported, naming the file and the key or tensor.
     pub fn from_gguf(origin: &str, bytes: Bytes, tokenizer: Option<&TokenizerFiles<'_>>) -> Result<Self> {
         let (checkpoint, metadata) = Checkpoint::from_gguf(origin, bytes)?;
-        let config = crate::gguf::config(&metadata, &checkpoint)?;
+        Self::of_gguf(origin, checkpoint, &metadata, tokenizer)
+    }
+
+    fn of_gguf(
+        origin: &str,
+        checkpoint: Checkpoint,
+        metadata: &Metadata,
+        tokenizer: Option<&TokenizerFiles<'_>>,
+    ) -> Result<Self> {
+        let config = crate::gguf::config(metadata, &checkpoint)?;
         let config = format!("{config:#}");
         let (family, architecture) = parse_config(origin, &config)?;
-        let tensors = crate::gguf::tensors(&metadata, &architecture, &checkpoint)?;
+        let tensors = crate::gguf::tensors(metadata, &architecture, &checkpoint)?;
         check_tensors(&tensors, &checkpoint)?;
         let (tokenizer, no_tokenizer) = match tokenizer {
             Some(files) => (files.read("", None)?, None),
-            None => match TextTokenizer::from_gguf(&metadata) {
+            None => match TextTokenizer::from_gguf(metadata) {
                 Ok(tokenizer) => (tokenizer, None),
                 Err(Error::Tokenizer { problem, .. }) => (None, Some(problem)),
                 Err(other) => return Err(other),
@@ -217,7 +228,7 @@ impl Model {
         let chat = match &tokenizer {
             Some(tokenizer) => {
                 let token = |name: &str| special_token(name, &architecture, tokenizer);
-                crate::gguf::chat_template(origin, &metadata, family, token)?
+                crate::gguf::chat_template(origin, metadata, family, token)?
             }
             None => None,
         };
@@ -251,7 +262,7 @@ impl Model {
         })
     }
 
-    /// What becomes of weights that are requantised on their way to a device, as
+    /// What becomes of weights that are requantised or expanded on their way to a device, as
     /// [`requantization`](crate::gguf::requantization) says it.
     ///
     /// # Errors

@@ -160,7 +160,7 @@ fn tensors_that_are_not_what_the_config_asks_for_are_refused_by_name() {
     refusal(
         "vector",
         checkpoint.vector(&vector("norm", 4)),
-        &["m.safetensors: tensor norm", "I64", "F32, F16 or BF16"],
+        &["m.safetensors: tensor norm", "I64", "F32, F16, BF16 or F64"],
     );
     refusal("vector", checkpoint.vector(&vector("norm", 5)), &["tensor norm", "[4]", "[5]"]);
     refusal("vector", checkpoint.vector(&vector("gone", 5)), &["tensor gone", "missing", "[5]"]);
@@ -277,7 +277,8 @@ fn file_in(format: WeightFormat, weights: &[f32]) -> Vec<u8> {
             let scales = f16::from_f32(0.5).to_le_bytes().repeat(weights.len() / 32);
             file(&[("w", "I8", shape, quants), ("w.scale", "F16", &[shape[0], 2], scales)])
         }
-        WeightFormat::Q4 => {
+        _ => {
+            assert_eq!(format, WeightFormat::Q4);
             let nibble = |v: f32| (v * 2.0 + 8.0) as u8;
             let block = |b: &[f32]| (0..16).map(|j| nibble(b[j]) | nibble(b[j + 16]) << 4).collect::<Vec<_>>();
             let quants = weights.chunks(32).flat_map(block).collect();
@@ -308,17 +309,19 @@ fn convert(weights: &[f32], formats: &[WeightFormat]) {
             assert_eq!(matrix.to_f32(rows.clone()).unwrap(), expected, "{from} rows {rows:?}");
             for &to in formats {
                 let encoded = matrix.encode(rows.clone(), to).unwrap();
-                let scales = encoded.scales.as_ref().map_or(0, |s| s.len());
-                assert_eq!(encoded.values.len() + scales, to.bytes(rows.len(), 64), "{from} to {to}");
+                let lengths: Vec<_> = encoded.planes.iter().map(|p| p.len()).collect();
+                let planes: Vec<_> = to.planes().iter().map(|p| p.of(rows.len() * 64)).collect();
+                assert_eq!((lengths.iter().sum(), &lengths), (to.bytes(rows.len(), 64), &planes), "{from} to {to}");
+                assert_eq!(to.decode(&encoded.planes), expected, "{from} to {to}");
                 // Against the same rows encoded by hand.
                 let by_hand = read(file_in(to, expected)).unwrap();
                 assert_eq!(
-                    *encoded.values,
+                    *encoded.planes[0],
                     *by_hand.get("w").unwrap().bytes().unwrap(),
                     "{from} to {to}, rows {rows:?}"
                 );
                 let by_hand = by_hand.get("w.scale").map(|t| t.bytes().unwrap());
-                assert_eq!(encoded.scales, by_hand, "{from} to {to}, rows {rows:?}");
+                assert_eq!(encoded.planes.get(1), by_hand.as_ref(), "{from} to {to}, rows {rows:?}");
             }
         }
     }
@@ -502,7 +505,7 @@ fn a_file_larger_than_memory_is_read_by_the_rows_that_are_wanted() {
     let matrix = Matrix::open(&checkpoint, "w", rows, cols).unwrap();
     // A row is a KiB: 5 GiB from the beginning, past what 32 bits can name.
     let first = 5 << 20;
-    let found = matrix.encode(first..first + 2, WeightFormat::Bf16).unwrap().values;
+    let found = matrix.encode(first..first + 2, WeightFormat::Bf16).unwrap().planes.remove(0);
     let expected: Vec<_> = (0..512).flat_map(|i| bf16::from_f32((first + i / 256) as f32).to_le_bytes()).collect();
     assert_eq!(*found, *expected);
     assert!(most.load(std::sync::atomic::Ordering::Relaxed) <= 2048);

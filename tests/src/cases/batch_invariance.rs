@@ -26,8 +26,14 @@ pub fn run(h: &mut Harness) {
         Fused { norm: true, bias: true, end: End::Gated(Activation::GeluTanh) },
         Fused { norm: true, end: End::Plain(Activation::Silu), ..plain },
     ];
-    for &cols in WIDTHS {
-        for format in WEIGHT_FORMATS.into_iter().filter(|f| f.fits(cols)) {
+    for format in WEIGHT_FORMATS {
+        // Formats that come from GGUF alone differ in how a weight is read and in nothing else.
+        let widths = match (format.can_be_made(), format.fits(32)) {
+            (true, _) => WIDTHS,
+            (false, true) => &[544],
+            (false, false) => &[768],
+        };
+        for &cols in widths.iter().filter(|cols| format.fits(**cols)) {
             // Every end where weights are as they are, and one of the formats that are decoded.
             let ends =
                 if matches!(format, remask_core::checkpoint::WeightFormat::F32) { &ends[..] } else { &ends[..1] };
@@ -43,8 +49,8 @@ pub fn run(h: &mut Harness) {
 
 /// Every kernel that 1 to [`MOST`] rows can be computed with, over some of those counts.
 fn products(h: &mut Harness, case: &Case, format: remask_core::checkpoint::WeightFormat) {
-    let inputs = Inputs::new(case);
-    let matrix = device_matrix(h, &inputs.w, case.cols, format);
+    let inputs = Inputs::new(case, format);
+    let matrix = device_matrix(h, &inputs.w);
     let both = (&inputs, &matrix);
     // Software adapters and others are never given each other's kernels.
     for software in [false, true] {

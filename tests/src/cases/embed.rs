@@ -1,26 +1,23 @@
 //! Embeddings of tokens and of positions.
 
 use remask_wgpu::kernels::{RowRecord, WEIGHT_FORMATS, embed};
-use remask_wgpu::weights::DeviceMatrix;
 
-use crate::blocking::block_on;
-use crate::data::{checkpoint_of, stored, uniform};
+use super::gemm::device_matrix;
+use crate::data::{Weights, uniform};
 use crate::harness::{Harness, sizes};
 use crate::tolerance::Tolerance;
 
 /// Runs every weight format, whole and in two parts.
 pub fn run(h: &mut Harness) {
-    let (ids, cols) = (37, 96);
-    let table = uniform(1, ids * cols, 1.0);
-    let checkpoint = checkpoint_of(&table, ids, cols);
+    let ids = 37;
     let rows: Vec<_> = [(0, 9), (36, 36), (5, 0), (5, 1), (17, 9)]
         .map(|(token, position)| RowRecord { token, position, ..RowRecord::default() })
         .to_vec();
     for format in WEIGHT_FORMATS {
-        let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [ids, cols], Some(format));
-        let matrix = block_on(matrix).unwrap_or_else(|e| panic!("embed {format}: {e}"));
+        let cols = if format.fits(96) { 96 } else { 768 };
+        let table = Weights::uniform(1, [ids, cols], 1.0, format);
+        let matrix = device_matrix(h, &table);
         let weights = &matrix.parts[0].buffer;
-        let stored = stored(&table, ids, cols, format);
         for of in [embed::Table::Tokens, embed::Table::Positions] {
             let before = uniform(2, rows.len() * cols, 1.0);
             let (device_rows, positions) = (h.upload(&rows), of == embed::Table::Positions);
@@ -33,7 +30,7 @@ pub fn run(h: &mut Harness) {
                 let row = &rows[i / cols];
                 let index = if positions { row.position } else { row.token };
                 let added = if positions { f64::from(before[i]) } else { 0.0 };
-                stored[index as usize * cols + i % cols] * 2.0 + added
+                table.kept[index as usize * cols + i % cols] * 2.0 + added
             };
             let reference: Vec<_> = (0..rows.len() * cols).map(element).collect();
             Tolerance::F32.check(&format!("embed {of:?} {format}"), &h.download(&out, rows.len() * cols), &reference);

@@ -2,16 +2,16 @@
 
 use remask_core::architecture::Activation;
 use remask_core::checkpoint::WeightFormat;
+use remask_wgpu::kernels::WEIGHT_FORMATS;
 use remask_wgpu::kernels::gemm::{self, End, Fused, Tile};
 use remask_wgpu::kernels::linear::{Portable, Shape};
-use remask_wgpu::kernels::{WEIGHT_FORMATS, padded};
 use remask_wgpu::weights::DeviceMatrix;
 
 use super::STEP;
 use super::activation::activated;
 use super::norm::filled_up;
 use crate::blocking::block_on;
-use crate::data::{checkpoint_of, stored, uniform, widen};
+use crate::data::{Weights, uniform, widen};
 use crate::harness::{Harness, sizes};
 use crate::tolerance::Tolerance;
 
@@ -72,11 +72,33 @@ pub const CASES: &[Case] = &[
     Case { over_selected: true, ..case(19, 64, 66) },
 ];
 
+/// Cases of formats that come from GGUF alone, which differ from the others in how a weight is read and in nothing
+/// else. Blocks are of 32 or of 256.
+const BLOCK_CASES: &[Case] = &[
+    case(1, 256, 1),
+    case(17, 96, 63),
+    case(17, 768, 63),
+    case(66, 256, 130),
+    Case { fused: fused(false, true, End::Add), ..case(37, 256, 75) },
+    Case { fused: fused(true, false, End::Write), scale: 1e4, ..case(35, 160, 75) },
+    Case { fused: fused(true, false, End::Write), scale: 1e4, ..case(35, 768, 75) },
+    Case { fused: fused(true, false, SILU), ..case(37, 256, 150) },
+    Case { over_selected: true, ..case(19, 256, 66) },
+];
+
 /// Runs every case in the formats that it is for.
 pub fn run(h: &mut Harness) {
     for case in CASES.iter().step_by(STEP) {
         case.formats().for_each(|format| check_tiles(h, case, format));
     }
+    for case in BLOCK_CASES.iter().step_by(STEP) {
+        block_formats(case.cols).for_each(|format| check_tiles(h, case, format));
+    }
+}
+
+/// The formats that come from GGUF alone and fit rows of `cols` weights.
+pub(super) fn block_formats(cols: usize) -> impl Iterator<Item = WeightFormat> {
+    WEIGHT_FORMATS.into_iter().filter(move |f| !f.can_be_made() && f.fits(cols))
 }
 
 impl Case {
@@ -84,7 +106,7 @@ impl Case {
     pub(super) fn formats(&self) -> impl Iterator<Item = WeightFormat> {
         let (plain, cols) = (self.fused == Fused::PRODUCT, self.cols);
         let suits = move |f: &WeightFormat| plain || matches!(f, WeightFormat::F32 | WeightFormat::Q4);
-        WEIGHT_FORMATS.into_iter().filter(move |f| f.fits(cols) && suits(f))
+        WEIGHT_FORMATS.into_iter().filter(move |f| f.can_be_made() && f.fits(cols) && suits(f))
     }
 }
 
@@ -92,24 +114,24 @@ impl Case {
 /// so many that tiles are as large as they get.
 fn check_tiles(h: &mut Harness, c: &Case, format: WeightFormat) {
     for software in [false, true] {
-        for out in [c.out as u32, 100_000] {
-            check(h, c, format, Portable::Tiled(Tile::choose(software, c.rows as u32, out)));
+        let tiles = [c.out as u32, 100_000].map(|out| Tile::choose(software, c.rows as u32, out));
+        for tile in &tiles[usize::from(!format.can_be_made())..] {
+            check(h, c, format, Portable::Tiled(*tile));
         }
     }
 }
 
-/// A matrix on the device, with rows filled up as a loader does it.
-pub(super) fn device_matrix(h: &Harness, w: &[f32], cols: usize, format: WeightFormat) -> DeviceMatrix {
-    let (rows, width) = (w.len() / cols, padded(cols as u32) as usize);
-    let checkpoint = checkpoint_of(&filled_up(w, cols), rows, width);
-    let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [rows, width], Some(format));
-    block_on(matrix).unwrap_or_else(|e| panic!("{rows}x{cols} {format}: {e}"))
+/// The matrix on the device.
+pub(super) fn device_matrix(h: &Harness, weights: &Weights) -> DeviceMatrix {
+    let Weights { checkpoint, shape, format, .. } = weights;
+    let matrix = DeviceMatrix::from_checkpoint(&h.gpu, checkpoint, "w", *shape, Some(*format));
+    block_on(matrix).unwrap_or_else(|e| panic!("{shape:?} {format}: {e}"))
 }
 
 /// What goes into the case.
 pub(super) struct Inputs {
     x: Vec<f32>,
-    pub(super) w: Vec<f32>,
+    pub(super) w: Weights,
     gain: Vec<f32>,
     bias: Vec<f32>,
     /// What is there before.
@@ -117,11 +139,11 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    pub(super) fn new(c: &Case) -> Self {
+    pub(super) fn new(c: &Case, format: WeightFormat) -> Self {
         let columns = c.fused.columns(c.out as u32) as usize;
         Self {
             x: uniform(1, c.rows * c.cols, c.scale),
-            w: uniform(2, c.out * c.cols, 0.5),
+            w: Weights::uniform(2, [c.out, c.cols], 0.5, format),
             gain: uniform(4, c.cols, 2.0),
             bias: uniform(5, c.out, 2.0),
             before: uniform(3, c.rows * columns, 1.0),
@@ -171,17 +193,16 @@ pub(super) fn run_rows(
 
 /// Runs one case with one kernel and compares with float64.
 pub(super) fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: Portable) {
-    let inputs = Inputs::new(c);
-    let matrix = device_matrix(h, &inputs.w, c.cols, format);
+    let inputs = Inputs::new(c, format);
+    let matrix = device_matrix(h, &inputs.w);
     let mut computed = run_rows(h, c, (&inputs, &matrix), strategy, c.rows);
     let columns = c.fused.columns(c.out as u32) as usize;
     let x = if c.fused.norm { normalised(&widen(&inputs.x), &widen(&inputs.gain)) } else { widen(&inputs.x) };
-    let weights = stored_rows(&inputs.w, c.cols, format);
     // Large products are checked at elements spread over all of them.
     let gated = matches!(c.fused.end, End::Gated(_));
     let large = c.rows * c.out * c.cols > 1 << 26 && !gated;
     let spread = (0..c.rows * c.out).step_by(if large { (c.rows * c.out / 4096) | 1 } else { 1 });
-    let mut reference = product_at(&x, &weights, c.cols, c.out, spread.clone());
+    let mut reference = product_at(&x, &inputs.w.kept, c.cols, c.out, spread.clone());
     if large {
         computed = spread.clone().map(|i| computed[i]).collect();
     }
@@ -203,12 +224,6 @@ pub(super) fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: P
     let exact = matches!(c.fused.end, End::Write | End::Add);
     let tolerance = if exact { Tolerance::F32 } else { Tolerance::F32_TRANSCENDENTAL };
     tolerance.check(&format!("gemm {c:?} {format} {strategy:?}"), &computed, &reference);
-}
-
-/// Weights as `format` stores them, in rows of `cols`.
-pub(super) fn stored_rows(w: &[f32], cols: usize, format: WeightFormat) -> Vec<f64> {
-    let (rows, width) = (w.len() / cols, padded(cols as u32) as usize);
-    stored(&filled_up(w, cols), rows, width, format).chunks(width).flat_map(|row| row[..cols].to_vec()).collect()
 }
 
 const EPS: f32 = 1e-5;
@@ -233,7 +248,8 @@ pub fn run_layers(h: &mut Harness) {
     };
     for rows in [1, 8, 64] {
         for &(cols, out) in layers {
-            for format in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4] {
+            let formats = [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4, WeightFormat::Q4K, WeightFormat::Q6K];
+            for format in formats.into_iter().filter(|f| f.fits(cols)) {
                 let shape = Shape { rows: rows as u32, cols: cols as u32, out: out as u32 };
                 let strategy = Portable::choose(&h.gpu.profile, format, shape);
                 check(h, &case(rows, cols, out), format, strategy);

@@ -3,15 +3,16 @@
 use half::f16;
 use remask_core::architecture::Activation;
 use remask_core::checkpoint::WeightFormat;
-use remask_wgpu::kernels::RowRecord;
 use remask_wgpu::kernels::gemm_matrix::{self, MatrixEnd, MatrixTile};
 use remask_wgpu::kernels::linear::Shape;
+use remask_wgpu::kernels::{RowRecord, WEIGHT_FORMATS};
 use remask_wgpu::order::Order;
-use remask_wgpu::weights::{DeviceMatrix, fragments_are_as_expected};
+use remask_wgpu::weights::fragments_are_as_expected;
 
 use super::activation::activated;
+use super::gemm::device_matrix;
 use crate::blocking::block_on;
-use crate::data::{checkpoint_of, rounded, stored, uniform};
+use crate::data::{Weights, rounded, uniform};
 use crate::harness::{Harness, sizes};
 use crate::tolerance::Tolerance;
 
@@ -28,6 +29,9 @@ const CASES: &[[usize; 3]] = &[
     [300, 256, 512],
     [300, 256, 384],
 ];
+
+/// Of formats that come from GGUF alone, which differ from the others in how a weight is read and in nothing else.
+const BLOCK_CASES: &[[usize; 3]] = &[[1, 256, 128], [17, 1024, 256], [64, 2048, 128], [300, 256, 384]];
 
 const ROTARY: MatrixEnd = MatrixEnd::Rotary { head_dim: 128, head_norm: false };
 const SWIGLU: MatrixEnd = MatrixEnd::Gated(Activation::Silu);
@@ -65,8 +69,10 @@ pub fn probe(h: &mut Harness) {
 
 /// Runs every case in every format that matrix units take.
 pub fn run(h: &mut Harness) {
-    for format in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4] {
-        for &shape in CASES {
+    for format in WEIGHT_FORMATS {
+        let fits = |[_, cols, out]: &[usize; 3]| gemm_matrix::fits(format, *cols as u32, *out as u32);
+        let cases = if format.can_be_made() { CASES } else { BLOCK_CASES };
+        for &shape in cases.iter().filter(|shape| fits(shape)) {
             let turned = [64, 128].map(|head_dim| MatrixEnd::Rotary { head_dim, head_norm: false });
             let ends = [MatrixEnd::Sums, MatrixEnd::Add, SWIGLU, MatrixEnd::Residual];
             for end in ends.into_iter().chain(turned) {
@@ -86,7 +92,7 @@ pub fn run(h: &mut Harness) {
                 }
             }
         }
-        for &(shape, end) in LAYERS {
+        for &(shape, end) in LAYERS.iter().filter(|(shape, _)| fits(shape)) {
             let case =
                 Case { shape, format, end, normed: matches!(end, MatrixEnd::Rotary { .. }), bias: false, scale: 1.0 };
             case.tiles().into_iter().take(1).for_each(|tile| check(h, &case, tile));
@@ -104,7 +110,7 @@ fn tuned(h: &mut Harness) {
     let shape = [20, 1024, 384];
     let [rows, cols, out] = shape.map(|n| n as u32);
     let of = Shape { rows, cols, out };
-    for format in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4] {
+    for format in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4, WeightFormat::Q6K] {
         for end in [SWIGLU, MatrixEnd::Residual, ROTARY] {
             let case = Case { shape, format, end, normed: end != MatrixEnd::Residual, bias: false, scale: 1.0 };
             MatrixTile::candidates_few(format, of, end).into_iter().for_each(|tile| check(h, &case, tile));
@@ -199,10 +205,9 @@ fn check(h: &mut Harness, case: &Case, tile: MatrixTile) {
     let Case { shape: [rows, cols, out], format, end, normed, bias, scale } = *case;
     let name = format!("gemm_matrix {rows}x{cols}x{out} {format} {tile:?} {end:?}, normed {normed}, bias {bias}");
     let padded = tile.padded(rows as u32) as usize;
-    let (x, w) = (rounded(&uniform(1, padded * cols, scale)), uniform(2, out * cols, 0.5));
-    let checkpoint = checkpoint_of(&w, out, cols);
-    let matrix = DeviceMatrix::from_checkpoint(&h.gpu, &checkpoint, "w", [out, cols], Some(format));
-    let mut matrix = block_on(matrix).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let x = rounded(&uniform(1, padded * cols, scale));
+    let weights = Weights::uniform(2, [out, cols], 0.5, format);
+    let mut matrix = device_matrix(h, &weights);
     block_on(matrix.reorder(&mut h.gpu, end.order())).unwrap_or_else(|e| panic!("{name}: {e}"));
     let halves: Vec<_> = x.iter().map(|v| f16::from_f32(*v)).collect();
     let device_x = h.upload(&halves);
@@ -214,7 +219,7 @@ fn check(h: &mut Harness, case: &Case, tile: MatrixTile) {
     let inputs = Inputs {
         x,
         // Weights are rounded to f16 on their way to the matrix units, as the kernel does.
-        weights: stored(&w, out, cols, format).iter().map(|v| f16::from_f64(*v).to_f64()).collect(),
+        weights: weights.kept.iter().map(|v| f16::from_f64(*v).to_f64()).collect(),
         cols,
         factors: squares.chunks(SQUARES).map(factor).collect(),
         bias: if bias { uniform(6, out, 3.0 * scale) } else { vec![0.0; out] },

@@ -6,7 +6,7 @@ use remask_wgpu::kernels::gemv::Few;
 use remask_wgpu::kernels::linear::Portable;
 
 use super::STEP;
-use super::gemm::{Case, check};
+use super::gemm::{Case, block_formats, check};
 use crate::harness::Harness;
 
 const fn case(rows: usize, cols: usize, out: usize) -> Case {
@@ -45,8 +45,28 @@ pub const CASES: &[Case] = &[
     Case { over_selected: true, ..case(8, 64, 66) },
 ];
 
+/// Cases of formats that come from GGUF alone, which differ from the others in how a weight is read and in nothing
+/// else. Blocks are of 32 or of 256.
+const BLOCK_CASES: &[Case] = &[
+    case(1, 256, 1),
+    case(2, 96, 8),
+    case(3, 768, 70),
+    case(5, 1280, 33),
+    Case { fused: fused(false, true, End::Add), ..case(3, 256, 75) },
+    Case { fused: fused(true, false, End::Write), ..case(5, 544, 130) },
+    Case { fused: fused(true, false, End::Write), ..case(5, 768, 130) },
+    Case { fused: fused(true, false, SILU), ..case(8, 256, 2) },
+];
+
 /// Runs every case in the formats that it is for, as few and as many columns choose.
 pub fn run(h: &mut Harness) {
+    for case in BLOCK_CASES.iter().step_by(STEP) {
+        for format in block_formats(case.cols) {
+            for (out, cols) in [(case.out as u32, case.cols as u32), (100_000, 4096)] {
+                check(h, case, format, Portable::Few(Few::choose(format, case.rows as u32, out, cols)));
+            }
+        }
+    }
     for case in CASES.iter().step_by(STEP) {
         for format in case.formats() {
             for (out, cols) in [(case.out as u32, case.cols as u32), (8192, 1024), (100_000, 4096)] {

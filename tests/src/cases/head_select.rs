@@ -10,9 +10,9 @@ use remask_wgpu::kernels::select_reduce::{CandidateRecord, NOT_FINITE};
 use remask_wgpu::kernels::{SelectRecord, WEIGHT_FORMATS, head_select, select_reduce};
 
 use super::STEP;
-use super::gemm::{device_matrix, product, stored_rows};
+use super::gemm::{block_formats, device_matrix, product};
 use super::norm::filled_up;
-use crate::data::{uniform, widen};
+use crate::data::{Weights, uniform, widen};
 use crate::harness::{Harness, sizes};
 
 #[derive(Debug, Clone)]
@@ -45,13 +45,19 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Cases of formats that come from GGUF alone, which differ from the others in how a weight is read and in nothing
+/// else.
+fn block_cases() -> Vec<Case> {
+    let case = |rows, cols, ids| Case { rows, cols, ids, scale: 1.0, temperature: 0.0, suppress_every: 0, bias: false };
+    vec![Case { suppress_every: 5, ..case(18, 256, 211) }, Case { temperature: 1.0, ..case(3, 768, 500) }]
+}
+
 /// Runs every case, ties, and rows that are not finite.
 pub fn run(h: &mut Harness) {
     for case in cases().iter().step_by(STEP) {
         // A bias is added whatever the format.
-        for format in
-            WEIGHT_FORMATS.into_iter().filter(|f| f.fits(case.cols) && !(case.bias && *f != WeightFormat::F32))
-        {
+        let formats = WEIGHT_FORMATS.into_iter().filter(|f| f.can_be_made() && f.fits(case.cols));
+        for format in formats.filter(|f| !(case.bias && *f != WeightFormat::F32)) {
             let (rows, ids) = (case.rows as u32, case.ids as u32);
             let tiled = [false, true].map(|software| Portable::Tiled(Tile::choose(software, rows, ids)));
             let few = (rows <= Few::MOST_ROWS).then(|| Portable::Few(Few::choose(format, rows, ids, case.cols as u32)));
@@ -60,16 +66,21 @@ pub fn run(h: &mut Harness) {
             }
         }
     }
+    for case in &block_cases() {
+        for format in block_formats(case.cols) {
+            let few = Portable::Few(Few::choose(format, case.rows as u32, case.ids as u32, case.cols as u32));
+            let tiled = Portable::Tiled(Tile::choose(true, case.rows as u32, case.ids as u32));
+            check(h, case, format, if case.rows as u32 <= Few::MOST_ROWS { few } else { tiled }.for_head());
+        }
+    }
     ties(h);
     not_finite(h);
 }
 
 /// A head `[ids, cols]` as the device is to keep it, and the kernel that goes over it.
 struct Head<'a> {
-    w: &'a [f32],
-    ids: usize,
+    weights: &'a Weights,
     bias: Option<&'a [f32]>,
-    format: WeightFormat,
     strategy: Portable,
 }
 
@@ -81,9 +92,9 @@ fn select(
     select: &[SelectRecord],
     suppressed: &[TokenSet],
 ) -> Vec<CandidateRecord> {
-    let Head { w, ids, bias, format, strategy } = *head;
-    let cols = w.len() / ids;
-    let matrix = device_matrix(h, w, cols, format);
+    let Head { weights, bias, strategy } = *head;
+    let (ids, cols) = (weights.shape[0], weights.kept.len() / weights.shape[0]);
+    let matrix = device_matrix(h, weights);
     let rows = select.len() as u32;
     let strips = head_select::strips(ids as u32);
     let bits: Vec<_> = suppressed.iter().flat_map(|s| s.words().to_vec()).collect();
@@ -102,7 +113,7 @@ fn select(
     let mut tensors = vec![&matrix.parts[0].buffer, &device_x, &partials, &device_select, &bits];
     tensors.extend(device_bias.as_ref());
     let (pass, grid) = (sizes(1, select.len(), 1), head_select::grid(strategy, rows, ids as u32));
-    h.run(pass, &[(head_select::spec(format, strategy, bias.is_some()), &tensors[..], head, grid)]);
+    h.run(pass, &[(head_select::spec(weights.format, strategy, bias.is_some()), &tensors[..], head, grid)]);
     let reduce = select_reduce::Params { strips, padding: [0; 3] };
     h.run(pass, &[(select_reduce::spec(), &[&partials, &out][..], reduce, select_reduce::grid(rows))]);
     h.download(&out, select.len())
@@ -112,7 +123,7 @@ fn select(
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn same_bits(h: &mut Harness) {
     let (cols, ids, most) = (96, 20_001, 40);
-    let (x, w) = (uniform(1, most * cols, 1.0), uniform(2, ids * cols, 0.5));
+    let x = uniform(1, most * cols, 1.0);
     let record = |row: usize| SelectRecord {
         temperature: (row % 2) as f32,
         key: [7, 11],
@@ -121,6 +132,7 @@ pub(super) fn same_bits(h: &mut Harness) {
     };
     let records: Vec<_> = (0..most).map(record).collect();
     for format in [WeightFormat::F32, WeightFormat::Q4] {
+        let weights = Weights::uniform(2, [ids, cols], 0.5, format);
         for software in [true, false] {
             let tiled = |rows: usize| Portable::Tiled(Tile::choose(software, rows as u32, ids as u32));
             let few = |rows: usize| Portable::Few(Few::choose(format, rows as u32, ids as u32, cols as u32));
@@ -128,7 +140,7 @@ pub(super) fn same_bits(h: &mut Harness) {
             // Software adapters are never given the kernel of few rows.
             counts.extend([1, 2, 3, 8].map(|rows| (rows, few(rows))).into_iter().filter(|_| !software));
             let mut run = |rows: usize, strategy: Portable| {
-                let head = Head { w: &w, ids, bias: None, format, strategy: strategy.for_head() };
+                let head = Head { weights: &weights, bias: None, strategy: strategy.for_head() };
                 let found = select(h, &head, &x[..rows * cols], &records[..rows], &[TokenSet::new(ids)]);
                 bytemuck::cast_slice::<_, u32>(&found).to_vec()
             };
@@ -141,7 +153,8 @@ pub(super) fn same_bits(h: &mut Harness) {
 }
 
 fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: Portable) {
-    let (x, w) = (uniform(1, c.rows * c.cols, c.scale), uniform(2, c.ids * c.cols, 0.5));
+    let x = uniform(1, c.rows * c.cols, c.scale);
+    let weights = Weights::uniform(2, [c.ids, c.cols], 0.5, format);
     let mut suppressed = TokenSet::new(c.ids);
     if c.suppress_every > 0 {
         (0..c.ids).step_by(c.suppress_every).for_each(|id| suppressed.insert(id as u32));
@@ -158,9 +171,9 @@ fn check(h: &mut Harness, c: &Case, format: WeightFormat, strategy: Portable) {
     };
     let records: Vec<_> = (0..c.rows).map(record).collect();
     let bias = uniform(3, c.ids, 3.0);
-    let head = Head { w: &w, ids: c.ids, bias: c.bias.then_some(&bias[..]), format, strategy };
+    let head = Head { weights: &weights, bias: c.bias.then_some(&bias[..]), strategy };
     let found = select(h, &head, &x, &records, &sets);
-    let mut logits = product(&widen(&x), &stored_rows(&w, c.cols, format), c.rows, c.cols, c.ids);
+    let mut logits = product(&widen(&x), &weights.kept, c.rows, c.cols, c.ids);
     if c.bias {
         logits.iter_mut().enumerate().for_each(|(i, l)| *l += f64::from(bias[i % c.ids]));
     }
@@ -218,11 +231,12 @@ fn ties(h: &mut Harness) {
     for id in tied {
         w[id * cols..(id + 1) * cols].fill(0.5);
     }
+    let weights = Weights::of(&w, cols, WeightFormat::F32);
     let mut suppressed = TokenSet::new(ids);
     let record = SelectRecord::default();
     for expected in tied {
         for strategy in strategies(1) {
-            let head = Head { w: &w, ids, bias: None, format: WeightFormat::F32, strategy };
+            let head = Head { weights: &weights, bias: None, strategy };
             let found = select(h, &head, &[1.0; 32], &[record], std::slice::from_ref(&suppressed));
             assert_eq!(found[0].token as usize, expected, "tie");
             assert!(expected == 19_999 || found[0].margin.abs() < 1e-6, "a tie has no margin: {}", found[0].margin);
@@ -234,13 +248,13 @@ fn ties(h: &mut Harness) {
 /// A NaN or infinite logit marks its row, and only its row.
 fn not_finite(h: &mut Harness) {
     let (ids, cols) = (300, 32);
-    let w = uniform(1, ids * cols, 0.5);
+    let weights = Weights::uniform(1, [ids, cols], 0.5, WeightFormat::F32);
     for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut x = uniform(2, 3 * cols, 1.0);
         x[cols + 5] = poison;
         let records = [0u32, 1, 2].map(|row| SelectRecord { row, guide: row, ..SelectRecord::default() });
         for strategy in strategies(3) {
-            let head = Head { w: &w, ids, bias: None, format: WeightFormat::F32, strategy };
+            let head = Head { weights: &weights, bias: None, strategy };
             let found = select(h, &head, &x, &records, &[TokenSet::new(ids)]);
             let marked: Vec<_> = found.iter().map(|c| c.token == NOT_FINITE).collect();
             assert_eq!(marked, [false, true, false], "{poison}");

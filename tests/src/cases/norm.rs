@@ -211,7 +211,7 @@ fn spec(h: &Harness, cols: usize, variant: norm::Variant) -> KernelSpec {
 }
 
 /// Rows with zeros behind them, as the device has them.
-pub(super) fn filled_up(rows: &[f32], cols: usize) -> Vec<f32> {
+pub(crate) fn filled_up(rows: &[f32], cols: usize) -> Vec<f32> {
     let end = padded(cols as u32) as usize - cols;
     rows.chunks(cols).flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(0.0, end))).collect()
 }

@@ -162,13 +162,16 @@ pub fn is_gguf(bytes: &Bytes) -> bool {
 
 /// Reads metadata and tensor descriptions.
 pub(super) fn read(file: &str, bytes: &Bytes) -> Result<(Metadata, Vec<GgufTensor>)> {
-    let mut reader = Reader { bytes, at: 0, window: Cow::Borrowed(&[]), start: 0 };
+    let mut reader = Reader { bytes, at: 0, window: Cow::Borrowed(&[]), start: 0, values: MOST_VALUES };
     let broken = |problem: String| Error::Checkpoint { file: file.to_owned(), problem };
     let (counts, values) = metadata(&mut reader).map_err(broken)?;
     let metadata = Metadata { file: file.to_owned(), values };
     let alignment = metadata.size("general.alignment")?.unwrap_or(32);
     if !alignment.is_power_of_two() {
         return Err(Error::config(file, "general.alignment", format!("{alignment} is no power of two")));
+    }
+    if counts.tensors > MOST_TENSORS {
+        return Err(broken(format!("{} tensors; no more than {MOST_TENSORS} are read", counts.tensors)));
     }
     let mut found = Vec::new();
     for index in 0..counts.tensors {
@@ -181,6 +184,12 @@ pub(super) fn read(file: &str, bytes: &Bytes) -> Result<(Metadata, Vec<GgufTenso
         d.placed(data, alignment, bytes.len()).map_err(|problem| Error::tensor(file, &name, problem))
     };
     let tensors = found.into_iter().map(place).collect::<Result<Vec<_>>>()?;
+    let mut order: Vec<&GgufTensor> = tensors.iter().filter(|t| !t.bytes.is_empty()).collect();
+    order.sort_by_key(|t| t.bytes.start);
+    if let Some([first, second]) = order.array_windows().find(|[a, b]| b.bytes.start < a.bytes.end) {
+        let problem = format!("its bytes {:?} overlap those of {}, {:?}", second.bytes, first.name, first.bytes);
+        return Err(Error::tensor(file, &second.name, problem));
+    }
     Ok((metadata, tensors))
 }
 
@@ -206,6 +215,9 @@ fn metadata(reader: &mut Reader<'_>) -> Result<(Counts, BTreeMap<String, Value>)
         version => return Err(format!("GGUF version {version}; this build reads 2 and 3, convert it again")),
     }
     let (tensors, pairs) = (reader.u64()?, reader.u64()?);
+    if pairs > MOST_PAIRS {
+        return Err(format!("{pairs} metadata pairs; no more than {MOST_PAIRS} are read"));
+    }
     let mut values = BTreeMap::new();
     for index in 0..pairs {
         let key = reader.text().map_err(|e| format!("metadata pair {index} of {pairs}: {e}"))?;
@@ -217,6 +229,44 @@ fn metadata(reader: &mut Reader<'_>) -> Result<(Counts, BTreeMap<String, Value>)
     }
     Ok((Counts { tensors }, values))
 }
+
+/// Types without blocks: number, type, bytes.
+const PLAIN: [(u32, DType, usize); 8] = [
+    (0, DType::F32, 4),
+    (1, DType::F16, 2),
+    (24, DType::I8, 1),
+    (25, DType::I16, 2),
+    (26, DType::I32, 4),
+    (27, DType::I64, 8),
+    (28, DType::F64, 8),
+    (30, DType::BF16, 2),
+];
+
+/// Types that exist and are not read, by the names that GGUF tools print.
+const OTHERS: [(u32, &str); 22] = [
+    (4, "Q4_2, removed from the format"),
+    (5, "Q4_3, removed from the format"),
+    (9, "Q8_1"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (29, "IQ1_M"),
+    (31, "Q4_0_4_4, removed from the format"),
+    (32, "Q4_0_4_8, removed from the format"),
+    (33, "Q4_0_8_8, removed from the format"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (36, "IQ4_NL_4_4, removed from the format"),
+    (37, "IQ4_NL_4_8, removed from the format"),
+    (38, "IQ4_NL_8_8, removed from the format"),
+    (39, "MXFP4"),
+    (40, "NVFP4"),
+    (41, "Q1_0"),
+];
 
 /// A tensor as the file describes it.
 struct Description {
@@ -241,14 +291,17 @@ impl Description {
     /// The tensor in a file of `size` bytes whose data begins at byte `data`.
     fn placed(self, data: u64, alignment: u64, size: u64) -> Result<GgufTensor, String> {
         // (type, blocks, weights and bytes of what cannot be divided)
-        let (dtype, blocks, weights, bytes) = match (self.number, BlockType::of_number(self.number)) {
-            (0, _) => (DType::F32, None, 1, 4),
-            (1, _) => (DType::F16, None, 1, 2),
-            (30, _) => (DType::BF16, None, 1, 2),
-            (_, Some(blocks)) => (DType::U8, Some(blocks), blocks.weights(), blocks.bytes()),
-            (number, None) => {
+        let plain = PLAIN.iter().find(|(number, ..)| *number == self.number);
+        let (dtype, blocks, weights, bytes) = match (plain, BlockType::of_number(self.number)) {
+            (Some((_, dtype, bytes)), _) => (*dtype, None, 1, *bytes),
+            (None, Some(blocks)) => (DType::U8, Some(blocks), blocks.weights(), blocks.bytes()),
+            (None, None) => {
+                let number = self.number;
+                let name = OTHERS.iter().find(|(n, _)| *n == number).map_or("unknown", |(_, name)| name);
+                let known: Vec<_> = BlockType::all().map(BlockType::name).collect();
                 return Err(format!(
-                    "is of GGUF's type {number}; this build reads F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K"
+                    "is of GGUF's type {number} ({name}); this build reads F32, F16, BF16, F64, whole numbers, {}",
+                    known.join(", ")
                 ));
             }
         };
@@ -280,6 +333,13 @@ impl Description {
 /// Lists of lists are read to this depth; no file is known to have any.
 const MOST_NESTED: u32 = 4;
 
+/// Metadata pairs, tensors, values in lists (of all pairs together) and bytes of one text that are read at most:
+/// several times what any model has, and no more memory than a model takes.
+const MOST_PAIRS: u64 = 1 << 16;
+const MOST_TENSORS: u64 = 1 << 18;
+const MOST_VALUES: u64 = 1 << 23;
+const MOST_TEXT: u64 = 1 << 26;
+
 /// Bytes of metadata that are read at a time.
 const WINDOW: u64 = 1 << 20;
 
@@ -289,6 +349,8 @@ struct Reader<'a> {
     /// What was read last, from byte `start` on.
     window: Cow<'a, [u8]>,
     start: u64,
+    /// Values of lists that may still come.
+    values: u64,
 }
 
 impl Reader<'_> {
@@ -321,6 +383,9 @@ impl Reader<'_> {
 
     fn text(&mut self) -> Result<String, String> {
         let length = self.u64()?;
+        if length > MOST_TEXT && length <= self.bytes.len() {
+            return Err(format!("a text of {length} bytes; no more than {MOST_TEXT} are read"));
+        }
         String::from_utf8(self.take(length)?.to_vec()).map_err(|_| "a text that is not UTF-8".to_owned())
     }
 
@@ -340,7 +405,16 @@ impl Reader<'_> {
             8 => Value::Text(self.text()?),
             9 if depth < MOST_NESTED => {
                 let (kind, count) = (self.u32()?, self.u64()?);
-                // An element is at least a byte: a count beyond what is left ends at once, not in memory.
+                // An element is at least a byte.
+                let left = self.bytes.len().saturating_sub(self.at);
+                if count > left {
+                    return Err(format!("cut off: a list of {count} values, {left} bytes from the file's end"));
+                }
+                if count > self.values {
+                    return Err(format!("a list of {count} values; no more than {MOST_VALUES} are read"));
+                }
+                self.values -= count;
+                // The file may well end before: room is made as values come.
                 let mut values = Vec::new();
                 for _ in 0..count {
                     values.push(self.value(kind, depth + 1)?);

@@ -6,107 +6,12 @@ use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use serde::{Deserialize, Serialize};
 
 use super::half_loss::HalfLoss;
-use super::{BlockType, Checkpoint, DType, TensorView};
+use super::{BlockType, Checkpoint, DType, TensorView, WeightFormat};
 use crate::error::{Error, Result};
 use crate::quantize::{self, BLOCK};
 use crate::tensors::{Stored, TensorSpec};
-
-/// How a backend keeps a weight matrix. All formats are exact in float32 arithmetic once stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WeightFormat {
-    /// 4 bytes a weight.
-    F32,
-    /// IEEE half, 2 bytes a weight.
-    F16,
-    /// Brain float, 2 bytes a weight.
-    Bf16,
-    /// int8 with one f16 scale a block of 32 along the row: 1.0625 bytes a weight.
-    Q8,
-    /// int4 with one f16 scale a block of 32 along the row: 0.5625 bytes a weight.
-    Q4,
-}
-
-impl WeightFormat {
-    /// The format of matrices whose elements are stored as this type; int8 and int4 lie in blocks.
-    pub(super) fn stored_as(dtype: DType) -> Option<Self> {
-        match dtype {
-            DType::F32 => Some(Self::F32),
-            DType::F16 => Some(Self::F16),
-            DType::BF16 => Some(Self::Bf16),
-            DType::I8 => Some(Self::Q8),
-            DType::U8 => Some(Self::Q4),
-            _ => None,
-        }
-    }
-
-    /// The format's name, in options and in shaders.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::Q8 => "q8",
-            Self::Q4 => "q4",
-        }
-    }
-
-    /// Bytes that `rows` x `cols` weights take.
-    #[must_use]
-    pub fn bytes(self, rows: usize, cols: usize) -> usize {
-        let weights = rows * cols;
-        match self {
-            Self::F32 => weights * 4,
-            Self::F16 | Self::Bf16 => weights * 2,
-            Self::Q8 => weights + weights / BLOCK * 2,
-            Self::Q4 => weights / 2 + weights / BLOCK * 2,
-        }
-    }
-
-    /// Bytes of the f16 scales of one row of `cols` weights; 0 for formats without scales.
-    #[must_use]
-    pub fn scale_bytes(self, cols: usize) -> usize {
-        match self {
-            Self::F32 | Self::F16 | Self::Bf16 => 0,
-            Self::Q8 | Self::Q4 => cols / BLOCK * 2,
-        }
-    }
-
-    /// Whether rows of `cols` weights can be kept in this format.
-    #[must_use]
-    pub fn fits(self, cols: usize) -> bool {
-        match self {
-            Self::F32 => true,
-            Self::F16 | Self::Bf16 => cols.is_multiple_of(2),
-            Self::Q8 | Self::Q4 => cols.is_multiple_of(BLOCK),
-        }
-    }
-}
-
-impl std::fmt::Display for WeightFormat {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl std::str::FromStr for WeightFormat {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "f32" => Ok(Self::F32),
-            "f16" => Ok(Self::F16),
-            "bf16" => Ok(Self::Bf16),
-            "q8" => Ok(Self::Q8),
-            "q4" => Ok(Self::Q4),
-            other => Err(format!("unknown weight format {other:?}; use f32, f16, bf16, q8 or q4")),
-        }
-    }
-}
 
 /// A `[rows, cols]` weight of a checkpoint in one of the formats it may be stored in.
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +19,7 @@ pub struct Matrix<'a> {
     view: TensorView<'a>,
     scales: Option<TensorView<'a>>,
     stored: Stored,
-    /// Format in the checkpoint.
+    /// Format in the checkpoint, or the one that holds what the checkpoint has exactly.
     pub format: WeightFormat,
     /// Output features.
     pub rows: usize,
@@ -122,13 +27,17 @@ pub struct Matrix<'a> {
     pub cols: usize,
 }
 
-/// Rows of a matrix in some format.
+/// Rows of a matrix in some format: its [planes](WeightFormat::planes), row by row.
 #[derive(Debug)]
 pub struct Encoded<'a> {
-    /// The weights, row-major.
-    pub values: Cow<'a, [u8]>,
-    /// f16 scales `[rows, cols / 32]`, for [`WeightFormat::Q8`] and [`WeightFormat::Q4`] only.
-    pub scales: Option<Cow<'a, [u8]>>,
+    /// One for each plane of the format.
+    pub planes: Vec<Cow<'a, [u8]>>,
+}
+
+impl<'a> Encoded<'a> {
+    fn of<const N: usize>(planes: [Cow<'a, [u8]>; N]) -> Self {
+        Self { planes: planes.into() }
+    }
 }
 
 impl<'a> Matrix<'a> {
@@ -166,7 +75,7 @@ impl<'a> Matrix<'a> {
         let nibbles = cols.is_multiple_of(BLOCK) && checkpoint.get(name).is_some_and(|v| v.dtype == DType::U8);
         let view = checkpoint.tensor(name, &[rows, if nibbles { cols / 2 } else { cols }])?;
         let (format, scales) = match WeightFormat::stored_as(view.dtype) {
-            Some(format @ (WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16)) => (format, None),
+            Some(format) if !format.is_quantized() => (format, None),
             Some(format) if cols.is_multiple_of(BLOCK) => {
                 let scales = checkpoint.tensor(&quantize::scale_name(name), &[rows, cols / BLOCK])?;
                 if scales.dtype != DType::F16 {
@@ -177,7 +86,7 @@ impl<'a> Matrix<'a> {
             }
             _ => {
                 let problem =
-                    format!("is {}; weights must be F32, F16, BF16, or I8 or U8 in blocks of {BLOCK}", view.dtype);
+                    format!("is {}; weights must be F32, F16, BF16, F64, or I8 or U8 in blocks of {BLOCK}", view.dtype);
                 return Err(Error::tensor(view.file, name, problem));
             }
         };
@@ -188,6 +97,12 @@ impl<'a> Matrix<'a> {
     #[must_use]
     pub fn name(&self) -> &'a str {
         self.view.name
+    }
+
+    /// Bytes that it takes in the checkpoint.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.view.len() + self.scales.map_or(0, |s| s.len())
     }
 
     /// The stored bytes of `rows`, in order.
@@ -241,26 +156,38 @@ impl<'a> Matrix<'a> {
     /// [`Error::Tensor`] where `format` cannot hold a weight: bf16 and f32 hold them all; [`Error::Io`] where the
     /// file cannot be read.
     pub fn encode(&self, rows: Range<usize>, format: WeightFormat) -> Result<Encoded<'a>> {
-        if let Some(blocks) = self.view.blocks {
-            if format == self.format && blocks.is_exact() {
-                let (values, scales) = blocks.split(&self.slice(&rows)?);
-                return Ok(Encoded { values: Cow::Owned(values), scales: Some(Cow::Owned(scales)) });
+        match self.view.blocks {
+            Some(blocks) if blocks.fits_in(format) => {
+                let planes = blocks.split(&self.slice(&rows)?, format).into_iter().map(Cow::Owned).collect();
+                return Ok(Encoded { planes });
             }
-        } else if format == self.format {
-            let scales = (format.scale_bytes(self.cols) > 0).then(|| self.scale_slice(&rows)).transpose()?;
-            return Ok(Encoded { values: self.slice(&rows)?, scales });
+            None if format == self.format && self.view.dtype != DType::F64 => {
+                let values = self.slice(&rows)?;
+                if self.scales.is_none() {
+                    return Ok(Encoded::of([values]));
+                }
+                return Ok(Encoded::of([values, self.scale_slice(&rows)?]));
+            }
+            _ => {}
+        }
+        if !format.can_be_made() {
+            let problem = format!(
+                "is {}, of which {format} weights cannot be made; load it as it is stored, or as f32, f16, bf16, q8 or q4",
+                self.view.type_name()
+            );
+            return Err(Error::tensor(self.view.file, self.view.name, problem));
         }
         let refused = |v: Option<&f32>| {
             let v = v.copied().unwrap_or(f32::NAN);
             let problem = format!("weight {v} cannot be kept as {format}; load with bf16 or f32 weights instead");
             Error::tensor(self.view.file, self.view.name, problem)
         };
-        if format == WeightFormat::F16 && self.format != WeightFormat::Q8 && self.format != WeightFormat::Q4 {
+        if format == WeightFormat::F16 && !self.format.is_quantized() && self.view.blocks.is_none() {
             let values = narrow(self.view.dtype, &self.slice(&rows)?).map_err(|v| refused(Some(&v)))?;
-            return Ok(Encoded { values: Cow::Owned(values), scales: None });
+            return Ok(Encoded::of([Cow::Owned(values)]));
         }
         let values = self.to_f32(rows)?;
-        let (values, scales) = match format {
+        let (values, scales): (_, Option<Vec<u8>>) = match format {
             WeightFormat::F32 => (bytemuck::cast_slice(&values).to_vec(), None),
             WeightFormat::Bf16 => (values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(), None),
             WeightFormat::F16 => {
@@ -271,7 +198,7 @@ impl<'a> Matrix<'a> {
                 }
                 (values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(), None)
             }
-            WeightFormat::Q8 | WeightFormat::Q4 => {
+            _ => {
                 let (quants, scales) = if format == WeightFormat::Q8 {
                     let (quants, scales) = quantize::q8(&values);
                     (bytemuck::cast_slice(&quants).to_vec(), scales)
@@ -283,10 +210,10 @@ impl<'a> Matrix<'a> {
                     let lost = |v: &&f32| !f16::from_f32(v.abs() / steps).is_finite();
                     return Err(refused(values[block * BLOCK..].iter().find(lost)));
                 }
-                (quants, Some(Cow::Owned(bytemuck::cast_slice(&scales).to_vec())))
+                (quants, Some(bytemuck::cast_slice(&scales).to_vec()))
             }
         };
-        Ok(Encoded { values: Cow::Owned(values), scales })
+        Ok(Encoded { planes: [values].into_iter().chain(scales).map(Cow::Owned).collect() })
     }
 
     /// What would be lost if `rows` were kept as f16, for a matrix that is stored in bf16.
@@ -305,17 +232,40 @@ impl<'a> Matrix<'a> {
         let bytes = self.slice(&rows)?;
         Ok(match (self.view.blocks, self.format) {
             (Some(blocks), _) => blocks.dequantize(&bytes),
-            (_, WeightFormat::Q8) => quantize::dequantize_q8(&bytes, &self.scale_slice(&rows)?),
-            (_, WeightFormat::Q4) => quantize::dequantize_q4(&bytes, &self.scale_slice(&rows)?),
+            (_, format) if format.is_quantized() => format.decode(&[bytes, self.scale_slice(&rows)?]),
             _ => floats(self.view.dtype, &bytes),
         })
+    }
+
+    /// The format that holds this matrix exactly in the least room: [`Matrix::format`], but f16 where weights
+    /// that no quantised format of ours holds happen to be f16, every one of them. Such weights are all read.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be read.
+    pub fn kept_as(&self) -> Result<WeightFormat> {
+        if self.format.is_quantized() || self.view.blocks.is_none() || !WeightFormat::F16.fits(self.cols) {
+            return Ok(self.format);
+        }
+        let rows_at_once = (LOOK as usize / self.cols.max(1)).max(1);
+        for start in (0..self.rows).step_by(rows_at_once) {
+            let values = self.to_f32(start..self.rows.min(start + rows_at_once))?;
+            if values.iter().any(|v| f16::from_f32(*v).to_f32().to_bits() != v.to_bits()) {
+                return Ok(self.format);
+            }
+        }
+        Ok(WeightFormat::F16)
     }
 
     /// The GGUF type of blocks that become other blocks in `format`, where that is not exact.
     #[must_use]
     pub fn requantized(&self, format: WeightFormat) -> Option<BlockType> {
-        let inexact = |b: &BlockType| format.scale_bytes(self.cols) > 0 && !(format == self.format && b.is_exact());
-        self.view.blocks.filter(inexact)
+        self.view.blocks.filter(|b| format.is_quantized() && !b.fits_in(format))
+    }
+
+    /// The GGUF type of blocks that no quantised format of ours holds, and that are expanded therefore.
+    #[must_use]
+    pub fn expanded(&self) -> Option<BlockType> {
+        self.view.blocks.filter(|b| !b.format().is_quantized())
     }
 
     /// Squares of what `rows` lose in `format`, and of the weights themselves, summed.
@@ -323,15 +273,7 @@ impl<'a> Matrix<'a> {
     /// # Errors
     /// As [`Matrix::encode`].
     pub fn loss(&self, rows: Range<usize>, format: WeightFormat) -> Result<[f64; 2]> {
-        let encoded = self.encode(rows.clone(), format)?;
-        let scales = encoded.scales.as_deref().unwrap_or_default();
-        let kept = match format {
-            WeightFormat::F32 => floats(DType::F32, &encoded.values),
-            WeightFormat::F16 => floats(DType::F16, &encoded.values),
-            WeightFormat::Bf16 => floats(DType::BF16, &encoded.values),
-            WeightFormat::Q8 => quantize::dequantize_q8(&encoded.values, scales),
-            WeightFormat::Q4 => quantize::dequantize_q4(&encoded.values, scales),
-        };
+        let kept = format.decode(&self.encode(rows.clone(), format)?.planes);
         let square = |v: f32| f64::from(v) * f64::from(v);
         let sums = self
             .to_f32(rows)?
@@ -342,11 +284,12 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Little-endian F32, F16 or BF16 bytes as float32; other types give nothing.
+/// Little-endian F32, F16, BF16 or (rounded) F64 bytes as float32; other types give nothing.
 fn floats(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     let halves = || bytes.as_chunks::<2>().0.iter();
     match dtype {
         DType::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        DType::F64 => bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
         // Where the bytes lie well, a whole slice at a time, with the processor's own conversion.
         DType::F16 => match bytemuck::try_cast_slice::<u8, f16>(bytes) {
             Ok(values) if cfg!(target_endian = "little") => values.to_f32_vec(),
@@ -357,7 +300,7 @@ fn floats(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     }
 }
 
-/// Little-endian F32, F16 or BF16 bytes as f16, a few cache lines at a time: weights by the billion go
+/// Little-endian F32, F16, BF16 or F64 bytes as f16, a few cache lines at a time: weights by the billion go
 /// through here. NaN and infinities stay what they are, for whoever looks at the logits.
 ///
 /// # Errors
@@ -430,8 +373,8 @@ const LOOK: u64 = 1 << 20;
 
 impl TensorView<'_> {
     fn check_floats(&self) -> Result<()> {
-        if !matches!(self.dtype, DType::F32 | DType::F16 | DType::BF16) {
-            let problem = format!("is {}; expected F32, F16 or BF16", self.type_name());
+        if !matches!(self.dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F64) {
+            let problem = format!("is {}; expected F32, F16, BF16 or F64", self.type_name());
             return Err(Error::tensor(self.file, self.name, problem));
         }
         Ok(())
@@ -440,7 +383,7 @@ impl TensorView<'_> {
     /// The elements as float32.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where they are no F32, F16 or BF16; [`Error::Io`] where the file cannot be read.
+    /// [`Error::Tensor`] where they are no F32, F16, BF16 or F64; [`Error::Io`] where the file cannot be read.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         self.check_floats()?;
         Ok(floats(self.dtype, &self.bytes()?))

@@ -3,10 +3,13 @@
 //! wanted: from a memory-mapped file natively, and piece by piece in a browser.
 
 mod blocks;
+mod format;
 pub mod gguf;
 mod half_loss;
 mod header;
 mod matrix;
+mod repack;
+mod split;
 mod storage;
 mod strided;
 mod torch;
@@ -21,9 +24,10 @@ use header::{TensorInfo, read_header};
 use strided::Strided;
 
 pub use blocks::BlockType;
+pub use format::{Plane, WeightFormat};
 pub use half_loss::HalfLoss;
 pub use header::format_of_head;
-pub use matrix::{Encoded, Matrix, WeightFormat};
+pub use matrix::{Encoded, Matrix};
 pub use safetensors::Dtype as DType;
 pub use storage::{Bytes, Pieces, ReadAt};
 
@@ -202,23 +206,6 @@ impl Checkpoint {
             }
         }
         Ok(checkpoint)
-    }
-
-    /// Reads a GGUF file: its tensors, under their own names, and its metadata.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`], [`Error::Config`] or [`Error::Tensor`] with what is broken or not supported.
-    pub fn from_gguf(name: &str, bytes: Bytes) -> Result<(Self, gguf::Metadata)> {
-        let (metadata, found) = gguf::read(name, &bytes)?;
-        let mut tensors = BTreeMap::new();
-        for gguf::GgufTensor { name: tensor, dtype, blocks, shape, bytes } in found {
-            let entry = Entry { file: 0, dtype, shape, bytes, strides: None, blocks };
-            if tensors.insert(tensor.clone(), entry).is_some() {
-                return Err(Error::tensor(name, &tensor, "is there twice"));
-            }
-        }
-        let files = vec![File { name: name.to_owned(), bytes }];
-        Ok((Self { files, tensors, ..Self::empty() }, metadata))
     }
 
     fn add(&mut self, name: &str, bytes: Bytes) -> Result<()> {

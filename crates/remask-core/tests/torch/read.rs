@@ -67,7 +67,7 @@ fn every_file_of_pytorch_holds_what_pytorch_says() {
         // A transposed matrix by rows, as a loader reads it, and in another format.
         let matrix = Matrix::open(&mapped, "transposed", 4, 3).unwrap();
         assert_eq!(matrix.to_f32(1..3).unwrap(), [-0.75, 0.25, 1.25, -0.5, 0.5, 1.5]);
-        assert_eq!(matrix.encode(2..3, WeightFormat::F16).unwrap().values.len(), 6);
+        assert_eq!(matrix.encode(2..3, WeightFormat::F16).unwrap().planes[0].len(), 6);
         mapped.tensors().for_each(|t| {
             mapped.will_need(t.name);
             mapped.discard(t.name);

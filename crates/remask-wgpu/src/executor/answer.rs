@@ -1,7 +1,7 @@
 //! The backend as the rest of the engine sees it.
 
 use remask_core::backend::BackendInfo;
-use remask_core::tensors::Role;
+use remask_core::checkpoint::WeightFormat;
 use remask_core::{Answer, Backend, BackendError, BackendFuture, Candidate, Pass, StoreId, Want};
 
 use super::WgpuBackend;
@@ -28,11 +28,10 @@ impl WgpuBackend {
 
 impl Backend for WgpuBackend {
     fn info(&self) -> BackendInfo {
-        let embedding = self.weights.matrices.get(&Role::Embedding).and_then(|m| m.parts.first());
         BackendInfo {
             backend: format!("wgpu ({})", self.gpu.profile.api),
             adapter: self.gpu.profile.name.clone(),
-            weights: embedding.map_or_else(String::new, |part| part.format.to_string()),
+            weights: WeightFormat::list(self.weights.formats()),
         }
     }
 

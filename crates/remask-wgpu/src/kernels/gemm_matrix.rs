@@ -5,7 +5,7 @@ use remask_core::checkpoint::WeightFormat;
 use serde::{Deserialize, Serialize};
 
 use super::linear::Shape;
-use super::{SPLITS, activation, flags, weight_defines};
+use super::{SPLITS, activation, flags, fragment_defines};
 use crate::order::Order;
 use crate::profile::AdapterProfile;
 use crate::wgsl::{Define, Extension, KernelSpec};
@@ -50,11 +50,11 @@ pub struct MatrixTile {
 }
 
 /// Whether matrix units take `out` rows of `cols` weights of `format`: those of f32 and bf16 ask for more than f16
-/// holds, and others come in whole tiles.
+/// holds, and others come in whole tiles. Quantised weights are rounded to f16.
 #[must_use]
 pub fn fits(format: WeightFormat, cols: u32, out: u32) -> bool {
-    let takes = matches!(format, WeightFormat::F16 | WeightFormat::Q8 | WeightFormat::Q4);
-    takes && cols.is_multiple_of(128) && out.is_multiple_of(128)
+    let takes = format == WeightFormat::F16 || format.is_quantized();
+    takes && format.fits(cols as usize) && cols.is_multiple_of(128) && out.is_multiple_of(128)
 }
 
 /// What becomes of a product.
@@ -364,7 +364,7 @@ pub fn spec(format: WeightFormat, tile: MatrixTile, end: MatrixEnd, squares: u32
     let MatrixTile { m, n, k, warps, depth, splits } = tile;
     let invocations = warps * depth * 32;
     let factor_lanes = (invocations / m).min(32);
-    let mut defines = weight_defines(format);
+    let mut defines = fragment_defines(format);
     let per_vector = steps_in_vector(format);
     defines.push(("END", Define::Word(end.word())));
     let (meet, adds) = (tile.splits_meet(end), matches!(end, MatrixEnd::Add | MatrixEnd::Residual));
@@ -417,9 +417,10 @@ pub fn spec(format: WeightFormat, tile: MatrixTile, end: MatrixEnd, squares: u32
 /// Steps of 16 columns whose weights an invocation loads at a time.
 pub(super) fn steps_in_vector(format: WeightFormat) -> u32 {
     match format {
+        WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 => 1,
         WeightFormat::Q8 => 2,
-        WeightFormat::Q4 => 4,
-        _ => 1,
+        // Those that have nibbles.
+        _ => 4,
     }
 }
 

@@ -33,7 +33,7 @@ impl Few {
         // 16 KiB of workgroup memory hold no more sums.
         let most = if rows == 8 { 2 } else { 4 };
         let columns = [4, 2].into_iter().find(|c| *c <= most && out / c >= 4096).unwrap_or(1);
-        let each = if matches!(format, WeightFormat::Q8 | WeightFormat::Q4) { 4 } else { 2 };
+        let each = if format.is_quantized() { 4 } else { 2 };
         Self { rows, columns, unroll: if cols <= 512 { 2 } else { each * 2 / columns.min(2) } }
     }
 

@@ -46,7 +46,7 @@ const MATRIX_HIDDEN: usize = 1024;
 
 impl Arithmetic {
     /// The arithmetic for a model whose matrices are kept in `formats`. Matrix units take over where the
-    /// weights are f16, int8 or int4, and every matrix of a layer has a shape that they can compute; f32
+    /// weights are f16 or quantised, and every matrix of a layer has a shape that they can compute; f32
     /// and bf16 weights ask for more than f16 holds.
     #[must_use]
     pub fn choose(profile: &AdapterProfile, a: &Architecture, formats: &[WeightFormat]) -> Self {

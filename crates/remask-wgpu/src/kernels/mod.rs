@@ -83,6 +83,49 @@ pub fn weight_defines(format: WeightFormat) -> Vec<(&'static str, Define)> {
     if matches!(format, WeightFormat::F16 | WeightFormat::Bf16) {
         defines.push(("HALVES", Define::Flag));
     }
+    if let Some(Packed { high, scaling, .. }) = Packed::of(format) {
+        let scaling = ("SCALING", Define::Word(scaling));
+        defines.extend([("PACKED", Define::Flag), ("HIGH", Define::Number(high)), scaling]);
+    }
+    defines
+}
+
+/// What distinguishes formats that have nibbles first.
+#[derive(Debug, Clone, Copy)]
+struct Packed {
+    /// Bits of a weight above its nibble.
+    high: u32,
+    /// How weights are scaled.
+    scaling: &'static str,
+    /// float32 numbers for 256 weights.
+    floats: u32,
+}
+
+impl Packed {
+    fn of(format: WeightFormat) -> Option<Self> {
+        let (high, scaling, floats) = match format {
+            WeightFormat::Q4_1 => (0, "pair", 0),
+            WeightFormat::Q5_0 => (1, "half", 0),
+            WeightFormat::Q5_1 => (1, "pair", 0),
+            WeightFormat::Q4K => (0, "bytes", 2),
+            WeightFormat::Q5K => (1, "bytes", 2),
+            WeightFormat::Q6K => (2, "signed", 1),
+            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 | WeightFormat::Q8 | WeightFormat::Q4 => {
+                return None;
+            }
+        };
+        Some(Self { high, scaling, floats })
+    }
+}
+
+/// The same for kernels that read weights in the order of fragments, or put them there.
+fn fragment_defines(format: WeightFormat) -> Vec<(&'static str, Define)> {
+    let mut defines = weight_defines(format);
+    let packed = Packed::of(format);
+    if packed.is_none() {
+        defines.push(("HIGH", Define::Number(0)));
+    }
+    defines.push(("FLOATS", Define::Number(packed.map_or(0, |p| p.floats))));
     defines
 }
 
@@ -92,8 +135,7 @@ pub(crate) fn flags<const N: usize>(all: [(&'static str, bool); N]) -> impl Iter
 }
 
 /// Formats that every kernel with weights is specialised for.
-pub const WEIGHT_FORMATS: [WeightFormat; 5] =
-    [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::Q8, WeightFormat::Q4];
+pub const WEIGHT_FORMATS: [WeightFormat; 11] = WeightFormat::ALL;
 
 /// Every activation.
 pub const ACTIVATIONS: [Activation; 3] = [Activation::Silu, Activation::GeluTanh, Activation::Gelu];

@@ -3,7 +3,7 @@
 use remask_core::checkpoint::WeightFormat;
 
 use super::gemm_matrix::steps_in_vector;
-use super::{flags, weight_defines};
+use super::{flags, fragment_defines};
 use crate::order::Order;
 use crate::wgsl::{Define, KernelSpec};
 
@@ -21,10 +21,10 @@ pub struct Params {
     pub padding: u32,
 }
 
-/// The kernel for f16, q8 or q4 weights between rows and `order`, in the direction that `to_rows` says.
+/// The kernel for f16 or quantised weights between rows and `order`, in the direction that `to_rows` says.
 #[must_use]
 pub fn spec(format: WeightFormat, order: Order, to_rows: bool) -> KernelSpec {
-    let mut defines = weight_defines(format);
+    let mut defines = fragment_defines(format);
     let steps = steps_in_vector(format);
     defines.extend(flags([("SCALED", steps > 1), ("PAIRED", order == Order::Paired), ("TO_ROWS", to_rows)]));
     // Weights in a word: four words have an invocation's eight of every step.

@@ -7,7 +7,7 @@ use remask_core::tensors::{BlockRole, Role};
 
 use super::layer::{before_attention, before_feed_forward, product};
 use super::product::{Ending, Product};
-use super::{Planner, Slot, Step};
+use super::{PartOutline, Planner, Slot, Step};
 use crate::kernels::gemm_matrix::{self, MatrixEnd, MatrixTile};
 use crate::kernels::linear::{Arithmetic, Shape, Strategy};
 
@@ -50,12 +50,22 @@ impl Planner<'_> {
         let tile = |role, end: MatrixEnd, squares| -> Result<Option<MatrixTile>, BackendError> {
             let Product { role, bias, .. } = product(block, role, Slot::FewNormed, Slot::Hidden);
             let matrix = self.weights.get(role)?;
-            let Some(part) = matrix.whole().filter(|_| matrix.order == end.order()) else { return Ok(None) };
-            let shape = Shape { rows: self.sizes.rows, cols: matrix.cols, out: matrix.rows };
-            let tuned = self.tuning.kernel(part.format, shape).and_then(Strategy::tile);
-            let tuned = tuned.filter(|t| MatrixTile::candidates_few(part.format, shape, end).contains(t));
-            let mut choices = tuned.into_iter().chain(MatrixTile::choose_few(part.format, shape, end));
-            Ok(choices.find(|tile| self.usable(&gemm_matrix::spec(part.format, *tile, end, squares, bias.is_some()))))
+            // A dispatch a part, whose tiles are whole: heads end with tiles, and what other ends tell of a row they
+            // tell of all of it.
+            let heads = matches!(end, MatrixEnd::Rotary { .. });
+            if matrix.order != end.order() || !heads && matrix.whole().is_none() {
+                return Ok(None);
+            }
+            let (format, shape) =
+                (matrix.format(), Shape { rows: self.sizes.rows, cols: matrix.cols, out: matrix.rows });
+            let tuned = self.tuning.kernel(format, shape).and_then(Strategy::tile);
+            let tuned = tuned.filter(|t| MatrixTile::candidates_few(format, shape, end).contains(t));
+            let mut choices = tuned.into_iter().chain(MatrixTile::choose_few(format, shape, end));
+            let usable = |tile: &MatrixTile, part: &PartOutline| {
+                let spec = gemm_matrix::spec(part.format, *tile, end, squares, bias.is_some());
+                part.rows.is_multiple_of(tile.n) && self.usable(&spec)
+            };
+            Ok(choices.find(|tile| matrix.parts.iter().all(|part| usable(tile, part))))
         };
         let hidden = a.hidden as u32;
         let residual = |role| tile(role, MatrixEnd::Residual, 0);

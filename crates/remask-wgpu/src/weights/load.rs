@@ -154,14 +154,14 @@ enum Keep {
 }
 
 impl Keep {
-    /// The format that a matrix stored in `stored` is kept in.
-    fn format(self, stored: WeightFormat, cols: usize) -> WeightFormat {
-        let wanted = match (self, stored) {
+    /// The format that a matrix is kept in.
+    fn format(self, source: &Matrix<'_>) -> Result<WeightFormat, Error> {
+        let wanted = match (self, source.format) {
             (Self::In(format), _) => format,
             (Self::Bf16AsF16, WeightFormat::Bf16) => WeightFormat::F16,
-            (_, stored) => stored,
+            _ => source.kept_as()?,
         };
-        if wanted.fits(cols) { wanted } else { WeightFormat::F32 }
+        Ok(if wanted.fits(source.cols) { wanted } else { WeightFormat::F32 })
     }
 }
 
@@ -236,8 +236,9 @@ impl Loader<'_> {
         // The disk reads ahead while the first rows are on their way.
         sources.iter().for_each(|s| self.checkpoint.will_need(s.name()));
         let cols = sources.first().map_or(0, |s| s.cols);
-        let keep = self.keep;
-        let format_of = |p: &Piece| sources.get(p.source).map_or(WeightFormat::F32, |m| keep.format(m.format, cols));
+        let formats =
+            sources.iter().map(|m| self.keep.format(m)).collect::<Result<Vec<_>, _>>().map_err(weights_error)?;
+        let format_of = |p: &Piece| formats.get(p.source).copied().unwrap_or(WeightFormat::F32);
         let mut parts = Vec::new();
         let groups: Vec<_> = pieces.chunk_by(|a, b| format_of(a) == format_of(b)).collect();
         for (i, group) in groups.iter().enumerate() {
@@ -295,14 +296,17 @@ impl Loader<'_> {
         format: WeightFormat,
         losses: &mut [HalfLoss],
     ) -> Result<(), LoadError> {
-        let mut all_scales = Vec::new();
-        let mut row_bytes = 0;
+        let cols = padded(sources.first().map_or(0, |s| s.cols) as u32) as usize;
+        // Bytes of a row in each plane, and where the plane begins.
+        let row_bytes: Vec<_> = format.planes().iter().map(|p| p.of(cols)).collect();
+        let begins = row_bytes.iter().scan(0, |at, row| Some(std::mem::replace(at, *at + range.len() * row)));
+        let planes: Vec<_> = row_bytes.iter().copied().zip(begins).collect();
+        // A plane whose rows do not begin at whole words is written when all of it is there. Only the last one may be
+        // such a plane.
+        let mut whole = Vec::new();
         for Piece { source: index, rows, to } in pieces {
             let Some(source) = sources.get(*index) else { continue };
-            let cols = padded(source.cols as u32) as usize;
-            let scale_bytes = format.scale_bytes(cols);
-            row_bytes = format.bytes(1, cols) - scale_bytes;
-            let widest = row_bytes.max(source.format.bytes(1, source.cols));
+            let widest = format.bytes(1, cols).max(source.format.bytes(1, source.cols));
             let rows_a_chunk = (CHUNK / widest.max(1)).max(1);
             let (from, end) = (range.start.max(*to), range.end.min(to + rows.len()));
             for start in (from..end.max(from)).step_by(rows_a_chunk) {
@@ -317,17 +321,21 @@ impl Loader<'_> {
                     }
                 }
                 let encoded = source.encode(taken, format).map_err(weights_error)?;
-                let values = widened(&encoded.values, end - start, row_bytes);
-                self.write(buffer, (start - range.start) * row_bytes, &values).await?;
-                if let Some(scales) = encoded.scales {
-                    all_scales.resize((start - range.start) * scale_bytes, 0);
-                    all_scales.extend_from_slice(&scales);
+                for (plane, (row_bytes, begin)) in encoded.planes.iter().zip(&planes) {
+                    let plane = widened(plane, end - start, *row_bytes);
+                    let before = (start - range.start) * row_bytes;
+                    if row_bytes.is_multiple_of(4) {
+                        self.write(buffer, begin + before, &plane).await?;
+                    } else {
+                        whole.resize(before, 0);
+                        whole.extend_from_slice(&plane);
+                    }
                 }
             }
         }
-        if !all_scales.is_empty() {
-            all_scales.resize(all_scales.len().next_multiple_of(4), 0);
-            self.write(buffer, range.len() * row_bytes, &all_scales).await?;
+        if let Some((_, begin)) = planes.last().filter(|_| !whole.is_empty()) {
+            whole.resize(whole.len().next_multiple_of(4), 0);
+            self.write(buffer, *begin, &whole).await?;
         }
         Ok(())
     }

@@ -35,7 +35,7 @@ pub struct DeviceMatrix {
 /// Consecutive rows of a matrix in one buffer.
 #[derive(Clone)]
 pub struct Part {
-    /// The weights, with the scales of q8 and q4 behind them.
+    /// The weights: the planes of their format, one behind the other.
     pub buffer: wgpu::Buffer,
     /// First row.
     pub first: u32,
@@ -141,6 +141,13 @@ impl DeviceWeights {
         }
         formats.sort_by_key(|f| f.name());
         formats
+    }
+
+    /// Formats of all matrices, those of the embedding first, some of them several times.
+    #[must_use]
+    pub fn formats(&self) -> Vec<WeightFormat> {
+        let of = |role| self.matrices.get(&role).into_iter().flat_map(|m| m.parts.iter().map(|p| p.format));
+        of(Role::Embedding).chain(self.block_formats()).chain(of(Role::Head)).collect()
     }
 
     /// The arithmetic that these weights, as they lie, are for.

@@ -40,12 +40,11 @@ impl DeviceWeights {
     }
 }
 
-/// A chunk of random weights on the device, from which matrices are copied.
+/// Chunks of random planes on the device, from which matrices are copied.
 struct RandomSource<'a> {
     gpu: &'a Gpu,
     format: WeightFormat,
-    weights: wgpu::Buffer,
-    scales: wgpu::Buffer,
+    planes: Vec<wgpu::Buffer>,
 }
 
 impl<'a> RandomSource<'a> {
@@ -58,55 +57,70 @@ impl<'a> RandomSource<'a> {
             state ^= state >> 27;
             (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
         };
-        // Uniform in +-0.035 has the standard deviation 0.02 of common initialisations.
-        let mut weight = || (bits() as f32 / 2f32.powi(31) - 1.0) * 0.035;
-        let bytes: Vec<u8> = match format {
-            WeightFormat::F32 => (0..CHUNK / 4).flat_map(|_| weight().to_le_bytes()).collect(),
-            WeightFormat::F16 => (0..CHUNK / 2).flat_map(|_| half::f16::from_f32(weight()).to_le_bytes()).collect(),
-            WeightFormat::Bf16 => (0..CHUNK / 2).flat_map(|_| half::bf16::from_f32(weight()).to_le_bytes()).collect(),
-            WeightFormat::Q8 | WeightFormat::Q4 => (0..CHUNK / 4).flat_map(|_| bits().to_le_bytes()).collect(),
-        };
-        let scale = half::f16::from_f32(0.035 / if format == WeightFormat::Q4 { 8.0 } else { 127.0 });
-        let scales: Vec<u8> = (0..CHUNK / 16).flat_map(|_| scale.to_le_bytes()).collect();
-        let source = Self {
-            gpu,
-            format,
-            weights: gpu.storage("random weights", CHUNK as u64).await?,
-            scales: gpu.storage("scales", (CHUNK / 8) as u64).await?,
-        };
-        gpu.queue.write_buffer(&source.weights, 0, &bytes);
-        gpu.queue.write_buffer(&source.scales, 0, &scales);
-        Ok(source)
+        let mut planes = Vec::new();
+        for (i, plane) in format.planes().iter().enumerate() {
+            let size = if i == 0 { CHUNK } else { CHUNK / 8 };
+            let bytes = random_plane(format, i, size / plane.bytes, &mut bits);
+            let buffer = gpu.storage("random weights", size as u64).await?;
+            gpu.queue.write_buffer(&buffer, 0, &bytes);
+            planes.push(buffer);
+        }
+        Ok(Self { gpu, format, planes })
     }
 
     async fn matrix(&self, rows: usize, cols: usize) -> Result<DeviceMatrix, BackendError> {
-        if !self.format.fits(cols) || !cols.is_multiple_of(4) {
+        let format = self.format;
+        if !format.fits(cols) || !cols.is_multiple_of(4) {
             return Err(BackendError::Unsupported {
                 what: format!("a matrix of {rows} x {cols}"),
                 adapter: self.gpu.profile.name.clone(),
-                why: format!("{} weights do not divide its rows", self.format),
+                why: format!("{format} weights do not divide its rows"),
             });
         }
         let mut parts = Vec::new();
-        for range in part_ranges(self.gpu.profile.limits.binding, 0..rows, cols, self.format) {
+        for range in part_ranges(self.gpu.profile.limits.binding, 0..rows, cols, format) {
             let (first, rows) = (range.start as u32, range.len());
-            let bytes = self.format.bytes(rows, cols).next_multiple_of(4);
-            let buffer = self.gpu.storage("random", bytes as u64).await?;
-            let scales = rows * self.format.scale_bytes(cols);
+            let buffer = self.gpu.storage("random", format.bytes(rows, cols).next_multiple_of(4) as u64).await?;
             let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            let mut fill = |source: &wgpu::Buffer, from: usize, to: usize| {
-                let mut at = from;
-                while at < to {
-                    let count = (source.size() as usize).min(to - at);
-                    encoder.copy_buffer_to_buffer(source, 0, &buffer, at as u64, count as u64);
+            let mut at = 0;
+            for (plane, source) in format.planes().iter().zip(&self.planes) {
+                let end = at + plane.of(rows * cols) as u64;
+                while at < end {
+                    let count = source.size().min((end - at).next_multiple_of(4));
+                    encoder.copy_buffer_to_buffer(source, 0, &buffer, at, count);
                     at += count;
                 }
-            };
-            fill(&self.weights, 0, bytes - scales);
-            fill(&self.scales, bytes - scales, bytes);
+            }
             self.gpu.queue.submit([encoder.finish()]);
-            parts.push(Part { buffer, first, rows: rows as u32, format: self.format });
+            parts.push(Part { buffer, first, rows: rows as u32, format });
         }
         Ok(DeviceMatrix { parts, order: Order::Rows, rows: rows as u32, cols: cols as u32 })
+    }
+}
+
+/// So many groups of plane `i` of random weights.
+fn random_plane(format: WeightFormat, i: usize, groups: usize, bits: &mut impl FnMut() -> u32) -> Vec<u8> {
+    // Uniform in +-0.035 has the standard deviation 0.02 of common initialisations.
+    const SPREAD: f32 = 0.035;
+    let mut weight = |groups: usize, bytes: fn(f32) -> Vec<u8>| {
+        (0..groups).flat_map(|_| bytes((bits() as f32 / 2f32.powi(31) - 1.0) * SPREAD)).collect()
+    };
+    let half = |v: f32| half::f16::from_f32(v).to_le_bytes();
+    let plane = format.planes()[i];
+    let last = i + 1 == format.planes().len();
+    match format {
+        WeightFormat::F32 => weight(groups, |v| v.to_le_bytes().to_vec()),
+        WeightFormat::F16 => weight(groups, |v| half::f16::from_f32(v).to_le_bytes().to_vec()),
+        WeightFormat::Bf16 => weight(groups, |v| half::bf16::from_f32(v).to_le_bytes().to_vec()),
+        WeightFormat::Q8 if last => half(SPREAD / 127.0).repeat(groups),
+        WeightFormat::Q4 if last => half(SPREAD / 8.0).repeat(groups),
+        WeightFormat::Q5_0 if last => half(SPREAD / 16.0).repeat(groups),
+        WeightFormat::Q4_1 if last => [half(SPREAD / 7.5), half(-SPREAD)].concat().repeat(groups),
+        WeightFormat::Q5_1 if last => [half(SPREAD / 15.5), half(-SPREAD)].concat().repeat(groups),
+        // Scales of the K types are random bytes as well, of 127 or 255 at most.
+        WeightFormat::Q4K if last => [SPREAD / 7.5, SPREAD].map(|v| (v / 255.0).to_le_bytes()).concat().repeat(groups),
+        WeightFormat::Q5K if last => [SPREAD / 15.5, SPREAD].map(|v| (v / 255.0).to_le_bytes()).concat().repeat(groups),
+        WeightFormat::Q6K if last => (SPREAD / 32.0 / 127.0).to_le_bytes().repeat(groups),
+        _ => (0..(groups * plane.bytes).div_ceil(4)).flat_map(|_| bits().to_le_bytes()).collect(),
     }
 }

@@ -70,7 +70,7 @@ pub async fn fragments_are_as_expected(gpu: &mut Gpu) -> Result<bool, BackendErr
 }
 
 impl DeviceMatrix {
-    /// Whether the matrix can lie in the order of fragments: f16, q8 or q4, in whole tiles.
+    /// Whether the matrix can lie in the order of fragments: f16 or quantised, in whole tiles.
     #[must_use]
     pub fn has_fragments(&self) -> bool {
         self.parts.iter().all(|p| gemm_matrix::fits(p.format, self.cols, p.rows))
