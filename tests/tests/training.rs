@@ -20,7 +20,7 @@ fn expected(model: &Model, batch: &remask_burn::train::batch::Batch) -> f64 {
         rows.extend((0..).zip(sequence).map(|(position, token)| Row::of_canvas(a, store, position, *token, length)));
     }
     let select = batch.masked.iter().map(|at| Select::logits(*at, *at % length)).collect();
-    let work = Work { rows, select, suppressed: Vec::new() };
+    let work = Work { rows, select, suppressed: Vec::new(), full_rows: 0 };
     let logits = pollster::block_on(logits(&mut backend, &work)).unwrap();
     let one = |(row, (target, weight)): (&[f32], (&u32, &f32))| {
         let sum: f64 = row.iter().map(|l| f64::from(*l).exp()).sum();

@@ -63,7 +63,7 @@ fn kept_keys_and_values_serve_as_well_as_fresh_ones() {
                 for rows in rows.chunks(piece) {
                     let select: Vec<_> =
                         (0..rows.len()).map(|i| Select::logits(i, rows[i].position as usize)).collect();
-                    let work = Work { rows: rows.to_vec(), select, suppressed: Vec::new() };
+                    let work = Work { rows: rows.to_vec(), select, suppressed: Vec::new(), full_rows: 0 };
                     found.extend(pollster::block_on(logits(&mut *backend, &work)).unwrap());
                 }
                 backend.release_store(store);

@@ -38,7 +38,7 @@ type Bits = BTreeMap<(StoreId, u32), Vec<u32>>;
 
 fn compute(backend: &mut dyn Backend, rows: &[Row]) -> Bits {
     let select = (0..rows.len()).map(|i| Select::logits(i, rows[i].position as usize)).collect();
-    let work = Work { rows: rows.to_vec(), select, suppressed: Vec::new() };
+    let work = Work { rows: rows.to_vec(), select, suppressed: Vec::new(), full_rows: 0 };
     let found = pollster::block_on(logits(backend, &work)).unwrap();
     let bits = found.chunks(backend.head_rows()).map(|row| row.iter().map(|v| v.to_bits()).collect());
     rows.iter().map(|row| (row.store, row.position)).zip(bits).collect()
@@ -114,7 +114,7 @@ fn candidates_are_the_same_beside_logits() {
     let rows = rows(&model, store, 3, LENGTH);
     let suppressed = vec![TokenSet::new(backend.head_rows()).into()];
     let mut run = |select: Vec<Select>| {
-        let work = Work { rows: rows.clone(), select, suppressed: suppressed.clone() };
+        let work = Work { rows: rows.clone(), select, suppressed: suppressed.clone(), full_rows: 0 };
         pollster::block_on(forward(backend, &work)).unwrap()
     };
     let all = run((0..LENGTH).map(|i| Select::likeliest(i, i)).collect());

@@ -18,10 +18,17 @@ pub struct DecodeArgs {
 /// How to decode, whatever the length.
 #[derive(Args, Debug, Clone)]
 pub struct SettingArgs {
-    #[command(flatten, next_help_heading = "Presets")]
-    preset: PresetArgs,
+    #[command(flatten)]
+    diffusion: DiffusionArgs,
     #[command(flatten, next_help_heading = "Sampling")]
     sampling: SamplingArgs,
+}
+
+/// How diffusion models decode.
+#[derive(Args, Debug, Clone)]
+pub struct DiffusionArgs {
+    #[command(flatten, next_help_heading = "Presets")]
+    preset: PresetArgs,
     #[command(flatten, next_help_heading = "Decoding of diffusion models")]
     rules: RuleArgs,
     #[command(flatten, next_help_heading = "Mixture of recursions")]
@@ -96,10 +103,10 @@ fn parse_bias(text: &str) -> Result<(u32, f32), String> {
 struct RuleArgs {
     /// Steps over all blocks, for the rules quota and random; one a token by default. Steps that do
     /// not divide over the blocks go to the earlier ones, fewer than one a block are raised
-    #[arg(long, env = "REMASK_STEPS", value_name = "N")]
+    #[arg(long, env = "REMASK_STEPS", alias = "diffusion-steps", value_name = "N")]
     steps: Option<usize>,
     /// Tokens decided together before the next ones are looked at; the last block may be shorter
-    #[arg(long, env = "REMASK_BLOCK_LENGTH", value_name = "N")]
+    #[arg(long, env = "REMASK_BLOCK_LENGTH", alias = "block-size", value_name = "N")]
     block_length: Option<usize>,
     /// What a step commits: quota, random, threshold:P, factor:F, entropy:NATS, margin:P,
     /// hierarchy:P,LOW, credit:P, local-leap:P,RELAXED,RADIUS or parallel:MOST,P
@@ -193,13 +200,9 @@ impl DecodeArgs {
 impl SettingArgs {
     /// The decoder settings that these options ask of a model.
     pub fn options(&self, a: &Architecture, defaults: &Defaults, max_tokens: usize) -> Result<DecodeOptions, Error> {
-        let (rules, sampling) = (&self.rules, &self.sampling);
+        let sampling = &self.sampling;
         let settings = DecodeSettings {
-            preset: self.preset.preset(),
             max_tokens: Some(max_tokens),
-            steps: rules.steps,
-            block_length: rules.block_length,
-            accept: rules.accept.or(rules.threshold.map(Acceptance::Threshold)),
             temperature: sampling.temperature,
             top_k: sampling.top_k,
             top_p: sampling.top_p,
@@ -212,6 +215,25 @@ impl SettingArgs {
             seed: sampling.seed,
             stop_ids: sampling.stop_ids.clone(),
             ignore_eos: sampling.ignore_eos,
+            ..self.diffusion.settings()
+        };
+        settings.check_for(a)?;
+        let mut options = settings.resolve(defaults);
+        // Details count for whoever switched it on, the preset included.
+        options.mor = options.mor.map(|_| self.diffusion.mor.config());
+        Ok(options)
+    }
+}
+
+impl DiffusionArgs {
+    /// The settings that these options say.
+    pub fn settings(&self) -> DecodeSettings {
+        let rules = &self.rules;
+        DecodeSettings {
+            preset: self.preset.preset(),
+            steps: rules.steps,
+            block_length: rules.block_length,
+            accept: rules.accept.or(rules.threshold.map(Acceptance::Threshold)),
             cfg_scale: rules.cfg_scale,
             cache: rules.cache,
             mor: self.mor.mor.map(MorSetting::Switch),
@@ -219,12 +241,15 @@ impl SettingArgs {
             revise: rules.revise,
             early_stop: rules.early_stop,
             free_tail: rules.free_tail,
-        };
-        settings.check_for(a)?;
-        let mut options = settings.resolve(defaults);
-        // Details count for whoever switched it on, the preset included.
-        options.mor = options.mor.map(|_| self.mor.config());
-        Ok(options)
+            ..DecodeSettings::default()
+        }
+    }
+
+    /// The same, and the details of recompute depth where it is on.
+    pub fn settings_in_full(&self) -> DecodeSettings {
+        let settings = self.settings();
+        let on = settings.resolve(&Defaults::default()).mor.is_some();
+        DecodeSettings { mor: if on { Some(MorSetting::Config(self.mor.config())) } else { settings.mor }, ..settings }
     }
 }
 

@@ -13,6 +13,7 @@ mod generate;
 mod inspect;
 mod model_args;
 mod report;
+mod serve;
 mod subject;
 mod synth;
 #[cfg(feature = "train")]
@@ -50,6 +51,8 @@ enum Command {
     /// Fill in the blanks of a text.
     #[command(about = "Fill in the blanks of a text: \"The [MASK] sat on the [MASK].\"")]
     Fill(fill::Args),
+    /// Answer requests of OpenAI's clients: the same routes and fields, many requests at once
+    Serve(serve::Args),
     /// Compare decoder settings on a set of questions: rows, passes, time and quality
     Eval(eval::Args),
     /// List the adapters of this machine, with the features and limits that matter
@@ -92,12 +95,13 @@ type Outcome = Result<(), Failure>;
 fn main() -> ExitCode {
     quiet_drivers();
     adopt_aliases();
-    let filter = EnvFilter::try_from_env("REMASK_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
-    let outcome = match Cli::parse().command {
+    let command = Cli::parse().command;
+    log_to_stderr(&command);
+    let outcome = match command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Fill(args) => fill::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Inspect(args) => inspect::run(&args),
@@ -119,6 +123,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// Sets up the log. A server says what it answers.
+fn log_to_stderr(command: &Command) {
+    let usual = match command {
+        Command::Serve(_) => "warn,remask_server=info",
+        _ => "warn",
+    };
+    let filter = EnvFilter::try_from_env("REMASK_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match command {
+        Command::Serve(args) if args.log_format() == serve::LogFormat::Json => log.json().flatten_event(true).init(),
+        Command::Serve(_) => log.init(),
+        _ => log.without_time().init(),
+    }
+}
+
 /// Mesa's device-selection layer asks for a desktop and prints an error where there is none. We choose
 /// adapters ourselves, so on a machine without a desktop it is switched off.
 fn quiet_drivers() {
@@ -129,7 +148,7 @@ fn quiet_drivers() {
 }
 
 /// Our variables, and the names that earlier systems gave the same settings.
-const ALIASES: [(&str, &str); 14] = [
+const ALIASES: &[(&str, &str)] = &[
     ("REMASK_MOR", "VDIFF_ENABLE_MOR"),
     ("REMASK_MOR", "VDIFF_MOR_ENABLED"),
     ("REMASK_MOR_MIN_RECURSIONS", "VDIFF_MOR_MIN_RECURSIONS"),
@@ -144,11 +163,26 @@ const ALIASES: [(&str, &str); 14] = [
     ("REMASK_STEPS", "VDIFF_DIFFUSION_STEPS"),
     ("REMASK_BLOCK_LENGTH", "VDIFF_BLOCK_SIZE"),
     ("REMASK_EARLY_STOP", "VDIFF_EARLY_STOPPING"),
+    ("REMASK_MODEL", "VDIFF_MODEL"),
+    ("REMASK_MODEL", "MODEL_NAME"),
+    ("REMASK_HOST", "VDIFF_HOST"),
+    ("REMASK_PORT", "VDIFF_PORT"),
+    ("REMASK_PORT", "PORT"),
+    ("REMASK_API_KEY", "VDIFF_API_KEY"),
+    ("REMASK_ALLOWED_ORIGINS", "VDIFF_ALLOWED_ORIGINS"),
+    ("REMASK_MAX_MODEL_LEN", "VDIFF_MAX_MODEL_LEN"),
+    ("REMASK_MAX_PASS_ROWS", "VDIFF_MAX_NUM_BATCHED_TOKENS"),
+    ("REMASK_MAX_CONCURRENT_REQUESTS", "VDIFF_MAX_CONCURRENT"),
+    ("REMASK_MAX_QUEUE_SIZE", "VDIFF_MAX_QUEUE_SIZE"),
+    ("REMASK_REQUEST_TIMEOUT", "VDIFF_REQUEST_TIMEOUT"),
+    ("REMASK_RATE_LIMIT_REQUESTS", "VDIFF_RATE_LIMIT_REQUESTS"),
+    ("REMASK_RATE_LIMIT_WINDOW", "VDIFF_RATE_LIMIT_WINDOW"),
+    ("REMASK_LOG", "VDIFF_LOG_LEVEL"),
 ];
 
 /// Lets deployments of dfastllm keep their settings; our own names win.
 fn adopt_aliases() {
-    for (ours, alias) in ALIASES {
+    for &(ours, alias) in ALIASES {
         if let (None, Some(value)) = (std::env::var_os(ours), std::env::var_os(alias)) {
             // SAFETY: called at the start of main, before any other thread exists.
             unsafe { std::env::set_var(ours, value) };

@@ -246,7 +246,7 @@ pub async fn check_logits(backend: &mut dyn Backend, model: &Model, golden: &Gol
         let row = |(position, token): (usize, &u32)| Row::of_canvas(a, store, position, *token, input.len());
         let rows: Vec<_> = input.iter().enumerate().map(row).collect();
         let select: Vec<_> = (0..rows.len()).map(|row| Select::logits(row, row)).collect();
-        let work = Work { rows, select, suppressed: Vec::new() };
+        let work = Work { rows, select, ..Work::default() };
         let logits = logits(backend, &work).await;
         backend.release_store(store);
         computed.extend(logits?);
@@ -269,6 +269,7 @@ async fn recomputed(
         rows: text.iter().enumerate().map(row).collect(),
         select: asked.clone().map(|position| Select::likeliest(position - 1, position)).collect(),
         suppressed: vec![vocabulary.suppressed.clone()],
+        ..Work::default()
     };
     let answers = forward(backend, &work).await;
     backend.release_store(store);

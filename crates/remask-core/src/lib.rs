@@ -23,6 +23,7 @@ pub mod json;
 pub mod model;
 pub mod quantize;
 pub mod random;
+pub mod request;
 pub mod schedule;
 pub mod scheduler;
 pub mod tensors;
@@ -42,6 +43,6 @@ pub use decode::{
 };
 pub use error::{Error, Result};
 pub use model::Model;
-pub use scheduler::{Scheduler, Ticket};
+pub use scheduler::{Limits, Scheduler, Stepped, Ticket};
 pub use tokenizer::TextTokenizer;
 pub use trial::Trial;

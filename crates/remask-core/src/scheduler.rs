@@ -15,19 +15,50 @@ pub struct Ticket(pub u64);
 /// Is told of every step and may end the generation.
 pub type Watch<'a> = dyn FnMut(Ticket, &StepReport) -> ControlFlow<()> + 'a;
 
+/// What a scheduler stays within, beside what its backend can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Generations that run at once. Those that came together count one by one, but begin all the same where they
+    /// are more and nothing else runs.
+    pub generations: usize,
+    /// Slots of all stores together: the keys and values that the device has room for.
+    pub slots: usize,
+    /// Rows of a pass.
+    pub rows: usize,
+    /// Rows of a pass that are of first passes and of prompts: they cost many times what a step does that caches
+    /// help, and those who are under way wait for them. One newcomer a pass may always come.
+    pub newcomer_rows: usize,
+}
+
+impl Default for Limits {
+    /// None.
+    fn default() -> Self {
+        Self { generations: usize::MAX, slots: usize::MAX, rows: usize::MAX, newcomer_rows: usize::MAX }
+    }
+}
+
 /// A generation and what it holds.
 struct Entry {
     ticket: Ticket,
     generating: Box<dyn Generating>,
     stores: Vec<StoreId>,
+    /// Slots of its stores together.
+    slots: usize,
     /// Work that did not fit into the pass before.
     held: Option<Work>,
+    /// Whether the pass at hand carries it.
+    served: bool,
+    /// Whether its next pass is its first one, or goes on with its prompt.
+    newcomer: bool,
 }
 
 /// Generations that share the passes of one backend.
 #[derive(Default)]
 pub struct Scheduler {
-    waiting: VecDeque<Entry>,
+    limits: Limits,
+    /// Those that wait, each with those that it came with.
+    waiting: VecDeque<Vec<Entry>>,
+    /// Those that run; who was not in the latest pass comes first.
     running: VecDeque<Entry>,
     next: u64,
 }
@@ -35,20 +66,73 @@ pub struct Scheduler {
 /// A generation that came to its end.
 pub type Ended = (Ticket, Result<Generation>);
 
+/// What a step did.
+#[derive(Debug, Default)]
+pub struct Stepped {
+    /// Generations that got their stores before the pass.
+    pub begun: Vec<Ticket>,
+    /// Generations that ended with it.
+    pub ended: Vec<Ended>,
+    /// Generations that the pass carried.
+    pub generations: usize,
+    /// Rows that it computed.
+    pub rows: usize,
+    /// Rows that full compute would have computed in its place.
+    pub full_rows: usize,
+}
+
+/// A generation's share of a pass: its index among those that run, and how many rows it is answered.
+type Share = (usize, usize);
+
 impl Scheduler {
-    /// Takes a generation in. It runs as soon as the backend has room for its keys and values, in the order in
-    /// which generations came.
+    /// A scheduler that stays within `limits`.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    /// Takes a generation in. It runs as soon as there is room for its keys and values, in the order in which
+    /// generations came.
     pub fn admit(&mut self, generating: Box<dyn Generating>) -> Ticket {
         let ticket = Ticket(self.next);
-        self.next += 1;
-        self.waiting.push_back(Entry { ticket, generating, stores: Vec::new(), held: None });
+        self.admit_together(vec![generating]);
         ticket
+    }
+
+    /// Takes generations in that begin together: none gets its stores before there is room for all.
+    pub fn admit_together(&mut self, generating: Vec<Box<dyn Generating>>) -> Vec<Ticket> {
+        let group: Vec<_> =
+            (self.next..).zip(generating).map(|(number, one)| Entry::new(Ticket(number), one)).collect();
+        self.next += group.len() as u64;
+        let tickets = group.iter().map(|entry| entry.ticket).collect();
+        if !group.is_empty() {
+            self.waiting.push_back(group);
+        }
+        tickets
     }
 
     /// Generations that have not ended.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.waiting.len() + self.running.len()
+        self.running() + self.waiting()
+    }
+
+    /// Generations that have their stores.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Generations that have not begun.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.iter().map(Vec::len).sum()
+    }
+
+    /// Slots of the stores that are held.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.running.iter().map(|entry| entry.slots).sum()
     }
 
     /// Whether every generation has ended.
@@ -57,149 +141,234 @@ impl Scheduler {
         self.len() == 0
     }
 
-    /// Ends a generation where it stands; its rows are in no later pass. `None` where it has ended already.
-    pub fn cancel(&mut self, backend: &mut dyn Backend, ticket: Ticket) -> Option<Generation> {
-        let take = |queue: &mut VecDeque<Entry>| {
-            let at = queue.iter().position(|entry| entry.ticket == ticket)?;
-            queue.remove(at)
-        };
-        let mut entry = take(&mut self.running).or_else(|| take(&mut self.waiting))?;
+    /// Ends a generation where it stands; its rows are in no later pass. `None` where it has ended already. Without a
+    /// backend, because it was lost, there is nothing to give back.
+    pub fn cancel(&mut self, backend: Option<&mut dyn Backend>, ticket: Ticket) -> Option<Generation> {
+        let mut entry = self.take(ticket)?;
         entry.generating.abort();
-        entry.release(backend);
+        if let Some(backend) = backend {
+            entry.release(backend);
+        }
         Some(entry.generating.finish())
     }
 
-    /// Ends everything, and gives all stores back.
-    pub fn clear(&mut self, backend: &mut dyn Backend) {
-        for mut entry in self.running.drain(..).chain(self.waiting.drain(..)) {
-            entry.release(backend);
+    fn take(&mut self, ticket: Ticket) -> Option<Entry> {
+        if let Some(at) = self.running.iter().position(|entry| entry.ticket == ticket) {
+            return self.running.remove(at);
         }
+        let place = |group: &Vec<Entry>| group.iter().position(|entry| entry.ticket == ticket);
+        let (group, at) = self.waiting.iter().enumerate().find_map(|(i, group)| Some((i, place(group)?)))?;
+        let members = self.waiting.get_mut(group)?;
+        let entry = members.remove(at);
+        if members.is_empty() {
+            self.waiting.remove(group);
+        }
+        Some(entry)
+    }
+
+    /// Ends everything, and gives all stores back where there is a backend.
+    pub fn clear(&mut self, backend: Option<&mut dyn Backend>) {
+        self.waiting.clear();
+        let running = std::mem::take(&mut self.running);
+        if let Some(backend) = backend {
+            running.into_iter().for_each(|mut entry| entry.release(backend));
+        }
+    }
+
+    /// Gives those that wait their stores, in the order in which they came and as far as there is room. A step does so
+    /// too; here it is known who begins before the pass runs.
+    pub fn begin(&mut self, backend: &mut dyn Backend) -> Stepped {
+        let mut done = Stepped::default();
+        self.begin_waiting(backend, &mut done);
+        done
     }
 
     /// Runs one pass for as many generations as fit, and answers those that ended with it.
     ///
     /// # Errors
-    /// [`Error::Backend`] where the device failed; every generation has then ended, and its stores are given back.
-    /// What is wrong with one generation alone is that generation's own end.
-    pub async fn step(&mut self, backend: &mut dyn Backend, watch: &mut Watch<'_>) -> Result<Vec<Ended>> {
-        let mut ended = Vec::new();
-        self.begin_waiting(backend, &mut ended);
-        let (joint, shares) = self.form(backend, &mut ended);
+    /// [`Error::Backend`] where the device failed. Every generation then waits again, before those that did so
+    /// already, and its stores are given back: a later step, with a backend that works, goes on from the canvases
+    /// as they stand. What is wrong with one generation alone is that generation's own end.
+    pub async fn step(&mut self, backend: &mut dyn Backend, watch: &mut Watch<'_>) -> Result<Stepped> {
+        let mut done = self.begin(backend);
+        let (joint, shares) = self.form(backend, &mut done.ended);
         if shares.is_empty() {
-            self.retire(backend, &mut ended);
-            return Ok(ended);
+            self.retire(backend, &mut done.ended);
+            return Ok(done);
         }
-        match forward(backend, &joint).await {
-            Ok(mut answers) => {
-                for (index, select) in shares {
-                    let rest = answers.split_off(select.min(answers.len()));
-                    let own = std::mem::replace(&mut answers, rest);
-                    self.running[index].absorb(own, watch, &mut ended);
-                }
+        (done.generations, done.rows, done.full_rows) = (shares.len(), joint.rows.len(), joint.full_rows);
+        let outcome = match forward(backend, &joint).await {
+            Ok(answers) => {
+                self.share_out(answers, shares, watch, &mut done.ended);
+                Ok(())
             }
             // One of them is to blame, perhaps: each runs alone, so that the others go on.
             Err(problem) if is_of_one_request(&problem) && shares.len() > 1 => {
-                for (index, _) in shares {
-                    let entry = &mut self.running[index];
-                    let Some(work) = entry.held.take() else { continue };
-                    match forward(backend, &work).await {
-                        Ok(answers) => entry.absorb(answers, watch, &mut ended),
-                        Err(problem) if is_of_one_request(&problem) => ended.push((entry.ticket, Err(problem.into()))),
-                        Err(problem) => {
-                            self.clear(backend);
-                            return Err(problem.into());
-                        }
-                    }
-                }
+                self.run_apart(backend, shares, watch, &mut done.ended).await
             }
             Err(problem) if is_of_one_request(&problem) => {
-                ended.extend(shares.first().map(|(index, _)| (self.running[*index].ticket, Err(problem.into()))));
+                done.ended.extend(shares.first().map(|(index, _)| (self.running[*index].ticket, Err(problem.into()))));
+                Ok(())
             }
-            Err(problem) => {
-                self.clear(backend);
-                return Err(problem.into());
+            Err(problem) => Err(problem),
+        };
+        self.retire(backend, &mut done.ended);
+        if let Err(problem) = outcome {
+            self.interrupt(backend);
+            return Err(problem.into());
+        }
+        Ok(done)
+    }
+
+    /// Hands a pass's answers to those who asked.
+    fn share_out(
+        &mut self,
+        mut answers: Vec<Answer>,
+        shares: Vec<Share>,
+        watch: &mut Watch<'_>,
+        ended: &mut Vec<Ended>,
+    ) {
+        for (index, select) in shares {
+            let rest = answers.split_off(select.min(answers.len()));
+            let own = std::mem::replace(&mut answers, rest);
+            self.running[index].absorb(own, watch, ended);
+        }
+    }
+
+    /// Runs the shares of a pass one by one.
+    async fn run_apart(
+        &mut self,
+        backend: &mut dyn Backend,
+        shares: Vec<Share>,
+        watch: &mut Watch<'_>,
+        ended: &mut Vec<Ended>,
+    ) -> Result<(), BackendError> {
+        for (index, _) in shares {
+            let entry = &mut self.running[index];
+            let Some(work) = entry.held.take() else { continue };
+            match forward(backend, &work).await {
+                Ok(answers) => entry.absorb(answers, watch, ended),
+                Err(problem) if is_of_one_request(&problem) => ended.push((entry.ticket, Err(problem.into()))),
+                Err(problem) => return Err(problem),
             }
         }
-        self.retire(backend, &mut ended);
-        Ok(ended)
+        Ok(())
     }
 
     /// Gives waiting generations their stores, as long as there is room.
-    fn begin_waiting(&mut self, backend: &mut dyn Backend, ended: &mut Vec<Ended>) {
-        while let Some(mut entry) = self.waiting.pop_front() {
-            match entry.begin(backend) {
-                Ok(()) => self.running.push_back(entry),
-                // Room comes when another one ends; nobody overtakes.
-                Err(BackendError::OutOfMemory { .. }) if !self.running.is_empty() => {
-                    self.waiting.push_front(entry);
-                    break;
+    fn begin_waiting(&mut self, backend: &mut dyn Backend, done: &mut Stepped) {
+        while let Some(mut group) = self.waiting.pop_front() {
+            let generations = self.running.len().saturating_add(group.len());
+            let slots: usize = group.iter().map(|entry| entry.slots).fold(self.slots(), usize::saturating_add);
+            let room = generations <= self.limits.generations && slots <= self.limits.slots;
+            // Room comes when another one ends; nobody overtakes.
+            if !room && !self.running.is_empty() {
+                self.waiting.push_front(group);
+                break;
+            }
+            if slots > self.limits.slots {
+                let most = self.limits.slots;
+                let problem = || {
+                    Error::Request(format!(
+                        "keys and values of {slots} positions; there is room for {most}: shorten the text or ask for fewer at once"
+                    ))
+                };
+                done.ended.extend(group.iter().map(|entry| (entry.ticket, Err(problem()))));
+                continue;
+            }
+            match group.iter_mut().try_for_each(|entry| entry.begin(backend)) {
+                Ok(()) => {
+                    done.begun.extend(group.iter().map(|entry| entry.ticket));
+                    self.running.extend(group);
                 }
-                Err(problem) => ended.push((entry.ticket, Err(problem.into()))),
+                Err(problem) => {
+                    group.iter_mut().for_each(|entry| entry.release(backend));
+                    if matches!(problem, BackendError::OutOfMemory { .. }) && !self.running.is_empty() {
+                        self.waiting.push_front(group);
+                        break;
+                    }
+                    done.ended.extend(group.iter().map(|entry| (entry.ticket, Err(problem.clone().into()))));
+                }
             }
         }
     }
 
     /// The joint work of a pass, and the running generations that have a share in it with their selected rows.
     /// Each keeps its own work until the pass has succeeded.
-    fn form(&mut self, backend: &dyn Backend, ended: &mut Vec<Ended>) -> (Work, Vec<(usize, usize)>) {
-        let most = backend.most_rows();
+    fn form(&mut self, backend: &dyn Backend, ended: &mut Vec<Ended>) -> (Work, Vec<Share>) {
+        let able = backend.most_rows();
+        let most = able.min(self.limits.rows.max(1));
         let (mut joint, mut shares) = (Work::default(), Vec::new());
-        // Who was served last waits behind the others.
+        let mut newcomer_rows = 0;
         for index in 0..self.running.len() {
             let entry = &mut self.running[index];
-            let room = most.saturating_sub(joint.rows.len());
+            entry.served = false;
+            let mut room = most.saturating_sub(joint.rows.len());
+            if entry.newcomer && newcomer_rows > 0 {
+                room = room.min(self.limits.newcomer_rows.saturating_sub(newcomer_rows));
+            }
             if room == 0 {
-                break;
+                continue;
             }
             let Some(work) = entry.held.take().or_else(|| entry.generating.next_pass(room)) else { continue };
-            if work.rows.len() > most {
-                let problem = format!(
-                    "a pass of {} rows; this device computes at most {most} together: shorten the text",
-                    work.rows.len()
-                );
+            let rows = work.rows.len();
+            if rows > able {
+                let problem =
+                    format!("a pass of {rows} rows; this device computes at most {able} together: shorten the text");
                 ended.push((entry.ticket, Err(Error::Request(problem))));
-            } else if work.rows.len() <= room {
+                continue;
+            }
+            // A pass that is larger than the limit, and cannot be cut, goes alone.
+            if rows <= room || joint.rows.is_empty() {
                 shares.push((index, work.select.len()));
                 join(&mut joint, &work);
-                entry.held = Some(work);
-            } else {
-                entry.held = Some(work);
+                entry.served = true;
+                newcomer_rows += if entry.newcomer { rows } else { 0 };
             }
+            entry.held = Some(work);
         }
         (joint, shares)
     }
 
-    /// Takes out what has ended, and lets those that waited for room in a pass come first.
+    /// Takes out what has ended, and lets those that were not in the pass come first in the next.
     fn retire(&mut self, backend: &mut dyn Backend, ended: &mut Vec<Ended>) {
-        let mut held = VecDeque::new();
-        let mut served = VecDeque::new();
+        let (mut first, mut served) = (VecDeque::new(), VecDeque::new());
         for mut entry in self.running.drain(..) {
             if ended.iter().any(|(ticket, _)| *ticket == entry.ticket) {
                 entry.release(backend);
             } else if entry.is_over() {
                 entry.release(backend);
                 ended.push((entry.ticket, Ok(entry.generating.finish())));
-            } else if entry.held.is_some() {
-                held.push_back(entry);
-            } else {
+            } else if entry.served {
                 served.push_back(entry);
+            } else {
+                first.push_back(entry);
             }
         }
-        held.append(&mut served);
-        self.running = held;
+        first.append(&mut served);
+        self.running = first;
+    }
+
+    /// Puts those that run back to those that wait: what their stores held is lost.
+    fn interrupt(&mut self, backend: &mut dyn Backend) {
+        for mut entry in self.running.drain(..).rev() {
+            entry.release(backend);
+            (entry.held, entry.newcomer) = (None, true);
+            self.waiting.push_front(vec![entry]);
+        }
     }
 }
 
 impl Entry {
+    fn new(ticket: Ticket, generating: Box<dyn Generating>) -> Self {
+        let slots = generating.stores().iter().map(|slots| *slots as usize).sum();
+        Self { ticket, generating, stores: Vec::new(), slots, held: None, served: false, newcomer: true }
+    }
+
+    /// Makes its stores; those that were made before one could not be stay with it.
     fn begin(&mut self, backend: &mut dyn Backend) -> Result<(), BackendError> {
         for slots in self.generating.stores() {
-            match backend.create_store(slots) {
-                Ok(store) => self.stores.push(store),
-                Err(problem) => {
-                    self.release(backend);
-                    return Err(problem);
-                }
-            }
+            self.stores.push(backend.create_store(slots)?);
         }
         self.generating.begin(self.stores.clone());
         Ok(())
@@ -210,6 +379,8 @@ impl Entry {
     }
 
     fn absorb(&mut self, answers: Vec<Answer>, watch: &mut Watch<'_>, ended: &mut Vec<Ended>) {
+        // A pass without an answer was a piece of a prompt.
+        self.newcomer = answers.is_empty();
         self.held = None;
         match self.generating.absorb(answers) {
             Ok(report) => {
@@ -252,6 +423,7 @@ pub async fn logits(backend: &mut dyn Backend, work: &Work) -> Result<Vec<f32>, 
 /// Appends one generation's rows to a pass.
 fn join(joint: &mut Work, work: &Work) {
     let first = joint.rows.len() as u32;
+    joint.full_rows += work.full_rows;
     joint.rows.extend_from_slice(&work.rows);
     let sets: Vec<u32> = work
         .suppressed

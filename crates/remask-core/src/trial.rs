@@ -30,7 +30,7 @@ impl Trial {
         let keys = Keys { start: 0, end: context };
         let row = |position| Row { store, token: position * 7919 % vocabulary, position, slot: position, keys };
         let suppressed = vec![Arc::new(TokenSet::new(backend.head_rows()))];
-        let work = Work { rows: (0..context).map(row).collect(), select: Vec::new(), suppressed };
+        let work = Work { rows: (0..context).map(row).collect(), suppressed, ..Work::default() };
         let mut trial = Self { store, work };
         if count < context
             && let Err(problem) = forward(backend, &trial.work).await
@@ -53,7 +53,7 @@ impl Trial {
     #[must_use]
     pub fn logits(&self) -> Work {
         let select = self.work.select.iter().map(|s| Select { want: Want::Logits, ..*s }).collect();
-        Work { rows: self.work.rows.clone(), select, suppressed: Vec::new() }
+        Work { rows: self.work.rows.clone(), select, ..Work::default() }
     }
 
     /// Its rows.

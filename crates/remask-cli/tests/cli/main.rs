@@ -8,6 +8,8 @@ mod autoregressive;
 mod backends;
 mod commands;
 mod refusals;
+#[cfg(unix)]
+mod serve;
 #[cfg(feature = "train")]
 mod train;
 

@@ -190,7 +190,7 @@ impl Run<'_> {
         let row = |p: usize| Row::of_canvas(self.architecture, self.store, p, canvas.tokens()[p], canvas.len());
         let rows: Vec<_> = (first..last).map(row).collect();
         let select: Vec<_> = (self.next..self.next + length).map(|p| Select::logits(p - first, p)).collect();
-        let work = Work { rows, select, suppressed: Vec::new() };
+        let work = Work { rows, select, ..Work::default() };
         let mut logits = logits(backend, &work).await?;
         self.done.forward_passes += 1;
         self.done.rows_computed += work.rows.len() as u64;

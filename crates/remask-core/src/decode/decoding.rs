@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::accept::{Acceptance, Order, Scored};
 use super::cache::Progress;
 use super::credit::Credits;
-use super::generating::{Generating, Work};
+use super::generating::{Costs, Generating, Work};
 use super::mor::Mor;
 use super::options::{DecodeOptions, Revision, Vocabulary};
 use super::report::{FinishReason, Generation, StepReport};
@@ -54,6 +54,10 @@ pub struct Decoding {
     /// Log-probabilities of the latest candidate at a position, where they are asked for.
     logprobs: HashMap<usize, Logprobs>,
     last: LastStep,
+    /// Of the pass under way.
+    costs: Costs,
+    /// Whether it had stores before.
+    begun_before: bool,
     output: Generation,
 }
 
@@ -116,6 +120,8 @@ impl Decoding {
             occurrences,
             logprobs: HashMap::new(),
             last: LastStep::default(),
+            costs: Costs::default(),
+            begun_before: false,
             output: Generation { forward_passes: passes_before, notes, ..Generation::new(canvas, prompt_tokens, ends) },
         };
         decoding.enter_block();
@@ -179,10 +185,10 @@ impl Decoding {
             .collect();
         self.asked = select.iter().map(|s| positions[s.row as usize]).collect();
         self.computed = positions;
-        self.output.rows_computed += rows.len() as u64;
-        self.output.rows_selected += select.len() as u64;
-        self.output.rows_of_full_compute += (length * self.stores.len()) as u64;
-        Some(Work { rows, select, suppressed: vec![self.vocabulary.suppressed.clone()] })
+        let full_rows = length * self.stores.len();
+        let work = Work { rows, select, suppressed: vec![self.vocabulary.suppressed.clone()], full_rows };
+        self.costs = Costs::of(&work);
+        Some(work)
     }
 
     /// The candidates in a pass's answers, each with its position.
@@ -225,6 +231,7 @@ impl Decoding {
     fn take_in(&mut self, candidates: Vec<(usize, Candidate)>) -> StepReport<'_> {
         let pass = self.output.forward_passes;
         self.output.forward_passes += 1;
+        self.costs.add_to(&mut self.output);
         self.last = LastStep { block: self.blocks[self.block].positions.clone(), ..LastStep::default() };
         let (fresh, decided): (Vec<_>, Vec<_>) =
             candidates.into_iter().partition(|(p, _)| self.output.canvas.is_hole(*p));
@@ -248,9 +255,29 @@ impl Decoding {
             revised: &self.last.revised,
             remasked: &self.last.remasked,
             padded: &self.last.padded,
+            settled: self.settled(),
             computed: &self.computed,
             so_far: &self.output,
         }
+    }
+
+    /// Every position before this one will not change. With revision that is so when its block is left.
+    fn settled(&self) -> usize {
+        let canvas = &self.output.canvas;
+        let open = canvas.cells().iter().position(|cell| *cell == Cell::Hole).unwrap_or(canvas.len());
+        match (self.options.revision, self.blocks.get(self.block)) {
+            (Some(_), Some(block)) => open.min(block.positions.start),
+            _ => open,
+        }
+    }
+
+    /// Begins again from the canvas as it stands, its keys and values being lost. What it cost so far counts on.
+    fn resume(&mut self) {
+        let (architecture, vocabulary) = (self.architecture.clone(), self.vocabulary.clone());
+        let fresh = Self::new(architecture, vocabulary, self.options.clone(), self.output.canvas.clone());
+        let Self { output, .. } = std::mem::replace(self, fresh);
+        self.passes_before = output.forward_passes;
+        self.output = output;
     }
 
     fn into_generation(mut self) -> Generation {
@@ -448,6 +475,10 @@ impl Generating for Decoding {
     }
 
     fn begin(&mut self, stores: Vec<StoreId>) {
+        if self.begun_before {
+            self.resume();
+        }
+        self.begun_before = true;
         self.stores = stores;
     }
 

@@ -112,7 +112,7 @@ pub async fn fill_all(
         tickets.get(&ticket).map_or(ControlFlow::Continue(()), |index| watch(*index, report))
     };
     while !scheduler.is_empty() {
-        for (ticket, outcome) in scheduler.step(backend, watch).await? {
+        for (ticket, outcome) in scheduler.step(backend, watch).await?.ended {
             if let Some(slot) = tickets.get(&ticket).and_then(|index| done.get_mut(*index)) {
                 *slot = Some(outcome);
             }

@@ -18,6 +18,29 @@ pub struct Work {
     pub select: Vec<Select>,
     /// The sets of ids that candidates name.
     pub suppressed: Vec<Arc<TokenSet>>,
+    /// Rows that full compute would have computed in place of these.
+    pub full_rows: usize,
+}
+
+/// What a pass that was planned will have cost when its answers are there.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Costs {
+    rows: u64,
+    selected: u64,
+    full_rows: u64,
+}
+
+impl Costs {
+    pub(super) fn of(work: &Work) -> Self {
+        Self { rows: work.rows.len() as u64, selected: work.select.len() as u64, full_rows: work.full_rows as u64 }
+    }
+
+    /// Books them.
+    pub(super) fn add_to(self, done: &mut Generation) {
+        done.rows_computed += self.rows;
+        done.rows_selected += self.selected;
+        done.rows_of_full_compute += self.full_rows;
+    }
 }
 
 impl Work {
@@ -34,7 +57,8 @@ pub trait Generating {
     /// Slots of each store that it needs.
     fn stores(&self) -> Vec<u32>;
 
-    /// Gives it its stores, before the first pass.
+    /// Gives it its stores, before the first pass. Called again where the contents of the former ones are lost: it
+    /// goes on from its canvas.
     fn begin(&mut self, stores: Vec<StoreId>);
 
     /// The rows of the next pass, at most `most` of them where it can do with fewer; `None` when the generation

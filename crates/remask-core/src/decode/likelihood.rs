@@ -82,7 +82,7 @@ async fn written_nll(
     let work = Work {
         rows: (0..text.len()).map(row).collect(),
         select: asked.clone().map(|position| Select::logits(position - 1, position)).collect(),
-        suppressed: Vec::new(),
+        ..Work::default()
     };
     let logits = logits(backend, &work).await;
     stores.release(backend);
@@ -148,7 +148,7 @@ impl Judge<'_> {
             rows.extend((0..length).map(row));
             masks.push(masked);
         }
-        let work = Work { rows, select, suppressed: Vec::new() };
+        let work = Work { rows, select, ..Work::default() };
         let logits = logits(backend, &work).await?;
         let mut logits = logits.chunks(backend.head_rows());
         let mut sum = 0.0;

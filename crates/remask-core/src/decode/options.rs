@@ -266,6 +266,14 @@ impl Vocabulary {
         self.mask.unwrap_or_default()
     }
 
+    /// The same, but that no end is ever chosen: an answer fills every hole.
+    #[must_use]
+    pub fn without_ends(&self) -> Self {
+        let mut suppressed = TokenSet::clone(&self.suppressed);
+        self.stop.iter().for_each(|id| suppressed.insert(*id));
+        Self { stop: Vec::new(), suppressed: Arc::new(suppressed), ..self.clone() }
+    }
+
     /// The ids of a model without a tokenizer: the mask id and everything above the vocabulary are
     /// never chosen, the config's end-of-sequence ids stop.
     #[must_use]

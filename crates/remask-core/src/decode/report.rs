@@ -29,6 +29,8 @@ pub struct StepReport<'a> {
     pub remasked: &'a [usize],
     /// Positions behind the answer's end that were filled with padding.
     pub padded: &'a [usize],
+    /// Every position before this one is given, or decided and will not change.
+    pub settled: usize,
     /// Positions that the pass computed, in order.
     pub computed: &'a [usize],
     /// Canvas, depths and costs as they stand after the step.
@@ -93,6 +95,21 @@ pub struct AcceptanceStats {
     pub tokens_remasked: u64,
     /// Positions behind the end that were filled with padding, without a candidate.
     pub tokens_padded: u64,
+}
+
+impl AcceptanceStats {
+    /// The sum of both.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            tokens_accepted: self.tokens_accepted + other.tokens_accepted,
+            tokens_rejected: self.tokens_rejected + other.tokens_rejected,
+            finished_early: self.finished_early + other.finished_early,
+            tokens_revised: self.tokens_revised + other.tokens_revised,
+            tokens_remasked: self.tokens_remasked + other.tokens_remasked,
+            tokens_padded: self.tokens_padded + other.tokens_padded,
+        }
+    }
 }
 
 impl Generation {

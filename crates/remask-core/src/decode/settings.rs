@@ -161,6 +161,39 @@ impl DecodeSettings {
         }
     }
 
+    /// These settings, and where they say nothing those of `base`. The preset is this one's, so that whoever names
+    /// a preset may want nothing of another's base.
+    #[must_use]
+    pub fn over(self, base: &Self) -> Self {
+        let base = base.clone();
+        Self {
+            preset: self.preset,
+            max_tokens: self.max_tokens.or(base.max_tokens),
+            steps: self.steps.or(base.steps),
+            block_length: self.block_length.or(base.block_length),
+            accept: self.accept.or(base.accept),
+            temperature: self.temperature.or(base.temperature),
+            top_k: self.top_k.or(base.top_k),
+            top_p: self.top_p.or(base.top_p),
+            min_p: self.min_p.or(base.min_p),
+            repetition_penalty: self.repetition_penalty.or(base.repetition_penalty),
+            presence_penalty: self.presence_penalty.or(base.presence_penalty),
+            frequency_penalty: self.frequency_penalty.or(base.frequency_penalty),
+            logit_bias: if self.logit_bias.is_empty() { base.logit_bias } else { self.logit_bias },
+            logprobs: self.logprobs.or(base.logprobs),
+            seed: self.seed.or(base.seed),
+            stop_ids: if self.stop_ids.is_empty() { base.stop_ids } else { self.stop_ids },
+            ignore_eos: self.ignore_eos || base.ignore_eos,
+            cfg_scale: self.cfg_scale.or(base.cfg_scale),
+            cache: self.cache.or(base.cache),
+            mor: self.mor.or(base.mor),
+            adaptive_steps: self.adaptive_steps.or(base.adaptive_steps),
+            revise: self.revise.or(base.revise),
+            early_stop: self.early_stop.or(base.early_stop),
+            free_tail: self.free_tail.or(base.free_tail),
+        }
+    }
+
     /// The options that these settings ask for, over the `defaults` of a model. They are not checked; decoding
     /// does.
     #[must_use]
@@ -242,6 +275,17 @@ mod tests {
         );
         let mor = resolve(r#"{"mor": {"max_recursions": 6, "strategy": "entropy"}}"#).mor.unwrap();
         assert_eq!((mor.max_recursions, mor.min_recursions), (6, 1));
+    }
+
+    #[test]
+    fn what_is_not_said_comes_from_the_base() {
+        let read = |json: &str| serde_json::from_str::<DecodeSettings>(json).unwrap();
+        let base = read(r#"{"preset": "fast", "steps": 9, "mor": false, "cache": "dual", "temperature": 0.5}"#);
+        let own = read(r#"{"preset": "quality", "steps": 4, "accept": "margin:0.2"}"#).over(&base);
+        assert_eq!((own.preset, own.steps, own.temperature), (Preset::Quality, Some(4), Some(0.5)));
+        assert_eq!((own.cache, own.mor), (Some(Cache::Dual), Some(MorSetting::Switch(false))));
+        assert!(own.accept.is_some());
+        assert_eq!(DecodeSettings { preset: Preset::Fast, ..DecodeSettings::default() }.over(&base), base);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::accept::Scored;
-use super::generating::{Generating, Work};
+use super::generating::{Costs, Generating, Work};
 use super::options::{DecodeOptions, Vocabulary};
 use super::report::{FinishReason, Generation, StepReport};
 use super::sampling::{Occurrences, choose};
@@ -32,6 +32,8 @@ pub struct Writing {
     /// Positions of the pass under way, or of the last one.
     computed: Vec<usize>,
     committed: Vec<Scored>,
+    /// Of the pass under way.
+    costs: Costs,
     output: Generation,
 }
 
@@ -61,6 +63,7 @@ impl Writing {
             over: next == canvas.len(),
             computed: Vec::new(),
             committed: Vec::new(),
+            costs: Costs::default(),
             output: Generation::new(canvas, given, ends),
         }
     }
@@ -88,7 +91,7 @@ impl Generating for Writing {
         self.computed = (self.stored..end).collect();
         let row = |p: &usize| Row::of_canvas(&self.architecture, store, *p, canvas.tokens()[*p], canvas.len());
         let rows: Vec<_> = self.computed.iter().map(row).collect();
-        let mut work = Work { rows, ..Work::default() };
+        let mut work = Work { rows, full_rows: self.next, ..Work::default() };
         if end == self.next {
             let want = if self.options.sampling.needs_logits() {
                 Want::Logits
@@ -99,15 +102,14 @@ impl Generating for Writing {
             let row = self.computed.len() as u32 - 1;
             work.select.push(Select { row, position: self.next as u32, guide: None, want });
         }
-        self.output.rows_computed += work.rows.len() as u64;
-        self.output.rows_selected += work.select.len() as u64;
-        self.output.rows_of_full_compute += self.next as u64;
+        self.costs = Costs::of(&work);
         Some(work)
     }
 
     fn absorb(&mut self, answers: Vec<Answer>) -> Result<StepReport<'_>> {
         let step = self.output.forward_passes;
         self.output.forward_passes += 1;
+        self.costs.add_to(&mut self.output);
         self.stored += self.computed.len();
         self.committed.clear();
         let at = self.next;
@@ -144,6 +146,7 @@ impl Generating for Writing {
             revised: &[],
             remasked: &[],
             padded: &[],
+            settled: self.next,
             computed: &self.computed,
             so_far: &self.output,
         })

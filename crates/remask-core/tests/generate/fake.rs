@@ -217,11 +217,13 @@ pub struct Auditor {
     pub cells: Vec<Cell>,
     pub tokens: Vec<u32>,
     pub steps: u32,
+    /// What was said to be settled.
+    pub settled: Vec<u32>,
 }
 
 impl Auditor {
     pub fn new(canvas: &Canvas) -> Self {
-        Self { cells: canvas.cells().to_vec(), tokens: canvas.tokens().to_vec(), steps: 0 }
+        Self { cells: canvas.cells().to_vec(), tokens: canvas.tokens().to_vec(), steps: 0, settled: Vec::new() }
     }
 
     /// What was committed were holes of the block at work, each once; what was revised or remasked had
@@ -252,6 +254,10 @@ impl Auditor {
         assert_eq!(report.canvas.cells(), self.cells);
         assert_eq!(report.canvas.tokens(), self.tokens);
         assert!(!holes(&self.cells, 0..report.block.start), "a block was left before it was full");
+        // What is settled stays, and blocks that were left are.
+        assert!(!holes(&self.cells, 0..report.settled) && report.settled >= report.block.start);
+        assert!(self.tokens[..report.settled].starts_with(&self.settled), "a settled token has changed");
+        self.settled = self.tokens[..report.settled].to_vec();
         self.steps += 1;
     }
 

@@ -1,11 +1,13 @@
 //! Requests that share passes, blanks in given text, generations that were cut off.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use remask_core::{
-    Acceptance, Cache, Canvas, Cell, DecodeOptions, FinishReason, Request, StepReport, Vocabulary, fill, fill_all,
+    Acceptance, Cache, Canvas, Cell, DecodeOptions, FinishReason, Request, Scheduler, StepReport, Vocabulary, fill,
+    fill_all,
 };
 
 use super::fake::*;
@@ -95,6 +97,50 @@ proptest! {
             let run = fill(&mut backend, &architecture, &vocabulary, cut.canvas, &options, watch);
             let rest = pollster::block_on(run).unwrap();
             prop_assert_eq!((rest.canvas, rest.forward_passes), (whole.canvas, whole.forward_passes));
+        }
+    }
+}
+
+proptest! {
+    /// A device that is lost costs the pass under way: whatever the options, all is decided in the end, and plain
+    /// generations end as they would have.
+    #[test]
+    fn generations_go_on_with_another_device_where_one_is_lost(
+        seed: u32, requests in proptest::collection::vec((prompt(), options()), 1..4), after in 0u32..20,
+    ) {
+        let architecture = architecture();
+        let vocabulary = Arc::new(Vocabulary::of(&architecture));
+        let backend = || Fake { steady: true, edits: true, ..Fake::new(seed) };
+        let mut scheduler = Scheduler::default();
+        let begin = |(prompt, options): &(Vec<u32>, DecodeOptions)| {
+            let canvas = Canvas::new(prompt, options.max_tokens, MASK);
+            Request { canvas, options: options.clone() }.begin(&architecture, &vocabulary).unwrap()
+        };
+        let tickets: Vec<_> = requests.iter().map(|request| scheduler.admit(begin(request))).collect();
+        let mut devices = [Fake { fails_after: Some(after), ..backend() }, backend()].into_iter();
+        let mut device = devices.next().unwrap();
+        let (mut done, mut lost) = (HashMap::new(), 0);
+        while !scheduler.is_empty() {
+            let watch = &mut |_, _: &StepReport| ControlFlow::Continue(());
+            match pollster::block_on(scheduler.step(&mut device, watch)) {
+                Ok(stepped) => done.extend(stepped.ended),
+                Err(_) => {
+                    prop_assert!(device.stores.is_empty());
+                    lost += 1;
+                    device = devices.next().unwrap();
+                }
+            }
+        }
+        prop_assert!(lost <= 1 && device.stores.is_empty());
+        for (ticket, (prompt, options)) in tickets.iter().zip(&requests) {
+            let rest = done.remove(ticket).unwrap().unwrap();
+            prop_assert!(options.early_stop || rest.canvas.holes() == 0);
+            let alone = run(&mut backend(), prompt, options, &mut go_on).unwrap();
+            let same = plain(options) && options.mor.is_none() && options.cache == Cache::None;
+            if same && !matches!(options.acceptance, Acceptance::Credit(_)) {
+                prop_assert_eq!(rest.canvas, alone.canvas);
+                prop_assert_eq!((rest.forward_passes, rest.finish), (alone.forward_passes, alone.finish));
+            }
         }
     }
 }

@@ -4,143 +4,17 @@
 // Helpers outside of a #[test] fail the test by a panic, as the tests themselves do.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::collections::BTreeMap;
+mod causal;
+mod scheduling;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use remask_core::backend::BackendInfo;
 use remask_core::decode::Sampling;
-use remask_core::families::parse_config;
-use remask_core::random::{Key, gumbel, threefry, unit};
-use remask_core::{
-    Answer, Architecture, Backend, BackendError, BackendFuture, Candidate, Canvas, DecodeOptions, FinishReason,
-    Generation, Pass, Request, Row, Scheduler, Select, StepReport, StoreId, Vocabulary, Want, fill_all, generate,
-};
+use remask_core::{Canvas, DecodeOptions, FinishReason, Request, Scheduler, StepReport, Vocabulary, fill_all};
 
-const HEAD: u32 = 50;
-const STOP: u32 = 49;
-const POSITIONS: usize = 2000;
-
-fn architecture() -> Arc<Architecture> {
-    let config = format!(
-        "{{\"architectures\": [\"LlamaForCausalLM\"], \"hidden_size\": 8, \"num_attention_heads\": 1, \
-         \"num_hidden_layers\": 1, \"intermediate_size\": 8, \"vocab_size\": {HEAD}, \
-         \"max_position_embeddings\": {POSITIONS}, \"eos_token_id\": {STOP}}}"
-    );
-    parse_config("config.json", &config).unwrap().1.into()
-}
-
-/// Keeps the tokens of every store, and answers from a hash of all that a row sees.
-#[derive(Default)]
-struct Causal {
-    stores: BTreeMap<StoreId, Vec<Option<u32>>>,
-    made: u32,
-    /// Rows of each pass.
-    passes: Vec<usize>,
-    /// Slots that all stores together may have.
-    room: Option<u32>,
-    most_rows: Option<usize>,
-    /// Rows of this token have logits that are not finite.
-    poison: Option<u32>,
-}
-
-impl Causal {
-    fn logits(&self, row: &Row) -> Vec<f32> {
-        let slots = &self.stores[&row.store];
-        let seen = (row.keys.start..row.keys.end).map(|slot| slots[slot as usize].unwrap());
-        let key = seen.fold(Key([1, 2]), |key, token| Key(threefry(key, [token, 7])));
-        (0..HEAD).map(|id| 4.0 * unit(threefry(key, [id, 0]))).collect()
-    }
-
-    fn answer(&self, pass: &Pass, select: &Select) -> Answer {
-        let logits = self.logits(&pass.rows[select.row as usize]);
-        let Want::Candidate { temperature, key, suppressed } = select.want else { return Answer::Logits(logits) };
-        let noise = |id: u32| temperature * gumbel(threefry(key, [select.position, id]));
-        let allowed = (0..HEAD).filter(|id| !pass.suppressed[suppressed as usize].contains(*id));
-        let token = allowed.max_by(|a, b| {
-            let score = |id: u32| logits[id as usize] + noise(id);
-            score(*a).total_cmp(&score(*b)).then(b.cmp(a))
-        });
-        Answer::Candidate(Candidate { token: token.unwrap(), probability: 0.5, entropy: 1.0, margin: 0.1 })
-    }
-}
-
-impl Backend for Causal {
-    fn info(&self) -> BackendInfo {
-        BackendInfo { backend: "causal".into(), adapter: "none".into(), weights: "none".into() }
-    }
-
-    fn head_rows(&self) -> usize {
-        HEAD as usize
-    }
-
-    fn most_rows(&self) -> usize {
-        self.most_rows.unwrap_or(usize::MAX)
-    }
-
-    fn create_store(&mut self, capacity: u32) -> Result<StoreId, BackendError> {
-        let taken: usize = self.stores.values().map(Vec::len).sum();
-        if self.room.is_some_and(|room| taken as u32 + capacity > room) {
-            return Err(BackendError::OutOfMemory { action: "making a store".into(), bytes: capacity.into() });
-        }
-        self.made += 1;
-        self.stores.insert(StoreId(self.made), vec![None; capacity as usize]);
-        Ok(StoreId(self.made))
-    }
-
-    fn release_store(&mut self, store: StoreId) {
-        assert!(self.stores.remove(&store).is_some(), "{store:?} was released twice");
-    }
-
-    fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Answer>> {
-        let capacity = |store| self.stores.get(&store).map(|slots| slots.len() as u32);
-        pass.check(&architecture(), capacity).unwrap();
-        assert!(pass.rows.len() <= self.most_rows());
-        self.passes.push(pass.rows.len());
-        for row in pass.rows {
-            let slot = &mut self.stores.get_mut(&row.store).unwrap()[row.slot as usize];
-            assert!(slot.is_none() && row.slot == row.position, "a row is computed once");
-            *slot = Some(row.token);
-        }
-        if let Some(row) = pass.rows.iter().find(|row| Some(row.token) == self.poison) {
-            let position = row.position;
-            // As a device does that failed: what was written counts for nothing.
-            for row in pass.rows {
-                self.stores.get_mut(&row.store).unwrap()[row.slot as usize] = None;
-            }
-            return Box::pin(async move { Err(BackendError::NotFinite { position }) });
-        }
-        let answers = pass.select.iter().map(|select| self.answer(pass, select)).collect();
-        Box::pin(async { Ok(answers) })
-    }
-}
-
-fn run(backend: &mut Causal, prompt: &[u32], options: &DecodeOptions) -> Generation {
-    let (a, v) = (architecture(), Arc::new(Vocabulary::of(&architecture())));
-    let watch = &mut |_: &StepReport| ControlFlow::Continue(());
-    let done = pollster::block_on(generate(backend, &a, &v, prompt, options, watch)).unwrap();
-    assert!(backend.stores.is_empty(), "stores are given back");
-    done
-}
-
-fn writes(max_tokens: usize) -> DecodeOptions {
-    DecodeOptions { max_tokens, ignore_eos: true, ..DecodeOptions::default() }
-}
-
-/// What the backend's own distribution gives token after token.
-fn expected(prompt: &[u32], count: usize) -> Vec<u32> {
-    let mut text = prompt.to_vec();
-    for _ in 0..count {
-        let mut all = Causal::default();
-        all.stores.insert(StoreId(0), text.iter().map(|t| Some(*t)).collect());
-        let last = Row::of_canvas(&architecture(), StoreId(0), text.len() - 1, 0, text.len());
-        let logits = all.logits(&last);
-        let best = (0..HEAD).max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize]).then(b.cmp(a)));
-        text.push(best.unwrap());
-    }
-    text
-}
+use crate::causal::{Causal, HEAD, STOP, architecture, expected, run, writes};
 
 #[test]
 fn a_prompt_is_computed_in_pieces_and_then_a_row_a_token() {
@@ -218,12 +92,12 @@ fn a_cancelled_request_has_no_rows_in_later_passes() {
     for _ in 0..3 {
         pollster::block_on(scheduler.step(&mut backend, watch)).unwrap();
     }
-    let cut = scheduler.cancel(&mut backend, first).unwrap();
+    let cut = scheduler.cancel(Some(&mut backend), first).unwrap();
     assert_eq!((cut.finish, cut.canvas.holes()), (FinishReason::Aborted, 47));
-    assert!(scheduler.cancel(&mut backend, first).is_none() && backend.stores.len() == 1);
+    assert!(scheduler.cancel(Some(&mut backend), first).is_none() && backend.stores.len() == 1);
     pollster::block_on(scheduler.step(&mut backend, watch)).unwrap();
     assert_eq!(backend.passes, [2, 2, 2, 1]);
-    assert!(scheduler.cancel(&mut backend, second).is_some() && scheduler.is_empty());
+    assert!(scheduler.cancel(Some(&mut backend), second).is_some() && scheduler.is_empty());
 }
 
 proptest! {

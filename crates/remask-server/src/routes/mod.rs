@@ -1,0 +1,120 @@
+//! The routes.
+
+mod health;
+mod infill;
+mod models;
+mod responses;
+mod tokens;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{Extension, Path, Request, State};
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::ask::Form;
+use crate::error::ApiError;
+use crate::gate::{RequestId, client_of, gate, read_json};
+use crate::generate::{admit, answer, refuse};
+use crate::tally::Tally;
+
+/// Every route, behind the gate.
+pub fn router(app: &Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(health::root))
+        .route("/health", get(health::health))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/ping", get(health::ping))
+        .route("/version", get(health::version))
+        .route("/metrics", get(metrics))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one))
+        .route("/v1/completions", post(completions))
+        .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/{id}", get(responses::stored).delete(responses::stored))
+        .route("/v1/engine/stats", get(health::stats))
+        .route("/v1/engine/health", get(health::health))
+        .route("/v1/requests/{*id}", delete(cancel))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/infill", post(infill::infill))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(axum::middleware::from_fn_with_state(app.clone(), gate))
+        .with_state(app.clone())
+}
+
+async fn no_route(uri: Uri) -> ApiError {
+    ApiError::not_found(uri.path())
+}
+
+async fn no_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::method(method.as_str(), uri.path())
+}
+
+/// What a request that generates needs before its body is looked at; it is counted from here on.
+pub(crate) async fn receive(
+    app: &Arc<App>,
+    route: &'static str,
+    id: &RequestId,
+    request: Request,
+) -> Result<(Value, Tally), Response> {
+    let tally = Tally::new(app, route, &id.0);
+    let client = client_of(&request);
+    let allowed = admit(app).and_then(|()| {
+        let problem = |seconds| ApiError::too_many("rate_limit_exceeded", "too many requests; slow down", seconds);
+        app.rate.count(&client, Instant::now()).map_err(problem)
+    });
+    if let Err(error) = allowed {
+        return Err(refuse(error, tally));
+    }
+    let (parts, body) = request.into_parts();
+    match read_json(app, &parts.headers, body).await {
+        Ok(body) => Ok((body, tally)),
+        Err(error) => Err(refuse(error, tally)),
+    }
+}
+
+async fn completions(State(app): State<Arc<App>>, Extension(id): Extension<RequestId>, request: Request) -> Response {
+    match receive(&app, "/v1/completions", &id, request).await {
+        Ok((body, tally)) => answer(&app, Form::Completion, &id.0, &body, tally).await,
+        Err(response) => response,
+    }
+}
+
+async fn chat_completions(
+    State(app): State<Arc<App>>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Response {
+    match receive(&app, "/v1/chat/completions", &id, request).await {
+        Ok((body, tally)) => answer(&app, Form::Chat, &id.0, &body, tally).await,
+        Err(response) => response,
+    }
+}
+
+async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
+    if app.cancel(&id) {
+        let message = "the request ends before its next pass";
+        axum::Json(json!({"request_id": id, "status": "cancelled", "message": message})).into_response()
+    } else {
+        let body = json!({
+            "request_id": id, "status": "not_found", "message": "no request of this name is under way",
+            "error": {"message": "no request of this name is under way", "type": "invalid_request_error",
+                "param": "request_id", "code": "not_found"},
+        });
+        (StatusCode::NOT_FOUND, axum::Json(body)).into_response()
+    }
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], app.metrics.text(&app.models())).into_response()
+}

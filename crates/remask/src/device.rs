@@ -1,0 +1,54 @@
+//! Devices to open models on.
+
+use remask_burn::CpuBackend;
+use remask_core::checkpoint::WeightFormat;
+use remask_core::{Backend, BackendError, Model};
+use remask_wgpu::tuning::Tuning;
+use remask_wgpu::{AdapterProfile, Gpu, LimitChoice, WgpuBackend, adapters, cache_folder};
+
+use crate::open::OpenBackend;
+
+/// What computes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The best GPU where there is one, otherwise the CPU.
+    #[default]
+    Auto,
+    /// A GPU through Vulkan, Metal or DX12, by index or part of its name; the best one where none is named.
+    Gpu(Option<String>),
+    /// The CPU, every core of it.
+    Cpu,
+}
+
+impl Device {
+    /// Opens it for an engine. `weights` is the format that weights are kept in; as the checkpoint has them where none
+    /// is named.
+    #[must_use]
+    pub fn opener(self, weights: Option<WeightFormat>) -> OpenBackend {
+        Box::new(move |model, progress| self.open(model, weights, progress))
+    }
+
+    fn open(
+        &self,
+        model: &Model,
+        weights: Option<WeightFormat>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Box<dyn Backend>, BackendError> {
+        let gpu = match self {
+            Self::Cpu => None,
+            Self::Gpu(name) => Some(pollster::block_on(Gpu::open(name.as_deref(), LimitChoice::Adapter))?),
+            Self::Auto => {
+                let found = pollster::block_on(adapters());
+                let hardware = found.iter().find(|adapter| !AdapterProfile::of(adapter).is_software());
+                let open = |adapter| pollster::block_on(Gpu::from_adapter(adapter, LimitChoice::Adapter));
+                hardware.map(open).transpose()?
+            }
+        };
+        let Some(mut gpu) = gpu else { return Ok(Box::new(CpuBackend::load(model, weights, progress)?)) };
+        if let Some(folder) = cache_folder() {
+            gpu.keep_pipelines(&folder);
+            gpu.tuning = Tuning::open(&gpu.profile, &folder);
+        }
+        Ok(Box::new(pollster::block_on(WgpuBackend::load(gpu, model, weights, progress))?))
+    }
+}
