@@ -82,6 +82,12 @@ fn check(backend: &mut WgpuBackend, model: &Model, name: &str, length: usize) {
         }
         let found = ask(backend, &rows(model, d, 1, length, 12..length), d);
         assert_same(&found, &alone[12..], &format!("{name}: in pieces"));
+        // Over what was copied, in a store that no pass has seen and whose slots the arena may not have yet.
+        let e = backend.create_store(length as u32 + 40).unwrap();
+        assert!(backend.copy_slots(d, e, 12));
+        let found = ask(backend, &rows(model, e, 1, length, 12..length), e);
+        assert_same(&found, &alone[12..], &format!("{name}: over copied slots"));
+        backend.release_store(e);
         backend.release_store(d);
     }
     [a, b, c].into_iter().for_each(|store| backend.release_store(store));

@@ -58,6 +58,19 @@ impl Slots for HostSlots {
         Self { keys: vec![[0.0; WIDTH]; keys], values: vec![[0.0; WIDTH]; values], slots }
     }
 
+    fn copy_from(&mut self, other: &Self, count: usize, a: &Attention) {
+        // Keys lie in whole panels of slots; what is copied beyond `count` is written before it is read.
+        let (of_keys, of_values) = (count.div_ceil(WIDTH) * a.head_dim, count);
+        let keys = self.keys.chunks_exact_mut(self.slots / WIDTH * a.head_dim);
+        for (to, from) in keys.zip(other.keys.chunks_exact(other.slots / WIDTH * a.head_dim)) {
+            to[..of_keys].copy_from_slice(&from[..of_keys]);
+        }
+        let values = self.values.chunks_exact_mut(self.slots);
+        for (to, from) in values.zip(other.values.chunks_exact(other.slots)) {
+            to[..of_values].copy_from_slice(&from[..of_values]);
+        }
+    }
+
     fn plan(rows: &[Row], _: &Attention, _: &Device) -> Vec<Group> {
         let own = |row: &Row| (row.slot as usize, row.keys.start as usize..row.keys.end as usize);
         let group = |(store, range): (StoreId, Range<usize>)| Group {

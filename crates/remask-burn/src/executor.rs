@@ -211,6 +211,10 @@ impl<L: Served> Backend for BurnBackend<L> {
         self.stores.release(store);
     }
 
+    fn copy_slots(&mut self, from: StoreId, to: StoreId, slots: u32) -> bool {
+        self.stores.copy(from, to, slots, &self.architecture)
+    }
+
     fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Answer>> {
         Box::pin(async move { L::inside(|| self.run(pass)) })
     }

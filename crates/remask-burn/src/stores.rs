@@ -18,6 +18,9 @@ pub trait Slots: Sized {
     /// `capacity` slots.
     fn new(capacity: usize, attention: &Attention, device: &Device) -> Self;
 
+    /// Takes over the first `count` slots of `other`, which belongs to blocks like `attention` too. Neither has fewer.
+    fn copy_from(&mut self, other: &Self, count: usize, attention: &Attention);
+
     /// Sorts out `rows`, whose keys are those that blocks like `attention` see.
     fn plan(rows: &[Row], attention: &Attention, device: &Device) -> Self::Plan;
 
@@ -66,6 +69,21 @@ impl<S: Slots> Stores<S> {
     /// Gives a store's slots back.
     pub fn release(&mut self, store: StoreId) {
         self.stores.remove(&store);
+    }
+
+    /// Copies the first `count` slots of a store to another one. False where there are none to copy.
+    pub fn copy(&mut self, from: StoreId, to: StoreId, count: u32, a: &Architecture) -> bool {
+        let Some(mut target) = self.stores.remove(&to) else { return false };
+        let source = self.stores.get(&from).filter(|source| source.capacity.min(target.capacity) >= count);
+        if let Some(source) = source {
+            let entries = target.entries.iter_mut().zip(&source.entries);
+            for (block, (to, from)) in a.cached_blocks().zip(entries) {
+                to.copy_from(from, count as usize, &block.attention);
+            }
+        }
+        let copied = source.is_some();
+        self.stores.insert(to, target);
+        copied
     }
 
     /// Slots of a store.

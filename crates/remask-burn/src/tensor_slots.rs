@@ -36,6 +36,13 @@ impl Slots for TensorSlots {
         Self([empty(), empty()])
     }
 
+    fn copy_from(&mut self, other: &Self, count: usize, a: &Attention) {
+        let slots = [0..1, 0..a.kv_heads, 0..count, 0..a.head_dim];
+        for (to, from) in self.0.iter_mut().zip(&other.0) {
+            *to = to.clone().slice_assign(slots.clone(), from.clone().slice(slots.clone()));
+        }
+    }
+
     fn plan(rows: &[Row], a: &Attention, device: &Device) -> Vec<Group> {
         let group = |(store, range): (StoreId, Range<usize>)| {
             let own = &rows[range.clone()];

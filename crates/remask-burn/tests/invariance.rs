@@ -125,3 +125,27 @@ fn candidates_are_the_same_beside_logits() {
     }
     assert!(run(Vec::new()).is_empty());
 }
+
+/// Keys and values that were copied are as good as those that were computed.
+#[test]
+fn copied_slots_give_the_same_bits() {
+    for folder in FOLDERS {
+        let model = open(folder);
+        if model.architecture.is_diffusion() {
+            continue;
+        }
+        let mut backend = CpuBackend::load(&model, None, &mut |_| ()).unwrap();
+        let [first, second] = [90, LENGTH].map(|slots| backend.create_store(slots as u32).unwrap());
+        let text = rows(&model, first, 1, 90);
+        compute(&mut backend, &text);
+        for count in [1, 37, 80] {
+            assert!(backend.copy_slots(first, second, count));
+            let rest = rows(&model, second, 1, 90).split_off(count as usize);
+            let found = compute(&mut backend, &rest);
+            let own: Bits = compute(&mut backend, &text[count as usize..]);
+            let own = own.into_iter().map(|((_, position), bits)| ((second, position), bits)).collect();
+            assert_part_of(&own, &found, &format!("{folder}: behind {count} copied slots"));
+        }
+        assert!(!backend.copy_slots(first, second, 91), "more than there are");
+    }
+}

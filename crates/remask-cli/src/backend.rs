@@ -45,7 +45,8 @@ impl BackendName {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Box<dyn Backend>, BackendError> {
         let wgpu = |gpu: Gpu, progress: &mut dyn FnMut(u64)| -> Result<Box<dyn Backend>, BackendError> {
-            let loaded = pollster::block_on(WgpuBackend::load(gpu, model, device.weights, progress))?;
+            let mut loaded = pollster::block_on(WgpuBackend::load(gpu, model, device.weights, progress))?;
+            loaded.set_batch_invariant(device.batch_invariant);
             Ok(Box::new(loaded))
         };
         match (self, self.burn_device()) {

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Read, Write, stdout};
 use std::time::Instant;
 
 use remask_core::chat::Conversation;
+use remask_core::decode::FinishReason;
 use remask_core::{Backend, DecodeOptions, Error, Generation, Model, StepReport, generate};
 use serde_json::json;
 
@@ -33,6 +34,9 @@ pub struct Args {
     /// Give the prompt as token ids, comma separated, for models without a tokenizer
     #[arg(long, value_delimiter = ',', value_name = "IDS", conflicts_with_all = ["prompt", "raw"])]
     prompt_ids: Option<Vec<u32>>,
+    /// End the answer where this text would come; several times for several
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    stop: Vec<String>,
     /// Print one JSON object with the text, what it cost and where it ran
     #[arg(long)]
     json: bool,
@@ -86,13 +90,24 @@ pub fn run(args: &Args) -> Outcome {
     let mut view = View::new(args.watch, &model, options.max_tokens)?;
     let mut watch = |report: &StepReport| {
         first_pass.get_or_insert_with(|| milliseconds(loaded));
-        view.step(&model, report)
+        // What may still change ends nothing.
+        let settled = report.settled.saturating_sub(report.so_far.prompt_tokens);
+        let ids = report.so_far.completion();
+        let stopped = !args.stop.is_empty()
+            && model.tokenizer.as_ref().is_some_and(|tokenizer| {
+                let text = tokenizer.decode(&ids[..settled.min(ids.len())], true);
+                text.is_ok_and(|text| before_stop(&text, &args.stop).is_some())
+            });
+        if stopped { std::ops::ControlFlow::Break(()) } else { view.step(&model, report) }
     };
     let run = generate(backend.as_mut(), &model.architecture, &model.vocabulary, &prompt, &options, &mut watch);
     let result = pollster::block_on(run);
     let total = milliseconds(loaded);
     view.finish();
-    let done = result.map_err(|e| explain(e, &model))?;
+    let mut done = result.map_err(|e| explain(e, &model))?;
+    if done.finish == FinishReason::Aborted && !args.stop.is_empty() {
+        done.finish = FinishReason::Stop;
+    }
     for note in &done.notes {
         tell("note", note);
     }
@@ -106,6 +121,11 @@ pub fn run(args: &Args) -> Outcome {
     Ok(())
 }
 
+/// The text up to the first of the texts that end it, where one is in it.
+fn before_stop<'t>(text: &'t str, stop: &[String]) -> Option<&'t str> {
+    stop.iter().filter_map(|stop| text.find(stop.as_str())).min().map(|at| &text[..at])
+}
+
 fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
@@ -116,7 +136,10 @@ fn text_of(args: &Args, model: &Model, done: &Generation) -> Result<String, Fail
     let Some(tokenizer) = &model.tokenizer else {
         return Ok(ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","));
     };
-    let text = tokenizer.decode(ids, true)?;
+    let mut text = tokenizer.decode(ids, true)?;
+    if let Some(before) = before_stop(&text, &args.stop) {
+        text = before.to_owned();
+    }
     Ok(if args.raw { text } else { text.trim().to_owned() })
 }
 

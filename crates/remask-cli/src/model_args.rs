@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use remask_core::checkpoint::WeightFormat;
 use remask_core::{Backend, BackendError, Error, Model};
 use remask_wgpu::tuning::Tuning;
-use remask_wgpu::{ADAPTER_VARIABLE, AdapterProfile, Gpu, LimitChoice, adapters, cache_folder};
+use remask_wgpu::{ADAPTER_VARIABLE, AdapterProfile, Gpu, LimitChoice, SharedGpu, adapters, cache_folder};
 
 use crate::backend::BackendName;
 use crate::bundled::{self, Named};
@@ -31,12 +31,19 @@ pub struct DeviceArgs {
     /// Use no more than WebGPU's default limits, as a browser would
     #[arg(long)]
     pub webgpu_limits: bool,
+    /// The same bits for a text whatever shares its passes, on matrix units too (elsewhere it is always so): the order
+    /// of sums then depends on the matrix alone, which costs time where rows are few
+    #[arg(long, env = "REMASK_BATCH_INVARIANT")]
+    pub batch_invariant: bool,
+    /// The device, once it is open: all models are on one.
+    #[arg(skip)]
+    opened: SharedGpu,
 }
 
 impl DeviceArgs {
     /// Opens the adapter.
     pub fn open(&self) -> Result<Gpu, BackendError> {
-        Ok(kept(pollster::block_on(Gpu::open(self.adapter.as_deref(), self.limits()))?))
+        self.opened.get_or_open(|| Ok(kept(pollster::block_on(Gpu::open(self.adapter.as_deref(), self.limits()))?)))
     }
 
     /// Opens the best adapter that is a GPU, where there is one.
@@ -44,7 +51,7 @@ impl DeviceArgs {
         let found = pollster::block_on(adapters());
         let gpu = found.iter().find(|a| !AdapterProfile::of(a).is_software());
         let open = |adapter| pollster::block_on(Gpu::from_adapter(adapter, self.limits())).map(kept);
-        gpu.map(open).transpose()
+        gpu.map(|adapter| self.opened.get_or_open(|| open(adapter))).transpose()
     }
 
     fn limits(&self) -> LimitChoice {

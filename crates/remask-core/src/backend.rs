@@ -290,6 +290,12 @@ pub trait Backend {
     /// Gives a store's slots back. Unknown ids are ignored.
     fn release_store(&mut self, store: StoreId);
 
+    /// Copies the keys and values of the first `slots` slots of one store to those of another, before the next pass.
+    /// False where it does not: the rows are then computed.
+    fn copy_slots(&mut self, _from: StoreId, _to: StoreId, _slots: u32) -> bool {
+        false
+    }
+
     /// Computes a pass: writes the rows' K/V and answers one candidate, or the logits, a selected row.
     ///
     /// # Errors

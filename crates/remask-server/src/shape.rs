@@ -166,7 +166,8 @@ impl Shape {
 
     fn usage(&self) -> Usage {
         let completion_tokens = self.tokens.iter().sum();
-        Usage { prompt_tokens: self.prompt_tokens, completion_tokens, cached_tokens: 0 }
+        let cached_tokens = self.statistics.iter().map(|one| one.cached_tokens).sum();
+        Usage { prompt_tokens: self.prompt_tokens, completion_tokens, cached_tokens }
     }
 
     /// What a chunk says of one choice.

@@ -1,5 +1,7 @@
 //! Keys and values on the device: of each cache entry two buffers over the slots of all stores.
 
+use std::ops::Range;
+
 use half::slice::HalfFloatSliceExt;
 use remask_core::{Architecture, BackendError};
 
@@ -83,6 +85,31 @@ impl Arena {
         }
         gpu.queue.submit([encoder.finish()]);
         Ok(grown)
+    }
+
+    /// Copies slots of every entry, one range after the other. Ranges lie within the arena's slots, and those of a pair
+    /// are equally long.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`].
+    pub async fn copy(&self, gpu: &Gpu, ranges: &[[Range<u32>; 2]]) -> Result<(), BackendError> {
+        // A buffer cannot be copied to itself.
+        let longest = ranges.iter().map(|[from, _]| u64::from(from.end - from.start)).max().unwrap_or(0);
+        let widest = self.widths.iter().max().copied().unwrap_or(0);
+        let between = gpu.storage("slots on their way", longest * widest * self.element_bytes()).await?;
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("copy") });
+        for [from, to] in ranges {
+            for (width, buffers) in self.widths.iter().zip(&self.entries) {
+                let slot = width * self.element_bytes();
+                let bytes = u64::from(from.end - from.start) * slot;
+                for buffer in buffers {
+                    encoder.copy_buffer_to_buffer(buffer, u64::from(from.start) * slot, &between, 0, bytes);
+                    encoder.copy_buffer_to_buffer(&between, 0, buffer, u64::from(to.start) * slot, bytes);
+                }
+            }
+        }
+        gpu.queue.submit([encoder.finish()]);
+        Ok(())
     }
 
     /// The same contents in float32, where they were f16.

@@ -81,7 +81,8 @@ pub fn write_checked(file: &Path, data: &[u8]) -> std::io::Result<()> {
     written
 }
 
-/// Compiled pipelines that are kept in a file, where the driver can do so.
+/// Compiled pipelines that are kept in a file, where the driver can do so. Clones share what is compiled.
+#[derive(Clone)]
 pub struct PipelineCache {
     /// What pipelines are made with.
     pub cache: wgpu::PipelineCache,

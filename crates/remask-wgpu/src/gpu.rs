@@ -81,6 +81,32 @@ pub(crate) type Compilation = std::sync::mpsc::Receiver<Result<Kernel, String>>;
 #[cfg(target_arch = "wasm32")]
 pub(crate) type Compilation = std::pin::Pin<Box<dyn Future<Output = Result<Kernel, String>>>>;
 
+/// A device that is opened once for several models, and again where it was lost.
+#[derive(Clone, Default)]
+pub struct SharedGpu(Arc<Mutex<Option<Gpu>>>);
+
+impl std::fmt::Debug for SharedGpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SharedGpu").field(&locked(&self.0).as_ref().map(|gpu| &gpu.profile.name)).finish()
+    }
+}
+
+impl SharedGpu {
+    /// The device, opened by `open` where there is none that works.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn get_or_open(&self, open: impl FnOnce() -> Result<Gpu, BackendError>) -> Result<Gpu, BackendError> {
+        let mut kept = locked(&self.0);
+        if let Some(gpu) = kept.as_ref().filter(|gpu| locked(&gpu.faults).lost.is_none()) {
+            return Ok(gpu.share());
+        }
+        let gpu = open()?;
+        *kept = Some(gpu.share());
+        Ok(gpu)
+    }
+}
+
 /// The first thing that went wrong, as the driver reported it.
 #[derive(Default)]
 struct Faults {
@@ -197,6 +223,29 @@ impl Gpu {
             unsaved: false,
             params_layout,
         })
+    }
+
+    /// The same device for another model: what was compiled so far is shared, and so are faults, since they are the
+    /// device's.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self {
+            device: self.device.clone(),
+            queue: self.queue.clone(),
+            profile: self.profile.clone(),
+            patience: self.patience,
+            fragments: self.fragments,
+            tuning: self.tuning.clone(),
+            faults: self.faults.clone(),
+            kernels: self.kernels.clone(),
+            begun: HashMap::new(),
+            refused: self.refused.clone(),
+            #[cfg(not(target_arch = "wasm32"))]
+            pipelines: self.pipelines.clone(),
+            #[cfg(not(target_arch = "wasm32"))]
+            unsaved: false,
+            params_layout: self.params_layout.clone(),
+        }
     }
 
     /// Keeps compiled pipelines in `folder` from now on, and uses those that are there, where the driver

@@ -4,7 +4,7 @@ use remask_burn::CpuBackend;
 use remask_core::checkpoint::WeightFormat;
 use remask_core::{Backend, BackendError, Model};
 use remask_wgpu::tuning::Tuning;
-use remask_wgpu::{AdapterProfile, Gpu, LimitChoice, WgpuBackend, adapters, cache_folder};
+use remask_wgpu::{AdapterProfile, Gpu, LimitChoice, SharedGpu, WgpuBackend, adapters, cache_folder};
 
 use crate::open::OpenBackend;
 
@@ -25,30 +25,50 @@ impl Device {
     /// is named.
     #[must_use]
     pub fn opener(self, weights: Option<WeightFormat>) -> OpenBackend {
-        Box::new(move |model, progress| self.open(model, weights, progress))
+        self.openers(weights, 1).remove(0)
+    }
+
+    /// One for each of `count` models, all of which share the device.
+    #[must_use]
+    pub fn openers(self, weights: Option<WeightFormat>, count: usize) -> Vec<OpenBackend> {
+        let opened = SharedGpu::default();
+        let opener = |_| -> OpenBackend {
+            let (device, opened) = (self.clone(), opened.clone());
+            Box::new(move |model, progress| device.open(&opened, model, weights, progress))
+        };
+        (0..count).map(opener).collect()
     }
 
     fn open(
         &self,
+        opened: &SharedGpu,
         model: &Model,
         weights: Option<WeightFormat>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Box<dyn Backend>, BackendError> {
         let gpu = match self {
             Self::Cpu => None,
-            Self::Gpu(name) => Some(pollster::block_on(Gpu::open(name.as_deref(), LimitChoice::Adapter))?),
+            Self::Gpu(name) => {
+                let open = || pollster::block_on(Gpu::open(name.as_deref(), LimitChoice::Adapter)).map(kept);
+                Some(opened.get_or_open(open)?)
+            }
             Self::Auto => {
                 let found = pollster::block_on(adapters());
                 let hardware = found.iter().find(|adapter| !AdapterProfile::of(adapter).is_software());
-                let open = |adapter| pollster::block_on(Gpu::from_adapter(adapter, LimitChoice::Adapter));
-                hardware.map(open).transpose()?
+                let open = |adapter| pollster::block_on(Gpu::from_adapter(adapter, LimitChoice::Adapter)).map(kept);
+                hardware.map(|adapter| opened.get_or_open(|| open(adapter))).transpose()?
             }
         };
-        let Some(mut gpu) = gpu else { return Ok(Box::new(CpuBackend::load(model, weights, progress)?)) };
-        if let Some(folder) = cache_folder() {
-            gpu.keep_pipelines(&folder);
-            gpu.tuning = Tuning::open(&gpu.profile, &folder);
-        }
+        let Some(gpu) = gpu else { return Ok(Box::new(CpuBackend::load(model, weights, progress)?)) };
         Ok(Box::new(pollster::block_on(WgpuBackend::load(gpu, model, weights, progress))?))
     }
+}
+
+/// A device whose compiled kernels are kept for the next run, with what was tuned for it.
+fn kept(mut gpu: Gpu) -> Gpu {
+    if let Some(folder) = cache_folder() {
+        gpu.keep_pipelines(&folder);
+        gpu.tuning = Tuning::open(&gpu.profile, &folder);
+    }
+    gpu
 }

@@ -175,7 +175,8 @@ impl Collector {
     pub fn finish(self) -> Result<Answer, EngineError> {
         let choices = self.choices.into_iter().collect::<Option<Vec<_>>>().ok_or(EngineError::Stopped)?;
         let statistics = Statistics::sum(self.statistics, self.usage.completion_tokens);
-        Ok(Answer { choices, usage: self.usage, statistics })
+        let usage = Usage { cached_tokens: statistics.cached_tokens, ..self.usage };
+        Ok(Answer { choices, usage, statistics })
     }
 }
 

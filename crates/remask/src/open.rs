@@ -47,6 +47,7 @@ pub struct EngineBuilder {
     pub(crate) context: Option<usize>,
     pub(crate) default_max_tokens: usize,
     pub(crate) clamp: bool,
+    pub(crate) share_prefixes: bool,
     pub(crate) observe: Box<dyn FnMut(&PassRecord) + Send + 'static>,
 }
 
@@ -61,6 +62,7 @@ impl Default for EngineBuilder {
             context: None,
             default_max_tokens: 1024,
             clamp: false,
+            share_prefixes: true,
             observe: Box::new(|_| {}),
         }
     }
@@ -111,6 +113,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Whether requests to models that write from left to right take over keys and values of texts that begin alike
+    /// (yes). What they hold stays on the device after their end, within [`EngineBuilder::kv_bytes`].
+    #[must_use]
+    pub fn share_prefixes(mut self, on: bool) -> Self {
+        self.share_prefixes = on;
+        self
+    }
+
     /// Is told of every pass, on the engine's thread.
     #[must_use]
     pub fn observe(mut self, observe: impl FnMut(&PassRecord) + Send + 'static) -> Self {
@@ -157,7 +167,8 @@ impl EngineBuilder {
         let slots = |bytes: u64| usize::try_from(bytes / slot.max(1)).unwrap_or(usize::MAX);
         let slots = self.kv_bytes.map_or_else(|| slots(4 << 30).max(context.saturating_mul(8)), slots);
         let generations = self.queue.concurrent.unwrap_or(usize::MAX);
-        Limits { generations, slots, rows: self.rows, newcomer_rows: self.newcomer_rows }
+        let kept_slots = if self.share_prefixes { slots } else { 0 };
+        Limits { generations, slots, rows: self.rows, newcomer_rows: self.newcomer_rows, kept_slots }
     }
 }
 

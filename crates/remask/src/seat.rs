@@ -114,6 +114,7 @@ impl<'m> Seat<'m> {
         let seconds = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64();
         let now = Instant::now();
         let began = self.began.unwrap_or(now);
+        let statistics = Statistics::of(done, tokens, self.parallel);
         Ok(End {
             finish: self.transcript.finished().unwrap_or(remask_core::request::Finish::Length),
             tokens,
@@ -121,7 +122,9 @@ impl<'m> Seat<'m> {
             statistics: Statistics {
                 queue_seconds: seconds(self.since, began),
                 compute_seconds: seconds(began, now),
-                ..Statistics::of(done, tokens, self.parallel)
+                // Usage counts a prompt once.
+                cached_tokens: if self.job.choice == 0 { statistics.cached_tokens } else { 0 },
+                ..statistics
             },
         })
     }

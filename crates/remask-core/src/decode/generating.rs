@@ -51,6 +51,15 @@ impl Work {
     }
 }
 
+/// A text whose keys and values others can take over.
+#[derive(Debug, Clone, Copy)]
+pub struct Prefix<'a> {
+    /// Its tokens as far as they are known.
+    pub tokens: &'a [u32],
+    /// Of these, from the first on: those whose keys and values are stored.
+    pub stored: usize,
+}
+
 /// A generation under way, as a state machine: it says which rows the next pass computes and takes in what
 /// comes back.
 pub trait Generating {
@@ -60,6 +69,16 @@ pub trait Generating {
     /// Gives it its stores, before the first pass. Called again where the contents of the former ones are lost: it
     /// goes on from its canvas.
     fn begin(&mut self, stores: Vec<StoreId>);
+
+    /// The text as far as it is known and how much of it is stored, where each token's keys and values follow from the
+    /// tokens up to it alone; `None` where rows see what is behind them.
+    fn prefix(&self) -> Option<Prefix<'_>> {
+        None
+    }
+
+    /// The keys and values of the first `count` tokens of its [`Prefix`] were put into its store, before its first
+    /// pass: it does not compute them.
+    fn take_over(&mut self, _count: usize) {}
 
     /// The rows of the next pass, at most `most` of them where it can do with fewer; `None` when the generation
     /// is over.

@@ -23,7 +23,7 @@ pub use credit::Credits;
 pub use decoding::Decoding;
 pub use defaults::Defaults;
 pub use generate::{Request, fill, fill_all, generate};
-pub use generating::{Generating, Work};
+pub use generating::{Generating, Prefix, Work};
 pub use mor::{MorConfig, MorStats, Strategy};
 pub use options::{AdaptiveSteps, DecodeOptions, Revision, Vocabulary};
 pub use report::{AcceptanceStats, FinishReason, Generation, StepReport};

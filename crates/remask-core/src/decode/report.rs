@@ -62,6 +62,8 @@ pub struct Generation {
     pub finish: FinishReason,
     /// Forward passes run, those before a cut included.
     pub forward_passes: u32,
+    /// Tokens of the prompt whose keys and values another generation had computed.
+    pub reused_tokens: usize,
     /// Rows computed over all passes.
     pub rows_computed: u64,
     /// Rows whose candidates were computed.
@@ -123,6 +125,7 @@ impl Generation {
             prompt_tokens,
             finish: FinishReason::Length,
             forward_passes: 0,
+            reused_tokens: 0,
             rows_computed: 0,
             rows_selected: 0,
             rows_of_full_compute: 0,

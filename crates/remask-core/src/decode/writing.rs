@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::accept::Scored;
-use super::generating::{Costs, Generating, Work};
+use super::generating::{Costs, Generating, Prefix, Work};
 use super::options::{DecodeOptions, Vocabulary};
 use super::report::{FinishReason, Generation, StepReport};
 use super::sampling::{Occurrences, choose};
@@ -82,6 +82,15 @@ impl Generating for Writing {
     fn begin(&mut self, stores: Vec<StoreId>) {
         self.store = stores.first().copied();
         self.stored = 0;
+    }
+
+    fn prefix(&self) -> Option<Prefix<'_>> {
+        Some(Prefix { tokens: &self.output.canvas.tokens()[..self.next], stored: self.stored })
+    }
+
+    fn take_over(&mut self, count: usize) {
+        self.stored = count;
+        self.output.reused_tokens = count.min(self.output.prompt_tokens);
     }
 
     fn next_pass(&mut self, most: usize) -> Option<Work> {

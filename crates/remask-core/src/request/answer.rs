@@ -177,6 +177,9 @@ pub struct Statistics {
     /// Tokens that were committed together with another one.
     #[serde(skip)]
     pub parallel_tokens: u64,
+    /// Of prompts, each counted once whatever the number of its choices: tokens whose keys and values were there.
+    #[serde(skip)]
+    pub cached_tokens: usize,
     /// Seconds between admission and the first pass, at most of its generations.
     pub queue_seconds: f64,
     /// Seconds between then and the end, at most of its generations.
@@ -198,6 +201,7 @@ impl Statistics {
             acceptance: done.acceptance,
             mor: done.mor.map(|mor| Depths::of(&mor, done)),
             parallel_tokens,
+            cached_tokens: done.reused_tokens,
             notes: done.notes.clone(),
             ..Self::default()
         }
@@ -220,6 +224,7 @@ impl Statistics {
                 (a, b) => a.or(b),
             };
             sum.parallel_tokens += one.parallel_tokens;
+            sum.cached_tokens += one.cached_tokens;
             sum.queue_seconds = sum.queue_seconds.max(one.queue_seconds);
             sum.compute_seconds = sum.compute_seconds.max(one.compute_seconds);
             sum.notes.extend(one.notes.into_iter().filter(|note| !sum.notes.contains(note)).collect::<Vec<_>>());

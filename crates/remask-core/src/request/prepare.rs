@@ -49,6 +49,8 @@ impl Terms {
 /// One generation of a request.
 #[derive(Debug, Clone)]
 pub struct Job {
+    /// Which choice of its prompt it is.
+    pub choice: usize,
     /// Canvas and options.
     pub request: Request,
     /// Positions that the answer's text is made of.
@@ -133,6 +135,7 @@ impl GenerationRequest {
             let mut options = options.clone();
             options.sampling.seed = choice_seed(seed, choice);
             Job {
+                choice,
                 request: Request { canvas: canvas.clone(), options },
                 span: layout.span.clone(),
                 stop: self.stop.clone(),

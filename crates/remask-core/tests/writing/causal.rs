@@ -89,6 +89,13 @@ impl Backend for Causal {
         assert!(self.stores.remove(&store).is_some(), "{store:?} was released twice");
     }
 
+    fn copy_slots(&mut self, from: StoreId, to: StoreId, slots: u32) -> bool {
+        let source = self.stores[&from][..slots as usize].to_vec();
+        assert!(source.iter().all(Option::is_some), "only what was computed is copied");
+        self.stores.get_mut(&to).unwrap()[..slots as usize].copy_from_slice(&source);
+        true
+    }
+
     fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Answer>> {
         let capacity = |store| self.stores.get(&store).map(|slots| slots.len() as u32);
         pass.check(&architecture(), capacity).unwrap();

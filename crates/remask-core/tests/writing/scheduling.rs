@@ -129,3 +129,50 @@ fn generations_go_on_with_another_device_where_one_is_lost() {
     assert_eq!(ended[&second].canvas.tokens(), expected(&[4], 6));
     assert_eq!((ended[&second].forward_passes, ended[&second].rows_computed), (6, 4 + 5 + 1));
 }
+
+#[test]
+fn texts_that_begin_alike_are_computed_once() {
+    let limits = Limits { slots: 400, kept_slots: 400, ..Limits::default() };
+    let (mut backend, mut scheduler) = (Causal::default(), Scheduler::new(limits));
+    let text: Vec<u32> = (0..60).map(|i| i * 7 % 49).collect();
+    let (mut other, mut longer) = (text[..40].to_vec(), text.clone());
+    other.push(48);
+    longer.extend(expected(&text, 5)[60..].iter().chain(&[11, 12, 13]));
+    // Those that come at once: the first computes, the others wait for that and compute what differs.
+    let tickets = [&text, &text, &other].map(|prompt| scheduler.admit(begin(prompt, 5)));
+    let (ended, _) = drive(&mut scheduler, &mut backend, 99);
+    for (ticket, prompt, reused) in [(tickets[0], &text, 0), (tickets[1], &text, 59), (tickets[2], &other, 40)] {
+        let done = &ended[&ticket];
+        assert_eq!((done.canvas.tokens(), done.reused_tokens), (&expected(prompt, 5)[..], reused));
+        assert_eq!(done.rows_computed as usize, prompt.len() - reused + 4);
+    }
+    assert_eq!(scheduler.slots(), 0, "what is kept holds nobody up");
+    // A conversation that goes on.
+    let ticket = scheduler.admit(begin(&longer, 5));
+    let (ended, _) = drive(&mut scheduler, &mut backend, 99);
+    // The last token that was written has no keys and values yet.
+    assert_eq!((ended[&ticket].canvas.tokens(), ended[&ticket].reused_tokens), (&expected(&longer, 5)[..], 64));
+    // What is kept makes room for those who need it.
+    let others: Vec<_> = (0..5).map(|i| scheduler.admit(begin(&[i], 79))).collect();
+    let (ended, passes) = drive(&mut scheduler, &mut backend, 99);
+    assert_eq!((passes[0].len(), ended.len()), (5, others.len()));
+    assert!(backend.stores.values().map(Vec::len).sum::<usize>() <= 400);
+    scheduler.clear(Some(&mut backend));
+    assert!(backend.stores.is_empty());
+}
+
+#[test]
+fn a_lost_device_takes_what_was_kept_with_it() {
+    let limits = Limits { slots: 400, kept_slots: 400, ..Limits::default() };
+    let (mut backend, mut scheduler) = (Causal::default(), Scheduler::new(limits));
+    let text: Vec<u32> = (0..30).collect();
+    scheduler.admit(begin(&text, 3));
+    drive(&mut scheduler, &mut backend, 99);
+    backend.lost_in = Some(backend.passes.len());
+    let ticket = scheduler.admit(begin(&text, 3));
+    let watch = &mut |_: Ticket, _: &StepReport| ControlFlow::Continue(());
+    assert!(pollster::block_on(scheduler.step(&mut backend, watch)).is_err());
+    assert!(backend.stores.is_empty());
+    let (ended, _) = drive(&mut scheduler, &mut Causal::default(), 99);
+    assert_eq!(ended[&ticket].canvas.tokens(), expected(&text, 3));
+}

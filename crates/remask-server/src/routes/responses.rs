@@ -255,7 +255,7 @@ async fn run(
                 }
             }
             Event::End { end, .. } => {
-                usage.completion_tokens = end.tokens;
+                (usage.completion_tokens, usage.cached_tokens) = (end.tokens, end.statistics.cached_tokens);
                 let whole = report.whole(&text, Some(end.finish), &usage, &end.statistics);
                 let kind = if whole["status"] == "completed" { "response.completed" } else { "response.incomplete" };
                 let item = whole["output"][0].clone();

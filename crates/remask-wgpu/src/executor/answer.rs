@@ -75,6 +75,15 @@ impl Backend for WgpuBackend {
         self.stores.release(store);
     }
 
+    fn copy_slots(&mut self, from: StoreId, to: StoreId, slots: u32) -> bool {
+        let (Some(from), Some(to)) = (self.stores.slots(from), self.stores.slots(to)) else { return false };
+        if slots == 0 || from.len().min(to.len()) < slots as usize || from.start + slots > self.arena.slots() {
+            return false;
+        }
+        self.copies.push([from.start..from.start + slots, to.start..to.start + slots]);
+        true
+    }
+
     fn forward<'a>(&'a mut self, pass: &'a Pass<'a>) -> BackendFuture<'a, Vec<Answer>> {
         Box::pin(async move {
             let [candidates, logits] = self.run(pass).await?;

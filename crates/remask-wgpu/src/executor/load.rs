@@ -100,6 +100,7 @@ impl WgpuBackend {
             turns: Turns::new(&gpu, &a.rotaries).await?,
             stores: Stores::default(),
             arena: Arena::new(&a, arithmetic),
+            copies: Vec::new(),
             activations: Activations::new(&gpu, &a, arithmetic, strips, 64).await?,
             suppressed: SuppressedSets::new(&gpu, a.embedding_rows).await?,
             uniforms: Uniforms::new(&gpu, PARAMETER_SLOTS).await?,

@@ -13,6 +13,7 @@ mod translate;
 mod tune;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use remask_core::{Architecture, BackendError, Pass};
@@ -47,6 +48,8 @@ pub struct WgpuBackend {
     turns: Turns,
     stores: Stores,
     arena: Arena,
+    /// Slots to be copied before the next pass: from where, and to where.
+    copies: Vec<[Range<u32>; 2]>,
     activations: Activations,
     suppressed: SuppressedSets,
     uniforms: Uniforms,
@@ -80,7 +83,12 @@ impl WgpuBackend {
         rounded: PassSizes,
     ) -> Result<Vec<u32>, BackendError> {
         let slots = pass.rows.iter().filter_map(|row| Some(self.stores.slots(row.store)?.end)).max().unwrap_or(0);
+        let slots = self.copies.iter().map(|[_, to]| to.end).fold(slots, u32::max);
         let mut changed = self.arena.reserve(&self.gpu, slots).await?;
+        if !self.copies.is_empty() {
+            self.arena.copy(&self.gpu, &self.copies).await?;
+            self.copies.clear();
+        }
         changed |= self.turns.hold(&self.gpu, pass.rows.iter().map(|row| row.position)).await?;
         let (sets, grown) = self.suppressed.hold(&self.gpu, pass.suppressed).await?;
         changed |= grown;

@@ -1,9 +1,12 @@
 //! The one place that asks a backend for passes. Generations of any kind and length share them: each pass
 //! carries the next rows of as many as fit, in turn, and a request that cannot be served fails alone.
 
+mod prefixes;
+
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
+use self::prefixes::{LEAST, Prefixes, common};
 use crate::backend::{Answer, Backend, BackendError, StoreId};
 use crate::decode::{Generating, Generation, StepReport, Work};
 use crate::error::{Error, Result};
@@ -28,12 +31,16 @@ pub struct Limits {
     /// Rows of a pass that are of first passes and of prompts: they cost many times what a step does that caches
     /// help, and those who are under way wait for them. One newcomer a pass may always come.
     pub newcomer_rows: usize,
+    /// Slots of stores that are kept when their generations have ended, as long as nobody else needs them, for texts
+    /// that begin alike; 0 for none. Texts under way share beginnings only where this is not 0.
+    pub kept_slots: usize,
 }
 
 impl Default for Limits {
-    /// None.
+    /// None, and nothing is kept.
     fn default() -> Self {
-        Self { generations: usize::MAX, slots: usize::MAX, rows: usize::MAX, newcomer_rows: usize::MAX }
+        let most = usize::MAX;
+        Self { generations: most, slots: most, rows: most, newcomer_rows: most, kept_slots: 0 }
     }
 }
 
@@ -50,6 +57,8 @@ struct Entry {
     served: bool,
     /// Whether its next pass is its first one, or goes on with its prompt.
     newcomer: bool,
+    /// Whether nothing was computed for its stores yet.
+    fresh: bool,
 }
 
 /// Generations that share the passes of one backend.
@@ -60,6 +69,8 @@ pub struct Scheduler {
     waiting: VecDeque<Vec<Entry>>,
     /// Those that run; who was not in the latest pass comes first.
     running: VecDeque<Entry>,
+    /// What those who have ended left behind.
+    prefixes: Prefixes,
     next: u64,
 }
 
@@ -147,7 +158,7 @@ impl Scheduler {
         let mut entry = self.take(ticket)?;
         entry.generating.abort();
         if let Some(backend) = backend {
-            entry.release(backend);
+            self.put_away(&mut entry, backend);
         }
         Some(entry.generating.finish())
     }
@@ -170,8 +181,27 @@ impl Scheduler {
     pub fn clear(&mut self, backend: Option<&mut dyn Backend>) {
         self.waiting.clear();
         let running = std::mem::take(&mut self.running);
-        if let Some(backend) = backend {
-            running.into_iter().for_each(|mut entry| entry.release(backend));
+        match backend {
+            Some(backend) => {
+                running.into_iter().for_each(|mut entry| entry.release(backend));
+                self.prefixes.clear(Some(backend));
+            }
+            None => self.prefixes.clear(None),
+        }
+    }
+
+    /// Gives back what a generation holds that has ended, or keeps it for texts that begin alike.
+    fn put_away(&mut self, entry: &mut Entry, backend: &mut dyn Backend) {
+        let stored = entry.generating.prefix().map(|prefix| &prefix.tokens[..prefix.stored]);
+        if let (Some(tokens), [store]) = (stored.filter(|tokens| tokens.len() >= LEAST), &entry.stores[..])
+            && entry.slots <= self.limits.kept_slots
+        {
+            self.prefixes.keep(tokens.to_vec(), *store, entry.slots, backend);
+            entry.stores.clear();
+            let free = self.limits.slots.saturating_sub(self.slots());
+            self.prefixes.shrink(self.limits.kept_slots.min(free), backend);
+        } else {
+            entry.release(backend);
         }
     }
 
@@ -276,14 +306,22 @@ impl Scheduler {
                 done.ended.extend(group.iter().map(|entry| (entry.ticket, Err(problem()))));
                 continue;
             }
-            match group.iter_mut().try_for_each(|entry| entry.begin(backend)) {
+            self.prefixes.shrink(self.limits.slots - slots, backend);
+            let mut begun = group.iter_mut().try_for_each(|entry| entry.begin(backend));
+            if begun.is_err() && self.prefixes.slots() > 0 {
+                self.prefixes.clear(Some(backend));
+                group.iter_mut().for_each(|entry| entry.release(backend));
+                begun = group.iter_mut().try_for_each(|entry| entry.begin(backend));
+            }
+            match begun {
                 Ok(()) => {
                     done.begun.extend(group.iter().map(|entry| entry.ticket));
                     self.running.extend(group);
                 }
                 Err(problem) => {
                     group.iter_mut().for_each(|entry| entry.release(backend));
-                    if matches!(problem, BackendError::OutOfMemory { .. }) && !self.running.is_empty() {
+                    // What others hold now may be what it lacks.
+                    if !matches!(problem, BackendError::InvalidPass(_)) && !self.running.is_empty() {
                         self.waiting.push_front(group);
                         break;
                     }
@@ -295,14 +333,17 @@ impl Scheduler {
 
     /// The joint work of a pass, and the running generations that have a share in it with their selected rows.
     /// Each keeps its own work until the pass has succeeded.
-    fn form(&mut self, backend: &dyn Backend, ended: &mut Vec<Ended>) -> (Work, Vec<Share>) {
+    fn form(&mut self, backend: &mut dyn Backend, ended: &mut Vec<Ended>) -> (Work, Vec<Share>) {
         let able = backend.most_rows();
         let most = able.min(self.limits.rows.max(1));
         let (mut joint, mut shares) = (Work::default(), Vec::new());
         let mut newcomer_rows = 0;
         for index in 0..self.running.len() {
+            self.running[index].served = false;
+            if self.running[index].fresh && !self.take_over(index, backend) {
+                continue;
+            }
             let entry = &mut self.running[index];
-            entry.served = false;
             let mut room = most.saturating_sub(joint.rows.len());
             if entry.newcomer && newcomer_rows > 0 {
                 room = room.min(self.limits.newcomer_rows.saturating_sub(newcomer_rows));
@@ -322,7 +363,7 @@ impl Scheduler {
             if rows <= room || joint.rows.is_empty() {
                 shares.push((index, work.select.len()));
                 join(&mut joint, &work);
-                entry.served = true;
+                (entry.served, entry.fresh) = (true, false);
                 newcomer_rows += if entry.newcomer { rows } else { 0 };
             }
             entry.held = Some(work);
@@ -330,14 +371,56 @@ impl Scheduler {
         (joint, shares)
     }
 
+    /// Gives a generation whose first pass is next what others hold of the beginning of its text. False where it
+    /// should wait, since one that runs computes more of it right now.
+    fn take_over(&mut self, index: usize, backend: &mut dyn Backend) -> bool {
+        if self.limits.kept_slots == 0 {
+            return true;
+        }
+        let entry = &self.running[index];
+        let Some(own) = entry.generating.prefix() else { return true };
+        let mut best = (0, None);
+        let mut coming = 0;
+        for (at, other) in self.running.iter().enumerate().filter(|(at, _)| *at != index) {
+            let Some(theirs) = other.generating.prefix() else { continue };
+            let shared = common(own.tokens, theirs.tokens);
+            let stored = shared.min(theirs.stored);
+            if stored > best.0 {
+                best = (stored, other.stores.first().copied());
+            }
+            // Of two that begin at the same time, the later one waits for the other.
+            if !other.fresh || at < index {
+                coming = coming.max(shared);
+            }
+        }
+        if let Some((store, kept)) = self.prefixes.find(own.tokens)
+            && kept > best.0
+        {
+            best = (kept, Some(store));
+        }
+        // The last token is computed in any case: the next one is read from its row.
+        let most = own.tokens.len().saturating_sub(1);
+        let count = best.0.min(most);
+        if coming.min(most) >= count + LEAST {
+            return false;
+        }
+        if let (Some(from), Some(to)) = (best.1, entry.stores.first().copied())
+            && count >= LEAST
+            && backend.copy_slots(from, to, count as u32)
+        {
+            self.running[index].generating.take_over(count);
+        }
+        true
+    }
+
     /// Takes out what has ended, and lets those that were not in the pass come first in the next.
     fn retire(&mut self, backend: &mut dyn Backend, ended: &mut Vec<Ended>) {
         let (mut first, mut served) = (VecDeque::new(), VecDeque::new());
-        for mut entry in self.running.drain(..) {
+        for mut entry in std::mem::take(&mut self.running) {
             if ended.iter().any(|(ticket, _)| *ticket == entry.ticket) {
                 entry.release(backend);
             } else if entry.is_over() {
-                entry.release(backend);
+                self.put_away(&mut entry, backend);
                 ended.push((entry.ticket, Ok(entry.generating.finish())));
             } else if entry.served {
                 served.push_back(entry);
@@ -351,9 +434,10 @@ impl Scheduler {
 
     /// Puts those that run back to those that wait: what their stores held is lost.
     fn interrupt(&mut self, backend: &mut dyn Backend) {
+        self.prefixes.clear(Some(backend));
         for mut entry in self.running.drain(..).rev() {
             entry.release(backend);
-            (entry.held, entry.newcomer) = (None, true);
+            (entry.held, entry.newcomer, entry.fresh) = (None, true, true);
             self.waiting.push_front(vec![entry]);
         }
     }
@@ -362,7 +446,7 @@ impl Scheduler {
 impl Entry {
     fn new(ticket: Ticket, generating: Box<dyn Generating>) -> Self {
         let slots = generating.stores().iter().map(|slots| *slots as usize).sum();
-        Self { ticket, generating, stores: Vec::new(), slots, held: None, served: false, newcomer: true }
+        Self { ticket, generating, stores: Vec::new(), slots, held: None, served: false, newcomer: true, fresh: true }
     }
 
     /// Makes its stores; those that were made before one could not be stay with it.
