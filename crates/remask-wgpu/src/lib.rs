@@ -33,5 +33,5 @@ pub mod wgsl;
 pub use cache::{CACHE_VARIABLE, cache_folder};
 pub use compile::Kernel;
 pub use executor::WgpuBackend;
-pub use gpu::{Gpu, SharedGpu, LimitChoice};
+pub use gpu::{Gpu, LimitChoice, SharedGpu};
 pub use profile::{ADAPTER_VARIABLE, AdapterProfile, adapters, choose_adapter};

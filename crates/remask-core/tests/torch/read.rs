@@ -116,7 +116,11 @@ fn tensors_that_cannot_be_read_are_an_error_when_they_are_asked_for() {
         refusal(name, checkpoint.tensor(name, &[1]).map(drop), &words);
         refusal(name, Matrix::open(&checkpoint, name, 2, 2).map(drop), &words);
     }
-    refusal("complex", checkpoint.get("complex").unwrap().to_f32(), &["tensor complex", "C64", "F32, F16, BF16 or F64"]);
+    refusal(
+        "complex",
+        checkpoint.get("complex").unwrap().to_f32(),
+        &["tensor complex", "C64", "F32, F16, BF16 or F64"],
+    );
 }
 
 /// Four float32 numbers over the storage's bytes.
