@@ -14,10 +14,17 @@ use remask_wgpu::{Gpu, LimitChoice, WgpuBackend, adapters};
 
 const LENGTH: u32 = 40;
 
-fn gpu() -> Gpu {
+fn opened(limits: LimitChoice) -> Gpu {
     let adapters = pollster::block_on(adapters());
     let adapter = adapters.last().expect("no adapter: install mesa-vulkan-drivers and libvulkan1");
-    pollster::block_on(Gpu::from_adapter(adapter, LimitChoice::Adapter)).unwrap()
+    pollster::block_on(Gpu::from_adapter(adapter, limits)).unwrap()
+}
+
+/// An adapter as it is, but without its matrix units, where it has any.
+fn gpu() -> Gpu {
+    let mut gpu = opened(LimitChoice::Adapter);
+    gpu.profile.matrix_shapes.clear();
+    gpu
 }
 
 fn load(gpu: Gpu, model: &Model) -> WgpuBackend {
@@ -77,11 +84,13 @@ fn assert_same(found: &[Candidate], expected: &[Candidate]) {
 #[test]
 fn without_matrix_kernels_portable_ones_compute() {
     let model = made_up(WIDE, |_, _| ());
-    let mut plain = gpu();
+    // A device that was opened without them refuses them, whatever its adapter has.
+    let without = || opened(LimitChoice::WebGpuDefault);
+    let mut plain = without();
     plain.profile.matrix_shapes.clear();
     let expected = two_passes(&mut load(plain, &model));
 
-    let mut claiming = gpu();
+    let mut claiming = without();
     claim_matrix_units(&mut claiming);
     let mut backend = load(claiming, &model);
     assert_eq!(backend.notes(), [""; 0]);
@@ -90,7 +99,7 @@ fn without_matrix_kernels_portable_ones_compute() {
     assert!(notes.contains("kernel gemm_matrix_f16") && notes.contains("not used on this device"), "{notes}");
 
     // One that takes too long is as good as one that fails.
-    let mut impatient = gpu();
+    let mut impatient = without();
     claim_matrix_units(&mut impatient);
     impatient.patience = std::time::Duration::ZERO;
     let mut backend = load(impatient, &model);
@@ -178,7 +187,6 @@ fn another_portable_kernel_stands_in_for_one() {
     let hardware = || {
         let mut gpu = gpu();
         gpu.profile.kind = "DiscreteGpu".to_owned();
-        gpu.profile.matrix_shapes.clear();
         gpu
     };
     let mut usual = load(hardware(), &model);

@@ -95,7 +95,9 @@ impl Subject {
                 pollster::block_on(WgpuBackend::random(device.open()?, Architecture::clone(&self.architecture), format))
             }
         };
-        Ok(backend?)
+        let mut backend = backend?;
+        backend.set_batch_invariant(device.batch_invariant);
+        Ok(backend)
     }
 
     /// It on any backend.

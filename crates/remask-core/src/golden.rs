@@ -17,6 +17,7 @@ use crate::backend::{Backend, Row, Select, TokenSet};
 use crate::checkpoint::{Bytes, Checkpoint, DType};
 use crate::decode::{Acceptance, Cache, DecodeOptions, Order, StepReport, Vocabulary, Work, generate};
 use crate::error::{Error, Result};
+use crate::lease::Lease;
 use crate::model::Model;
 use crate::scheduler::{forward, logits};
 
@@ -242,14 +243,13 @@ pub async fn check_logits(backend: &mut dyn Backend, model: &Model, golden: &Gol
     }
     let mut computed = Vec::with_capacity(golden.logits.len());
     for input in &golden.inputs {
-        let store = backend.create_store(input.len() as u32)?;
+        let mut lease = Lease::new(backend, 1, input.len())?;
+        let store = lease.store();
         let row = |(position, token): (usize, &u32)| Row::of_canvas(a, store, position, *token, input.len());
         let rows: Vec<_> = input.iter().enumerate().map(row).collect();
         let select: Vec<_> = (0..rows.len()).map(|row| Select::logits(row, row)).collect();
         let work = Work { rows, select, ..Work::default() };
-        let logits = logits(backend, &work).await;
-        backend.release_store(store);
-        computed.extend(logits?);
+        computed.extend(logits(lease.backend(), &work).await?);
     }
     Ok(LogitError::between(&computed, &golden.logits))
 }
@@ -262,7 +262,8 @@ async fn recomputed(
     case: &Case,
 ) -> Result<Option<usize>> {
     let (a, text) = (&model.architecture, &case.expect);
-    let store = backend.create_store(text.len() as u32)?;
+    let mut lease = Lease::new(backend, 1, text.len())?;
+    let store = lease.store();
     let row = |(position, token): (usize, &u32)| Row::of_canvas(a, store, position, *token, text.len());
     let asked = case.prompt.len()..text.len();
     let work = Work {
@@ -271,9 +272,8 @@ async fn recomputed(
         suppressed: vec![vocabulary.suppressed.clone()],
         ..Work::default()
     };
-    let answers = forward(backend, &work).await;
-    backend.release_store(store);
-    let likeliest = answers?.into_iter().filter_map(|answer| answer.candidate()).map(|c| c.token);
+    let answers = forward(lease.backend(), &work).await?;
+    let likeliest = answers.into_iter().filter_map(|answer| answer.candidate()).map(|c| c.token);
     Ok(asked.zip(likeliest).find(|(position, token)| text[*position] != *token).map(|(position, _)| position))
 }
 

@@ -20,6 +20,7 @@ pub mod golden;
 mod hub;
 pub mod infill;
 pub mod json;
+mod lease;
 pub mod model;
 pub mod quantize;
 pub mod random;

@@ -20,6 +20,7 @@ use crate::architecture::Architecture;
 use crate::backend::{Backend, BackendFuture, Row, Select, StoreId, TokenSet};
 use crate::canvas::Canvas;
 use crate::error::{Error, Result};
+use crate::lease::Lease;
 use crate::random::{Key, Purpose, gumbel, step_key, threefry};
 use crate::scheduler::logits;
 
@@ -90,12 +91,11 @@ pub async fn generate_verified(
 ) -> Result<Verified> {
     config.check(architecture, prompt)?;
     let canvas = Canvas::new(prompt, config.max_tokens, vocabulary.hole());
-    let store = backend.create_store(canvas.len() as u32)?;
+    let mut lease = Lease::new(backend, 1, canvas.len())?;
     let done = Verified { canvas, forward_passes: 0, rows_computed: 0, proposed: 0, kept: 0, corrected: 0 };
-    let mut run = Run { architecture, vocabulary, config, store, next: prompt.len(), done };
-    let result = run.all(backend, verifier, watch).await;
-    backend.release_store(store);
-    result.map(|()| run.done)
+    let mut run = Run { architecture, vocabulary, config, store: lease.store(), next: prompt.len(), done };
+    run.all(lease.backend(), verifier, watch).await?;
+    Ok(run.done)
 }
 
 impl ApdConfig {

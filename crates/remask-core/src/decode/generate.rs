@@ -96,7 +96,8 @@ pub async fn fill_all(
     requests: Vec<Request>,
     watch: &mut dyn FnMut(usize, &StepReport) -> ControlFlow<()>,
 ) -> Result<Vec<Result<Generation>>> {
-    let mut scheduler = Scheduler::default();
+    let mut attended = Attended { scheduler: Scheduler::default(), backend };
+    let Attended { scheduler, backend } = &mut attended;
     let mut done: Vec<Option<Result<Generation>>> = Vec::with_capacity(requests.len());
     let mut tickets: HashMap<Ticket, usize> = HashMap::new();
     for (index, request) in requests.into_iter().enumerate() {
@@ -112,7 +113,7 @@ pub async fn fill_all(
         tickets.get(&ticket).map_or(ControlFlow::Continue(()), |index| watch(*index, report))
     };
     while !scheduler.is_empty() {
-        for (ticket, outcome) in scheduler.step(backend, watch).await?.ended {
+        for (ticket, outcome) in scheduler.step(*backend, watch).await?.ended {
             if let Some(slot) = tickets.get(&ticket).and_then(|index| done.get_mut(*index)) {
                 *slot = Some(outcome);
             }
@@ -120,4 +121,16 @@ pub async fn fill_all(
     }
     let lost = || Err(Error::Request("the request was lost".to_owned()));
     Ok(done.into_iter().map(|outcome| outcome.unwrap_or_else(lost)).collect())
+}
+
+/// A scheduler that gives its stores back where it is dropped before all has ended.
+struct Attended<'a> {
+    scheduler: Scheduler,
+    backend: &'a mut dyn Backend,
+}
+
+impl Drop for Attended<'_> {
+    fn drop(&mut self) {
+        self.scheduler.clear(Some(&mut *self.backend));
+    }
 }

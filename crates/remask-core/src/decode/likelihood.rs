@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::architecture::Architecture;
 use crate::backend::{Backend, Row, Select, StoreId};
 use crate::error::{Error, Result};
+use crate::lease::Lease;
 use crate::random::{Purpose, step_key, threefry};
 use crate::scheduler::logits;
 
@@ -42,22 +43,15 @@ pub async fn answer_nll(
     }
     // Samples share passes: rows that do not see each other cost less together.
     let together = (ROWS_TOGETHER / length).clamp(1, samples as usize);
-    let stores = StoreSet::new(backend, together, length)?;
+    let mut lease = Lease::new(backend, together, length)?;
+    let stores = lease.stores();
     let judge = Judge { architecture, vocabulary, prompt, answer, samples, seed };
     let mut sum = 0.0;
-    let mut result = Ok(());
     for first in (0..samples).step_by(together) {
         let chunk = first..samples.min(first + together as u32);
-        match judge.pass(backend, &stores.0, chunk).await {
-            Ok(own) => sum += own,
-            Err(e) => {
-                result = Err(e);
-                break;
-            }
-        }
+        sum += judge.pass(lease.backend(), &stores, chunk).await?;
     }
-    stores.release(backend);
-    result.map(|()| sum / f64::from(samples))
+    Ok(sum / f64::from(samples))
 }
 
 /// Rows of a pass that samples share, where there is more than one to share it.
@@ -77,44 +71,18 @@ async fn written_nll(
     if asked.is_empty() {
         return Err(Error::Request("the likelihood of a single token without a prompt".to_owned()));
     }
-    let stores = StoreSet::new(backend, 1, text.len())?;
-    let row = |position: usize| Row::of_canvas(architecture, stores.0[0], position, text[position], text.len());
+    let mut lease = Lease::new(backend, 1, text.len())?;
+    let store = lease.store();
+    let row = |position: usize| Row::of_canvas(architecture, store, position, text[position], text.len());
     let work = Work {
         rows: (0..text.len()).map(row).collect(),
         select: asked.clone().map(|position| Select::logits(position - 1, position)).collect(),
         ..Work::default()
     };
-    let logits = logits(backend, &work).await;
-    stores.release(backend);
-    let logits = logits?;
-    let rows = asked.clone().zip(logits.chunks(backend.head_rows()));
+    let logits = logits(lease.backend(), &work).await?;
+    let rows = asked.clone().zip(logits.chunks(lease.backend().head_rows()));
     let sum: f64 = rows.map(|(position, row)| -log_probability(row, text[position], vocabulary)).sum();
     Ok(sum / asked.len() as f64)
-}
-
-/// Stores of the samples of a pass.
-struct StoreSet(Vec<StoreId>);
-
-impl StoreSet {
-    fn new(backend: &mut dyn Backend, count: usize, length: usize) -> Result<Self> {
-        let mut stores = Self(Vec::with_capacity(count));
-        for _ in 0..count {
-            match backend.create_store(length as u32) {
-                Ok(store) => stores.0.push(store),
-                Err(e) => {
-                    stores.release(backend);
-                    return Err(e.into());
-                }
-            }
-        }
-        Ok(stores)
-    }
-
-    fn release(self, backend: &mut dyn Backend) {
-        for store in self.0 {
-            backend.release_store(store);
-        }
-    }
 }
 
 /// An answer and how it is judged.

@@ -5,8 +5,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use remask_core::decode::Generating;
+use remask_core::decode::likelihood::answer_nll;
 use remask_core::scheduler::Limits;
-use remask_core::{BackendError, Canvas, Error, Generation, Request, Scheduler, StepReport, Ticket, Vocabulary};
+use remask_core::{
+    Answer, Backend, BackendError, BackendFuture, Canvas, Error, Generation, Pass, Request, Scheduler, StepReport,
+    StoreId, Ticket, Vocabulary, generate,
+};
 
 use crate::causal::{Causal, architecture, expected, writes};
 
@@ -175,4 +179,46 @@ fn a_lost_device_takes_what_was_kept_with_it() {
     assert!(backend.stores.is_empty());
     let (ended, _) = drive(&mut scheduler, &mut Causal::default(), 99);
     assert_eq!(ended[&ticket].canvas.tokens(), expected(&text, 3));
+}
+
+#[test]
+fn a_future_that_is_dropped_leaves_no_store_behind() {
+    let mut backend = Pausing(Causal::default());
+    let (a, v) = (architecture(), Arc::new(Vocabulary::of(&architecture())));
+    let watch = &mut |_: &StepReport| ControlFlow::Continue(());
+    let waker = std::task::Waker::noop();
+    let options = writes(5);
+    let mut run = Box::pin(generate(&mut backend, &a, &v, &[1, 2], &options, watch));
+    assert!(run.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+    drop(run);
+    assert!(backend.0.stores.is_empty());
+    let mut run = Box::pin(answer_nll(&mut backend, &a, &v, &[1, 2], &[3, 4], 1, 0));
+    assert!(run.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+    drop(run);
+    assert!(backend.0.stores.is_empty());
+}
+
+/// Its passes never end.
+struct Pausing(Causal);
+
+impl Backend for Pausing {
+    fn info(&self) -> remask_core::backend::BackendInfo {
+        self.0.info()
+    }
+
+    fn head_rows(&self) -> usize {
+        self.0.head_rows()
+    }
+
+    fn create_store(&mut self, capacity: u32) -> Result<StoreId, BackendError> {
+        self.0.create_store(capacity)
+    }
+
+    fn release_store(&mut self, store: StoreId) {
+        self.0.release_store(store);
+    }
+
+    fn forward<'a>(&'a mut self, _: &'a Pass<'a>) -> BackendFuture<'a, Vec<Answer>> {
+        Box::pin(std::future::pending())
+    }
 }
