@@ -233,7 +233,7 @@ impl<'m> Line<'m> {
         match begun {
             Ok(generations) => self.seats.extend(self.scheduler.admit_together(generations).into_iter().zip(seats)),
             Err(problem) => {
-                let problem = EngineError::Failed(problem.to_string());
+                let problem = EngineError::from_generation(problem);
                 seats.into_iter().for_each(|seat| seat.fail(problem.clone()));
             }
         }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use remask_core::random::{Key, threefry};
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -21,9 +22,9 @@ fn check(
 ) {
     let grammar = Guidance::new(model.clone()).compile(form).unwrap();
     let Words { bytes: words, .. } = Words::of(model).unwrap();
-    for round in 0..5 {
+    for round in 0..2 {
         let (mut state, mut text) = (grammar.begin(), Vec::new());
-        for step in 0..60 {
+        for step in 0..25 {
             let next = state.next().unwrap();
             assert_eq!(next.may_end, is_whole(&text), "{:?}", String::from_utf8_lossy(&text));
             let mut allowed = Vec::new();
@@ -60,7 +61,7 @@ fn masks_are_what_the_bytes_say() {
     };
     check(&model, &form, begins, |text| begins(text) && text.last().is_some_and(|b| *b != b' '));
 
-    let form = AnswerForm::JsonSchema(serde_json::json!({"type": "integer", "minimum": -99, "maximum": 999}));
+    let form = AnswerForm::JsonSchema(json!({"type": "integer", "minimum": -99, "maximum": 999}));
     fn number(text: &[u8]) -> Option<(&str, bool)> {
         let text = std::str::from_utf8(text).ok()?;
         let digits = text.strip_prefix('-').unwrap_or(text);
@@ -99,6 +100,58 @@ fn forms_that_were_asked_for_are_kept_and_the_oldest_is_not() {
     assert!(guidance.kept(&form(0)).is_some() && guidance.kept(&form(1)).is_none());
 }
 
+/// Forms that were made to break things are refused, or work within their limits.
+#[test]
+fn hostile_forms_are_survived() {
+    let guidance = Guidance::new(model());
+    let chain = |name: &str| (0..6000).map(|i| format!("{name}{i}: \"x\" {name}{}\n", i + 1)).collect::<String>();
+    let deep = |inner: Value| (0..30).fold(inner, |inner, _| json!({"type": "array", "items": inner, "minItems": 900}));
+    let pattern = |i: usize| (format!("(a|b)*a(a|b){{{i}}}"), json!({"type": "string"}));
+    let patterns: serde_json::Map<_, _> = (0..40).map(pattern).collect();
+    let parts: Vec<_> =
+        (0..60).map(|i| json!({"anyOf": [{"required": [format!("a{i}")]}, {"minProperties": i}]})).collect();
+    for form in [
+        AnswerForm::Regex("(a{1000}){1000}".repeat(50)),
+        AnswerForm::Regex("(a|b)*a(a|b){20}".to_owned()),
+        AnswerForm::Regex("(.*){50}a(.|b){200}c".to_owned()),
+        AnswerForm::Grammar(format!("start: A0\n{}A6000: \"y\"", chain("A"))),
+        AnswerForm::Grammar(format!("start: a0\n{}a6000: \"y\"", chain("a"))),
+        AnswerForm::Grammar("start: e\ne: e e | e e e | \"a\" | \"b\" | \"ab\" | /./".to_owned()),
+        AnswerForm::Grammar("start: a\na: a | a a |".to_owned()),
+        AnswerForm::Grammar("start: ((((\"a\")*)*)*)*".to_owned()),
+        AnswerForm::Grammar("start: ((\"ab\" | x){0,1000} x){0,1000}\nx: (\"c\"{0,900} \"d\"){900}".to_owned()),
+        AnswerForm::JsonSchema(deep(json!({"type": "string"}))),
+        AnswerForm::JsonSchema(json!({"allOf": parts})),
+        AnswerForm::JsonSchema(json!({"type": "string", "minLength": 100_000_000, "maxLength": 2_000_000_000})),
+        AnswerForm::JsonSchema(json!({"type": "integer", "multipleOf": 999_983, "maximum": 99_999_999_999u64})),
+        AnswerForm::JsonSchema(
+            json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}),
+        ),
+        AnswerForm::JsonSchema(
+            json!({"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}}}}),
+        ),
+        AnswerForm::JsonSchema(json!({"anyOf": [{"$ref": "#"}, {"type": "null"}]})),
+        AnswerForm::JsonSchema(json!({"type": "object", "patternProperties": patterns})),
+    ] {
+        let Ok(grammar) = guidance.compile(&form) else { continue };
+        let mut state = grammar.begin();
+        for step in 0..30 {
+            let Ok(next) = state.next() else { break };
+            let Some(id) = drawn(&next.tokens, step) else { break };
+            if state.push(id).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+/// One of the ids, at random.
+fn drawn(tokens: &TokenSet, step: u32) -> Option<u32> {
+    let allowed: Vec<_> = (0..tokens.rows() as u32).filter(|id| tokens.contains(*id)).collect();
+    let [bits, _] = threefry(Key([3, 1]), [step, 2]);
+    allowed.get(bits as usize % allowed.len().max(1)).copied()
+}
+
 /// Prints what a grammar costs; nothing is asserted of it.
 #[test]
 fn the_cost_of_masks_is_told() {
@@ -107,7 +160,7 @@ fn the_cost_of_masks_is_told() {
     let guidance = Guidance::new(model.clone());
     guidance.compile(&AnswerForm::Regex("a".to_owned())).unwrap();
     println!("first: {:?}", began.elapsed());
-    let schema = serde_json::json!({"type": "object", "additionalProperties": {"type": ["string", "number", "array"]}});
+    let schema = json!({"type": "object", "additionalProperties": {"type": ["string", "number", "array"]}});
     for form in [AnswerForm::JsonObject, AnswerForm::JsonSchema(schema)] {
         let began = Instant::now();
         let grammar = guidance.compile(&form).unwrap();
@@ -121,10 +174,8 @@ fn the_cost_of_masks_is_told() {
             let next = state.next().unwrap();
             let spent = began.elapsed();
             (masks, most, all) = (masks + 1, most.max(spent), all + spent);
-            let allowed: Vec<_> = (0..next.tokens.rows() as u32).filter(|id| next.tokens.contains(*id)).collect();
-            let [bits, _] = threefry(Key([3, 1]), [step, 2]);
-            let Some(id) = allowed.get(bits as usize % allowed.len().max(1)) else { break };
-            state.push(*id).unwrap();
+            let Some(id) = drawn(&next.tokens, step) else { break };
+            state.push(id).unwrap();
         }
         println!("compiled {compiled:?}, cloned {cloned:?}, {masks} masks, {:?} each, {most:?} at most", all / masks);
     }
