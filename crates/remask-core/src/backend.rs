@@ -224,11 +224,51 @@ impl TokenSet {
         Self { words: vec![0; rows.div_ceil(32)], rows }
     }
 
+    /// The set of these bits over a head of `rows` rows, id 0 in the lowest bit of the first word. Bits beyond are
+    /// dropped, those that are missing are 0.
+    #[must_use]
+    pub fn of_words(mut words: Vec<u32>, rows: usize) -> Self {
+        words.resize(rows.div_ceil(32), 0);
+        if let Some(last) = words.last_mut().filter(|_| !rows.is_multiple_of(32)) {
+            *last &= u32::MAX >> (32 - rows % 32);
+        }
+        Self { words, rows }
+    }
+
     /// Adds an id; ids outside the head are not there to be chosen and change nothing.
     pub fn insert(&mut self, id: u32) {
         if (id as usize) < self.rows {
             self.words[id as usize / 32] |= 1 << (id % 32);
         }
+    }
+
+    /// Takes an id out.
+    pub fn remove(&mut self, id: u32) {
+        if let Some(word) = self.words.get_mut(id as usize / 32) {
+            *word &= !(1 << (id % 32));
+        }
+    }
+
+    /// This set without what `others` holds.
+    #[must_use]
+    pub fn without(&self, others: &Self) -> Self {
+        let others = others.words.iter().copied().chain(std::iter::repeat(0));
+        Self { words: self.words.iter().zip(others).map(|(own, other)| own & !other).collect(), rows: self.rows }
+    }
+
+    /// This set and everything that `others` does not hold.
+    #[must_use]
+    pub fn and_all_but(&self, others: &Self) -> Self {
+        let others = others.words.iter().copied().chain(std::iter::repeat(0));
+        Self { words: self.words.iter().zip(others).map(|(own, other)| own | !other).collect(), rows: self.rows }
+    }
+
+    /// Whether every row of the head is in it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let (words, rest) = (self.rows / 32, self.rows % 32);
+        let last = self.words.get(words).is_none_or(|word| *word | u32::MAX << rest == u32::MAX);
+        last && self.words.iter().take(words).all(|word| *word == u32::MAX)
     }
 
     /// Whether the set holds `id`.

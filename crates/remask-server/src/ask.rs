@@ -8,6 +8,7 @@ use remask::core::decode::DecodeSettings;
 use remask::core::request::{GenerationRequest, Part, Prompt};
 use serde_json::{Map, Value};
 
+use crate::answer_form::AskedForm;
 use crate::app::App;
 use crate::config::{MOST_CHOICES, MOST_LOGPROBS, MOST_MESSAGES, MOST_PROMPTS, MOST_STOPS};
 use crate::error::ApiError;
@@ -47,6 +48,8 @@ pub struct Ask {
     pub continuous_usage: bool,
     /// A stream tells of every step.
     pub step_events: bool,
+    /// The field that says what form the answer must have.
+    pub form_field: Option<&'static str>,
 }
 
 impl Ask {
@@ -67,6 +70,10 @@ impl Ask {
         let settings = common(&fields, settings, diffusion)?;
         let (ignore_eos, n) = (ignore_eos(&fields)?, fields.integer("n", 1, MOST_CHOICES)?.unwrap_or(1));
         let stop = stop(&fields)?;
+        let (asked, form_field) = match AskedForm::read(&fields, &model.model.architecture)? {
+            Some(AskedForm { form, field }) => (Some(form), Some(field)),
+            None => (None, None),
+        };
         let mut ask = Self {
             form,
             model,
@@ -77,6 +84,7 @@ impl Ask {
             include_usage,
             continuous_usage,
             step_events,
+            form_field,
         };
         let request = |prompt: Prompt, settings: DecodeSettings, suffix: Option<String>| GenerationRequest {
             prompt,
@@ -86,6 +94,7 @@ impl Ask {
             stop: stop.clone(),
             n: n as usize,
             ignore_eos,
+            form: asked.clone(),
         };
         match form {
             Form::Chat => {
@@ -184,11 +193,6 @@ fn common(fields: &Fields<'_>, mut settings: DecodeSettings, diffusion: bool) ->
     refuse_true("use_beam_search", "there is no beam search")?;
     fields.refuse_unless("skip_special_tokens", |v| *v == Value::Bool(true), "special tokens are never text")?;
     fields.refuse_unless("prompt_logprobs", |_| false, "log-probabilities of the prompt are not computed")?;
-    for grammar in ["guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"] {
-        fields.refuse_unless(grammar, |_| false, "answers are not constrained")?;
-    }
-    let is_text = |value: &Value| value.get("type").and_then(Value::as_str) == Some("text");
-    fields.refuse_unless("response_format", is_text, "answers are not constrained; leave it out, or ask for text")?;
     Ok(settings)
 }
 

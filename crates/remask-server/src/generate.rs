@@ -16,6 +16,7 @@ use remask::{Answer, Collector, EngineError, Event, Events, ServedModel};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use crate::answer_form::named;
 use crate::app::{App, Cancellable, Phase, fresh_name, now};
 use crate::ask::{Ask, Form};
 use crate::error::ApiError;
@@ -152,7 +153,8 @@ async fn begin(
     let id = format!("{prefix}{}", fresh_name());
     let cancellable = app.enlist(vec![request_id.to_owned(), id.clone()]);
     let mut shape = Shape::of(&ask, id, now());
-    let events = submit(app, &ask.model, std::mem::take(&mut ask.requests), ask.step_events).await?;
+    let events = submit(app, &ask.model, std::mem::take(&mut ask.requests), ask.step_events).await;
+    let events = events.map_err(|error| named(error, ask.form_field))?;
     shape.prompt_tokens(events.prompt_tokens);
     if app.config.log_content {
         tracing::info!(request_id, body = %body, "asked");

@@ -4,6 +4,7 @@
 //! thread a device answers them together. What a client is told comes from the engine's events alone, the same way
 //! for a whole answer and for a stream.
 
+mod answer_form;
 mod app;
 mod ask;
 mod config;

@@ -13,6 +13,7 @@ use remask_core::{Backend, Canvas, DecodeOptions, Error, Model, Scheduler, Stepp
 
 use crate::error::EngineError;
 use crate::events::{Answer, Events};
+use crate::guidance::Guidance;
 use crate::handle::{Command, Handle, Submission};
 use crate::open::{EngineBuilder, OpenBackend, Source};
 use crate::seat::Seat;
@@ -166,9 +167,11 @@ impl Loaded {
         terms.context = builder.context.unwrap_or(usize::MAX).min(terms.context);
         (terms.default_max_tokens, terms.clamp) = (builder.default_max_tokens, builder.clamp);
         let slot_bytes = crate::open::slot_bytes(&model);
+        let model = Arc::new(model);
+        terms.grammars = Some(Arc::new(Guidance::new(model.clone())));
         let served = ServedModel {
             slots: builder.limits(&model).slots,
-            model: model.into(),
+            model,
             terms,
             info: opened.info(),
             notes: opened.notes(),
@@ -230,7 +233,7 @@ impl<'m> Line<'m> {
         match begun {
             Ok(generations) => self.seats.extend(self.scheduler.admit_together(generations).into_iter().zip(seats)),
             Err(problem) => {
-                let problem = EngineError::Failed(problem.to_string());
+                let problem = EngineError::from_generation(problem);
                 seats.into_iter().for_each(|seat| seat.fail(problem.clone()));
             }
         }

@@ -1,5 +1,6 @@
 //! What can go wrong between a question and its answer.
 
+use remask_core::Error;
 use remask_core::request::RequestError;
 
 /// Why there is no answer.
@@ -41,6 +42,16 @@ pub enum EngineError {
     /// The generation failed, alone.
     #[error("{0}")]
     Failed(String),
+}
+
+impl EngineError {
+    /// Why a generation ended without an answer: by its request's fault, or alone by its own.
+    pub(crate) fn from_generation(problem: Error) -> Self {
+        match problem {
+            Error::Request(_) => RequestError::from(problem).into(),
+            other => Self::Failed(other.to_string()),
+        }
+    }
 }
 
 impl From<RequestError> for EngineError {

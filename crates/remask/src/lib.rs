@@ -20,6 +20,7 @@ mod device;
 mod engine;
 mod error;
 mod events;
+mod guidance;
 mod handle;
 mod open;
 mod seat;

@@ -81,7 +81,7 @@ impl<'m> Seat<'m> {
 
     /// Tells of the end.
     pub(crate) fn end(mut self, outcome: Result<Generation, remask_core::Error>) {
-        let finished = outcome.map_err(|problem| EngineError::Failed(problem.to_string())).and_then(|done| {
+        let finished = outcome.map_err(EngineError::from_generation).and_then(|done| {
             if let Some(problem) = self.problem.take() {
                 return Err(problem);
             }

@@ -203,7 +203,7 @@ impl Decoding {
                     Answer::Logits(logits) => {
                         let (sampling, suppressed) = (&self.options.sampling, &self.vocabulary.suppressed);
                         let at = position as u32;
-                        let choice = choose(logits, sampling, key, at, suppressed, &self.occurrences);
+                        let choice = choose(logits, sampling, key, at, suppressed, None, &self.occurrences);
                         let choice = choice.ok_or(BackendError::NotFinite { position: at })?;
                         self.logprobs.extend(choice.logprobs.map(|logprobs| (position, logprobs)));
                         choice.candidate

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::decoding::Decoding;
 use super::generating::Generating;
+use super::grammar::Grammar;
 use super::options::{DecodeOptions, Vocabulary};
 use super::report::{Generation, StepReport};
 use super::writing::Writing;
@@ -31,15 +32,42 @@ impl Request {
     /// # Errors
     /// [`Error::Request`] with what cannot be.
     pub fn begin(self, architecture: &Arc<Architecture>, vocabulary: &Arc<Vocabulary>) -> Result<Box<dyn Generating>> {
+        self.begin_within(None, architecture, vocabulary)
+    }
+
+    /// The same, kept within a grammar, which an autoregressive model's answers can be.
+    ///
+    /// # Errors
+    /// As [`Request::begin`].
+    pub fn begin_within(
+        self,
+        grammar: Option<&dyn Grammar>,
+        architecture: &Arc<Architecture>,
+        vocabulary: &Arc<Vocabulary>,
+    ) -> Result<Box<dyn Generating>> {
         let Self { canvas, options } = self;
         options.check_canvas(architecture, &canvas)?;
         let (a, v) = (architecture.clone(), vocabulary.clone());
-        Ok(if architecture.is_diffusion() {
-            Box::new(Decoding::new(a, v, options, canvas))
-        } else {
-            Box::new(Writing::new(a, v, options, canvas))
-        })
+        if architecture.is_diffusion() {
+            return match grammar {
+                None => Ok(Box::new(Decoding::new(a, v, options, canvas))),
+                Some(_) => Err(Error::Request(no_grammar(architecture))),
+            };
+        }
+        let mut writing = Writing::new(a, v, options, canvas);
+        grammar.map_or(Ok(()), |grammar| writing.keep_within(grammar))?;
+        Ok(Box::new(writing))
     }
+}
+
+/// Why a diffusion model's answers cannot be kept within a grammar.
+#[must_use]
+pub fn no_grammar(architecture: &Architecture) -> String {
+    let name = &architecture.name;
+    format!(
+        "{name} is a diffusion model: it decides the tokens of an answer in any order, and cannot be held to a grammar, \
+         which says what comes next; leave it out, or ask an autoregressive model"
+    )
 }
 
 /// Fills `options.max_tokens` holes after `prompt`.

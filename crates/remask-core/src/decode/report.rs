@@ -43,6 +43,8 @@ pub struct StepReport<'a> {
 pub enum FinishReason {
     /// The answer contains an end-of-sequence id.
     Stop,
+    /// Nothing may follow in the grammar that the answer was kept within.
+    Complete,
     /// Every hole was filled without one.
     Length,
     /// The watcher asked to stop.

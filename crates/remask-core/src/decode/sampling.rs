@@ -176,7 +176,8 @@ impl Occurrences {
 }
 
 /// Chooses a token for `position` from its row's `logits`, with the noise of `key`. `suppressed` ids take no
-/// probability. `None` where a logit that counts is NaN or plus infinity, or none counts.
+/// probability. Nor do `barred` ones, but log-probabilities are told as if they did. `None` where a logit that counts is
+/// NaN or plus infinity, or none counts.
 #[must_use]
 pub fn choose(
     mut logits: Vec<f32>,
@@ -184,6 +185,7 @@ pub fn choose(
     key: Key,
     position: u32,
     suppressed: &TokenSet,
+    barred: Option<&TokenSet>,
     occurrences: &Occurrences,
 ) -> Option<Choice> {
     for (id, logit) in logits.iter_mut().enumerate() {
@@ -196,6 +198,11 @@ pub fn choose(
     let logprobs = sampling.logprobs.map(|count| (count, Normaliser::of(&logits)));
     let plain = logprobs.is_some().then(|| logits.clone());
     penalise(&mut logits, sampling, occurrences);
+    for (id, logit) in logits.iter_mut().enumerate() {
+        if barred.is_some_and(|barred| barred.contains(id as u32)) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
     let normaliser = Normaliser::of(&logits);
     if normaliser.largest == f32::NEG_INFINITY {
         return None;
@@ -379,7 +386,7 @@ mod tests {
 
     fn choose_from(logits: &[f32], sampling: &Sampling, step: u32, seen: &Occurrences) -> Choice {
         let key = step_key(sampling.seed, step, Purpose::Sample);
-        choose(logits.to_vec(), sampling, key, 3, &TokenSet::new(logits.len()), seen).unwrap()
+        choose(logits.to_vec(), sampling, key, 3, &TokenSet::new(logits.len()), None, seen).unwrap()
     }
 
     fn sampled(logits: &[f32], sampling: &Sampling) -> Vec<u32> {
@@ -449,7 +456,8 @@ mod tests {
         let mut suppressed = TokenSet::new(4);
         suppressed.insert(0);
         let logits = vec![9.0, 1.0, 2.0, 0.0];
-        let choice = choose(logits, &sampling, Key::default(), 0, &suppressed, &Occurrences::default()).unwrap();
+        let choice = choose(logits, &sampling, Key::default(), 0, &suppressed, None, &Occurrences::default());
+        let choice = choice.unwrap();
         let sum = 1f32.exp() + 2f32.exp() + 1.0;
         let logprobs = choice.logprobs.unwrap();
         assert_eq!(choice.candidate.token, 3);
@@ -462,7 +470,8 @@ mod tests {
     fn what_is_not_finite_is_refused_and_numbers_are_checked() {
         let none = Occurrences::default();
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let chosen = choose(vec![0.0, bad], &Sampling::default(), Key::default(), 0, &TokenSet::new(2), &none);
+            let plain = Sampling::default();
+            let chosen = choose(vec![0.0, bad], &plain, Key::default(), 0, &TokenSet::new(2), None, &none);
             assert_eq!(chosen, None);
         }
         for bad in [

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::accept::Scored;
 use super::generating::{Costs, Generating, Prefix, Work};
+use super::grammar::{Grammar, Within};
 use super::options::{DecodeOptions, Vocabulary};
 use super::report::{FinishReason, Generation, StepReport};
 use super::sampling::{Occurrences, choose};
@@ -28,6 +29,8 @@ pub struct Writing {
     /// Position of the token that is written next.
     next: usize,
     occurrences: Occurrences,
+    /// The grammar that the answer is kept within, and where in it the answer stands.
+    within: Option<Within>,
     over: bool,
     /// Positions of the pass under way, or of the last one.
     computed: Vec<usize>,
@@ -60,12 +63,32 @@ impl Writing {
             stored: 0,
             next,
             occurrences,
+            within: None,
             over: next == canvas.len(),
             computed: Vec::new(),
             committed: Vec::new(),
             costs: Costs::default(),
             output: Generation::new(canvas, given, ends),
         }
+    }
+
+    /// Keeps what is written within a grammar. What was decided before must be of it.
+    ///
+    /// # Errors
+    /// [`Error::Request`](crate::Error::Request) where that is not so, or no token of the model can go on with it.
+    pub fn keep_within(&mut self, grammar: &dyn Grammar) -> Result<()> {
+        let written = &self.output.canvas.tokens()[self.output.prompt_tokens..self.next];
+        self.within = Within::new(grammar, written, &self.vocabulary.suppressed, &self.output.ends)?;
+        if self.within.is_none() {
+            self.complete();
+        }
+        Ok(())
+    }
+
+    /// Nothing may follow.
+    fn complete(&mut self) {
+        self.over = true;
+        self.output.finish = FinishReason::Complete;
     }
 
     /// The noise of a token depends on its place alone: how the passes before it were cut does not matter.
@@ -105,7 +128,8 @@ impl Generating for Writing {
             let want = if self.options.sampling.needs_logits() {
                 Want::Logits
             } else {
-                work.suppressed.push(self.vocabulary.suppressed.clone());
+                let barred = self.within.as_ref().map_or(&self.vocabulary.suppressed, Within::barred);
+                work.suppressed.push(barred.clone());
                 Want::Candidate { temperature: self.options.sampling.temperature, key: self.key(), suppressed: 0 }
             };
             let row = self.computed.len() as u32 - 1;
@@ -128,7 +152,9 @@ impl Generating for Writing {
                 Answer::Logits(logits) => {
                     let suppressed = &self.vocabulary.suppressed;
                     let sampling = &self.options.sampling;
-                    let chosen = choose(logits, sampling, self.key(), at as u32, suppressed, &self.occurrences);
+                    let barred = self.within.as_ref().map(|within| within.barred().as_ref());
+                    let (key, seen) = (self.key(), &self.occurrences);
+                    let chosen = choose(logits, sampling, key, at as u32, suppressed, barred, seen);
                     let chosen = chosen.ok_or(BackendError::NotFinite { position: at as u32 })?;
                     self.output.logprobs.extend(chosen.logprobs.map(|logprobs| (at, logprobs)));
                     chosen.candidate
@@ -143,6 +169,11 @@ impl Generating for Writing {
             if self.output.ends.contains(&candidate.token) {
                 self.over = true;
                 self.output.finish = FinishReason::Stop;
+            } else if let Some(within) = &mut self.within {
+                let (suppressed, ends) = (&self.vocabulary.suppressed, &self.output.ends);
+                if !within.push(candidate.token, suppressed, ends)? {
+                    self.complete();
+                }
             }
             self.over |= self.next == self.output.canvas.len();
         }

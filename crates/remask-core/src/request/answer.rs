@@ -10,7 +10,7 @@ use crate::tokenizer::TextTokenizer;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
-    /// An end-of-sequence id or a stop string.
+    /// An end-of-sequence id, a stop string, or a grammar in which nothing may follow.
     Stop,
     /// As many tokens as were asked for, without either.
     Length,

@@ -19,7 +19,7 @@ pub use self::step::{StepEvent, StepToken};
 pub use self::stop::StopStrings;
 pub use self::transcript::{Delta, Transcript};
 use crate::chat::{Conversation, Message};
-use crate::decode::DecodeSettings;
+use crate::decode::{AnswerForm, DecodeSettings};
 use crate::error::Error;
 
 /// Most choices of a request.
@@ -78,6 +78,9 @@ pub struct GenerationRequest {
     /// End ids are not chosen at all, so that exactly so many tokens come as were asked for.
     #[serde(default)]
     pub ignore_eos: bool,
+    /// What form the answer must have, where it must have one.
+    #[serde(default)]
+    pub form: Option<AnswerForm>,
 }
 
 fn one() -> usize {
@@ -96,6 +99,7 @@ impl GenerationRequest {
             stop: Vec::new(),
             n: 1,
             ignore_eos: false,
+            form: None,
         }
     }
 }

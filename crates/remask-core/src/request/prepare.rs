@@ -8,7 +8,7 @@ use super::{GenerationRequest, MOST_CHOICES, Part, Prompt, RequestError};
 use crate::architecture::Architecture;
 use crate::canvas::Canvas;
 use crate::chat::MarkedText;
-use crate::decode::{Defaults, Generating, Request, Vocabulary};
+use crate::decode::{Defaults, Generating, Grammar, Grammars, Request, Vocabulary, no_grammar};
 use crate::error::Result;
 use crate::model::Model;
 use crate::random::{Key, threefry};
@@ -24,6 +24,8 @@ pub struct Terms {
     pub default_max_tokens: usize,
     /// Write fewer tokens where there is no room for those that were asked for.
     pub clamp: bool,
+    /// Makes grammars that answers can be kept within; none where there is nothing that does.
+    pub grammars: Option<Arc<dyn Grammars>>,
     vocabulary: Arc<Vocabulary>,
     /// The vocabulary in which no end is ever chosen.
     endless: Arc<Vocabulary>,
@@ -39,6 +41,7 @@ impl Terms {
             context: model.architecture.max_positions,
             default_max_tokens: 1024,
             clamp: false,
+            grammars: None,
             vocabulary: model.vocabulary.clone(),
             endless: Arc::new(model.vocabulary.without_ends()),
             architecture: model.architecture.clone(),
@@ -61,6 +64,8 @@ pub struct Job {
     pub ends: Arc<[u32]>,
     /// The gaps of a canvas that was given by parts: place among the parts, and positions.
     pub gaps: Vec<(usize, Range<usize>)>,
+    /// What the answer is kept within.
+    pub grammar: Option<Arc<dyn Grammar>>,
     vocabulary: Arc<Vocabulary>,
     architecture: Arc<Architecture>,
 }
@@ -71,7 +76,7 @@ impl Job {
     /// # Errors
     /// [`Error::Request`](crate::Error::Request) with what cannot be; prepared jobs were checked.
     pub fn begin(&self) -> Result<Box<dyn Generating>> {
-        self.request.clone().begin(&self.architecture, &self.vocabulary)
+        self.request.clone().begin_within(self.grammar.as_deref(), &self.architecture, &self.vocabulary)
     }
 
     /// What stands in the gaps of `canvas`.
@@ -131,6 +136,7 @@ impl GenerationRequest {
         let ends: Arc<[u32]> = options.ends(vocabulary).into();
         let canvas = Canvas::with_holes(&layout.ids, vocabulary.hole());
         options.check_canvas(&model.architecture, &canvas)?;
+        let grammar = self.grammar(model, terms)?;
         let job = |choice: usize| {
             let mut options = options.clone();
             options.sampling.seed = choice_seed(seed, choice);
@@ -141,6 +147,7 @@ impl GenerationRequest {
                 stop: self.stop.clone(),
                 ends: ends.clone(),
                 gaps: layout.gaps.clone(),
+                grammar: grammar.clone(),
                 vocabulary: vocabulary.clone(),
                 architecture: terms.architecture.clone(),
             }
@@ -150,6 +157,16 @@ impl GenerationRequest {
             max_tokens: holes,
             jobs: (0..self.n).map(job).collect(),
         })
+    }
+
+    fn grammar(&self, model: &Model, terms: &Terms) -> Result<Option<Arc<dyn Grammar>>, RequestError> {
+        let Some(form) = &self.form else { return Ok(None) };
+        let refuse = |problem: String| RequestError::field("form", problem);
+        if model.architecture.is_diffusion() {
+            return Err(refuse(no_grammar(&model.architecture)));
+        }
+        let none = || refuse("answers cannot be kept within a grammar here; leave it out".to_owned());
+        terms.grammars.as_ref().ok_or_else(none)?.compile(form).map(Some).map_err(refuse)
     }
 
     fn layout(&self, model: &Model, terms: &Terms) -> Result<Layout, RequestError> {

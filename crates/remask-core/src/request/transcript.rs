@@ -9,7 +9,7 @@ use super::prepare::Job;
 use super::stop::StopStrings;
 use crate::canvas::{Canvas, Cell};
 use crate::decode::sampling::Logprobs;
-use crate::decode::{Generation, StepReport};
+use crate::decode::{FinishReason, Generation, StepReport};
 use crate::error::Result;
 use crate::tokenizer::{TextStream, TextTokenizer};
 
@@ -108,7 +108,8 @@ impl<'a> Transcript<'a> {
         if self.finish.is_none() {
             let rest = self.stream.take().map(TextStream::finish).transpose()?.unwrap_or_default();
             delta.text += &self.show(&rest);
-            self.close(&mut delta, Finish::Length);
+            let complete = done.finish == FinishReason::Complete;
+            self.close(&mut delta, if complete { Finish::Stop } else { Finish::Length });
         }
         Ok(delta)
     }

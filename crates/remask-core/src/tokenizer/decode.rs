@@ -146,6 +146,60 @@ impl Decoder {
         })
     }
 
+    /// Whether a text is the bytes of its tokens one after another: no step looks at more than one token, but for the
+    /// first space of the text.
+    pub(super) fn is_bytewise(&self) -> bool {
+        let (mut fused, mut bytes) = (false, false);
+        self.steps.iter().all(|step| {
+            let alone = match step {
+                Step::ByteLevel | Step::ByteFallback => !fused && !std::mem::replace(&mut bytes, true),
+                Step::WordPiece { cleanup, .. } => !cleanup && !fused && !bytes,
+                Step::Metaspace { .. } | Step::Pattern(_) => !fused && !bytes,
+                Step::Replace { from, .. } => !bytes && (!fused || from.len() == 1),
+                Step::Strip { content, start, stop } => {
+                    *stop == 0 && (*start == 0 || (*start == 1 && fused && content.is_ascii()))
+                }
+                Step::Suffix(_) => false,
+                Step::Fuse => true,
+            };
+            fused |= matches!(step, Step::Fuse | Step::ByteLevel);
+            alone
+        })
+    }
+
+    /// The bytes of a token by itself, where texts [are bytes](Decoder::is_bytewise); `None` where it has none.
+    pub(super) fn bytes(&self, text: String, added: bool, at_start: bool) -> Option<Vec<u8>> {
+        let has = |wanted: fn(&Step) -> bool| self.steps.iter().any(wanted);
+        if has(|step| matches!(step, Step::ByteLevel)) {
+            // What comes before that step is text still.
+            let before = self.steps.iter().take_while(|step| !matches!(step, Step::ByteLevel));
+            let run = Self::run(before, text, added, at_start)?;
+            return Some(run.level_bytes().map(|(byte, _)| byte).collect());
+        }
+        if has(|step| matches!(step, Step::ByteFallback))
+            && let Some(byte) = byte_of_token(&text).filter(|byte| !byte.is_ascii())
+        {
+            return Some(vec![byte]);
+        }
+        if self.steps.is_empty() && !at_start {
+            return Some(format!(" {text}").into_bytes());
+        }
+        let run = Self::run(self.steps.iter(), text, added, at_start)?;
+        Some(run.chars.iter().map(|p| p.c).collect::<String>().into_bytes())
+    }
+
+    /// One token after these steps.
+    fn run<'a>(steps: impl Iterator<Item = &'a Step>, text: String, added: bool, at_start: bool) -> Option<Run> {
+        let chars = text.chars().map(|c| Placed::new(c, 0)).collect();
+        let edges = Edges { at_start, open_start: false };
+        let runs = vec![Run { place: 0, added, chars }];
+        let mut state = State { fused: false, runs, end: Decoded::default(), edges };
+        for step in steps {
+            state.apply(step).ok()?;
+        }
+        state.runs.pop()
+    }
+
     /// Decodes tokens.
     ///
     /// # Errors
@@ -181,6 +235,22 @@ struct Run {
     place: usize,
     added: bool,
     chars: Vec<Placed>,
+}
+
+impl Run {
+    /// Its bytes in GPT-2's alphabet, and their places.
+    fn level_bytes(&self) -> impl Iterator<Item = (u8, usize)> {
+        let text: String = self.chars.iter().map(|p| p.c).collect();
+        let bytes = bytes_of_text(&text);
+        // An added token is text, but one that was taken from the vocabulary may be bytes too.
+        let literal = bytes.is_none_or(|b| self.added && std::str::from_utf8(&b).is_err());
+        self.chars.iter().flat_map(move |p| {
+            let mut buffer = [0; 4];
+            let byte = byte_of_char(p.c).filter(|_| !literal);
+            let bytes = byte.map_or_else(|| p.c.encode_utf8(&mut buffer).as_bytes().to_vec(), |byte| vec![byte]);
+            bytes.into_iter().map(|byte| (byte, p.place))
+        })
+    }
 }
 
 struct State {
@@ -261,18 +331,7 @@ impl State {
     fn byte_level(&mut self) {
         let mut bytes = Vec::new();
         for run in self.runs.drain(..) {
-            let text: String = run.chars.iter().map(|p| p.c).collect();
-            // An added token is text, but one that was taken from the vocabulary may be bytes too.
-            let literal = run.added && bytes_of_text(&text).is_none_or(|b| std::str::from_utf8(&b).is_err());
-            match bytes_of_text(&text).filter(|_| !literal) {
-                Some(_) => bytes.extend(run.chars.iter().filter_map(|p| Some((byte_of_char(p.c)?, p.place)))),
-                None => {
-                    let mut buffer = [0; 4];
-                    for p in &run.chars {
-                        bytes.extend(p.c.encode_utf8(&mut buffer).bytes().map(|b| (b, p.place)));
-                    }
-                }
-            }
+            bytes.extend(run.level_bytes());
         }
         let edges = self.edges;
         let decoded = text_of(&bytes, edges.open_start, true, false);

@@ -29,6 +29,7 @@ mod settings;
 mod split;
 mod text;
 mod tiktoken;
+mod token_bytes;
 mod unigram;
 
 use std::collections::HashSet;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::receive;
+use crate::answer_form::named;
 use crate::app::{App, Cancellable, fresh_name, now};
 use crate::ask::{Ask, Form};
 use crate::error::ApiError;
@@ -75,24 +76,34 @@ async fn begin(app: &Arc<App>, id: &RequestId, body: &Value, tally: &mut Tally) 
         fields.refuse_unless(name, empty, "this server keeps nothing; send the whole conversation")?;
     }
     fields.refuse_unless("background", |value| *value == Value::Bool(false), "this server keeps nothing")?;
-    let plain = |value: &Value| value.get("format").is_none_or(|f| f.is_null() || f["type"] == "text");
-    fields.refuse_unless("text", plain, "answers are not constrained")?;
     let disabled = |value: &Value| value.get("effort").is_none_or(|e| e.is_null() || e == "none");
     fields.refuse_unless("reasoning", disabled, "this model does not reason before it answers")?;
     fields.bool("store")?;
     // The rest is a chat's: the same fields under other names.
     let mut chat = json!({"messages": messages(&fields)?, "max_completion_tokens": body.get("max_output_tokens")});
-    let same = ["model", "temperature", "top_p", "stream", "seed", "tools", "tool_choice", "remask", "user", "top_k"];
+    let same = [
+        "model",
+        "temperature",
+        "top_p",
+        "stream",
+        "seed",
+        "tools",
+        "tool_choice",
+        "remask",
+        "user",
+        "top_k",
+        "structured_outputs",
+        "guided_json",
+        "guided_regex",
+        "guided_choice",
+        "guided_grammar",
+    ];
     for name in same {
         chat[name] = body.get(name).cloned().unwrap_or(Value::Null);
     }
-    let mut ask = Ask::read(app, Form::Chat, &chat).map_err(|mut error| {
-        if error.param.as_deref() == Some("max_completion_tokens") {
-            error.param = Some("max_output_tokens".to_owned());
-            error.message = error.message.replace("max_completion_tokens", "max_output_tokens");
-        }
-        error
-    })?;
+    let format = format(&fields)?;
+    chat["response_format"] = response_format(&format);
+    let mut ask = Ask::read(app, Form::Chat, &chat).map_err(renamed)?;
     tally.model(&ask.model.name);
     let report = Report {
         id: format!("resp_{}", fresh_name()),
@@ -102,12 +113,46 @@ async fn begin(app: &Arc<App>, id: &RequestId, body: &Value, tally: &mut Tally) 
         asked: json!({
             "instructions": body.get("instructions"), "max_output_tokens": body.get("max_output_tokens"),
             "metadata": body.get("metadata").filter(|m| m.is_object()).cloned().unwrap_or_else(|| json!({})),
-            "temperature": body.get("temperature"), "top_p": body.get("top_p"),
+            "temperature": body.get("temperature"), "top_p": body.get("top_p"), "text": {"format": format},
         }),
     };
     let cancellable = app.enlist(vec![id.0.clone(), report.id.clone()]);
-    let events = submit(app, &ask.model, std::mem::take(&mut ask.requests), false).await?;
+    let events = submit(app, &ask.model, std::mem::take(&mut ask.requests), false).await;
+    let events = events.map_err(|error| renamed(named(error, ask.form_field)))?;
     Ok((report, events, cancellable, ask.stream))
+}
+
+/// Names of a chat's fields, and what they are called here.
+const NAMES: [(&str, &str); 3] = [
+    ("max_completion_tokens", "max_output_tokens"),
+    ("response_format.json_schema", "text.format"),
+    ("response_format", "text.format"),
+];
+
+/// An error of a chat, with the names that the fields have here.
+fn renamed(mut error: ApiError) -> ApiError {
+    if let Some(param) = &mut error.param
+        && let Some((theirs, ours)) = NAMES.iter().find(|(theirs, _)| param.starts_with(theirs))
+    {
+        *param = param.replacen(theirs, ours, 1);
+        error.message = error.message.replace(theirs, ours);
+    }
+    error
+}
+
+/// What form the text must have, as it is said here.
+fn format(fields: &Fields<'_>) -> Result<Value, ApiError> {
+    let text = fields.object("text")?.map(|text| Fields::inside(text, "text."));
+    let format = text.map_or(Ok(None), |text| text.object("format"))?;
+    Ok(format.map_or_else(|| json!({"type": "text"}), |format| Value::Object(format.clone())))
+}
+
+/// The same as a chat says it: one level deeper.
+fn response_format(format: &Value) -> Value {
+    match format["type"].as_str() {
+        Some("json_schema") => json!({"type": "json_schema", "json_schema": format}),
+        _ => format.clone(),
+    }
 }
 
 /// Input and instructions as a chat's messages.
@@ -146,7 +191,7 @@ impl Report {
             "id": self.id, "object": "response", "created_at": self.created, "status": status, "model": self.model,
             "output": output, "usage": usage, "incomplete_details": incomplete, "error": error, "tools": [],
             "tool_choice": "auto", "parallel_tool_calls": true, "previous_response_id": null, "store": false,
-            "background": false, "truncation": "disabled", "text": {"format": {"type": "text"}},
+            "background": false, "truncation": "disabled",
             "reasoning": {"effort": null, "summary": null},
         });
         for (name, value) in self.asked.as_object().into_iter().flatten() {

@@ -5,6 +5,7 @@
 
 mod client;
 mod errors;
+mod forms;
 mod limits;
 mod operations;
 mod requests;

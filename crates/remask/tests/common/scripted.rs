@@ -115,7 +115,11 @@ impl Scripted {
         let few = (0..8).map(|i| threefry(seen, [i, 2])[0] % rows).filter(|id| !suppressed.contains(*id));
         let score =
             |id: u32| unit(threefry(seen, [id, 3])) + temperature * gumbel(threefry(key, [select.position, id]));
-        let token = few.max_by(|a, b| score(*a).total_cmp(&score(*b))).unwrap_or(300);
+        let chosen = few.max_by(|a, b| score(*a).total_cmp(&score(*b)));
+        let token = chosen.unwrap_or_else(|| {
+            let left: Vec<_> = (0..rows).filter(|id| !suppressed.contains(*id)).collect();
+            left[bits as usize % left.len()]
+        });
         let probability = 0.5 + 0.5 * (sure % 1000) as f32 / 1000.0;
         Answer::Candidate(Candidate { token, probability, entropy: 1.0, margin: 0.2 })
     }
