@@ -260,7 +260,7 @@ impl TokenSet {
     #[must_use]
     pub fn and_all_but(&self, others: &Self) -> Self {
         let others = others.words.iter().copied().chain(std::iter::repeat(0));
-        Self { words: self.words.iter().zip(others).map(|(own, other)| own | !other).collect(), rows: self.rows }
+        Self::of_words(self.words.iter().zip(others).map(|(own, other)| own | !other).collect(), self.rows)
     }
 
     /// Whether every row of the head is in it.

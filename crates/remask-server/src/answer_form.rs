@@ -160,21 +160,12 @@ fn choice(fields: &Fields<'_>, field: &str) -> Result<Option<AnswerForm>> {
 }
 
 fn grammar(fields: &Fields<'_>, field: &str) -> Result<Option<AnswerForm>> {
-    match fields.string(field)? {
-        Some(text) if text.contains("::=") => {
-            wrong(fields.name(field), "is in GBNF; grammars are in Lark's notation here: `start: \"yes\" | \"no\"`")
-        }
-        text => Ok(text.map(|text| AnswerForm::Grammar(text.to_owned()))),
-    }
+    Ok(fields.string(field)?.map(|text| AnswerForm::Grammar(text.to_owned())))
 }
 
-/// llama.cpp's, where its first line says that it is llguidance's, as there. An empty one is none.
+/// llama.cpp's: an empty one is none.
 fn llama_grammar(fields: &Fields<'_>, field: &str) -> Result<Option<AnswerForm>> {
-    match fields.string(field)? {
-        None | Some("") => Ok(None),
-        Some(text) if text.trim_start().starts_with("%llguidance") => Ok(Some(AnswerForm::Grammar(text.to_owned()))),
-        Some(_) => wrong(field.to_owned(), "must be in llguidance's notation and begin with %llguidance {}"),
-    }
+    grammar(fields, field).map(|form| form.filter(|form| *form != AnswerForm::Grammar(String::new())))
 }
 
 fn guided_space(fields: &Fields<'_>) -> Map<String, Value> {
@@ -266,8 +257,6 @@ mod tests {
             (json!({"structured_outputs": {"structural_tag": "a"}}), "structured_outputs.structural_tag"),
             (json!({"guided_json": "{"}), "guided_json"),
             (json!({"guided_choice": []}), "guided_choice"),
-            (json!({"guided_grammar": "root ::= \"a\""}), "guided_grammar"),
-            (json!({"grammar": "root ::= \"a\""}), "grammar"),
             (json!({"guided_decoding_backend": "outlines"}), "guided_decoding_backend"),
         ] {
             let error = read(&body).err().unwrap_or_else(|| unreachable!("{body} is taken"));

@@ -94,6 +94,7 @@ impl Ask {
             stop: stop.clone(),
             n: n as usize,
             ignore_eos,
+            echo: false,
             form: asked.clone(),
         };
         match form {
@@ -107,22 +108,29 @@ impl Ask {
                 ask.requests.push(request(prompt, settings, None));
             }
             Form::Completion => {
-                let settings = completion_settings(&fields, n, settings)?;
+                let echo = fields.bool("echo")?.unwrap_or(false);
+                let settings = completion_settings(&fields, n, settings, echo)?;
                 let suffix = fields.string("suffix")?.map(str::to_owned);
                 let prompts = match canvas {
                     Some(canvas) if fields.get("prompt").is_none() => vec![Prompt::Canvas(canvas)],
                     Some(_) => return Err(ApiError::field("remask.canvas", "a canvas takes the place of the prompt")),
                     None => prompts(&ask.model, &fields)?,
                 };
-                if fields.bool("echo")?.unwrap_or(false) {
-                    if settings.logprobs.is_some() {
-                        let why = "log-probabilities of the prompt are not computed; leave echo or logprobs out";
-                        return Err(ApiError::unsupported("echo", why));
-                    }
+                // Where the prompt's tokens are told as well, its text is theirs.
+                let scored = echo && settings.logprobs.is_some();
+                if scored && diffusion {
+                    let why = "a diffusion model gives a prompt no log-probabilities; leave echo or logprobs out";
+                    return Err(ApiError::unsupported("echo", why));
+                }
+                if echo && !scored {
                     ask.echo =
                         Some(prompts.iter().map(|prompt| said_again(&ask.model, prompt)).collect::<Result<_>>()?);
                 }
-                ask.requests = prompts.into_iter().map(|p| request(p, settings.clone(), suffix.clone())).collect();
+                let requests = prompts.into_iter().map(|prompt| GenerationRequest {
+                    echo: scored,
+                    ..request(prompt, settings.clone(), suffix.clone())
+                });
+                ask.requests = requests.collect();
             }
         }
         Ok(ask)
@@ -222,25 +230,28 @@ fn stop(fields: &Fields<'_>) -> Result<Vec<String>> {
     Ok(stop)
 }
 
-fn max_tokens(fields: &Fields<'_>, name: &str) -> Result<Option<usize>> {
-    Ok(fields.integer(name, 1, u64::MAX)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX)))
+fn tokens(fields: &Fields<'_>, name: &str, least: u64) -> Result<Option<usize>> {
+    Ok(fields.integer(name, least, u64::MAX)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX)))
 }
 
-fn completion_settings(fields: &Fields<'_>, n: u64, settings: DecodeSettings) -> Result<DecodeSettings> {
-    let max_tokens = max_tokens(fields, "max_tokens")?.or(settings.max_tokens);
+fn completion_settings(fields: &Fields<'_>, n: u64, settings: DecodeSettings, echo: bool) -> Result<DecodeSettings> {
     let logprobs = match fields.get("logprobs") {
         Some(Value::Bool(on)) => on.then_some(1),
         _ => fields.integer("logprobs", 0, MOST_LOGPROBS)?,
     };
+    let logprobs = logprobs.map(|k| k as usize).or(settings.logprobs);
+    // The prompt alone may be what is asked about.
+    let least = u64::from(!(echo && logprobs.is_some()));
+    let max_tokens = tokens(fields, "max_tokens", least)?.or(settings.max_tokens);
     if let Some(best_of) = fields.integer("best_of", 1, MOST_CHOICES)?.filter(|best_of| *best_of != n) {
         let problem = if best_of < n { "it must be at least n" } else { "all answers are returned; set n" };
         return Err(ApiError::unsupported("best_of", format!("best_of {best_of}: {problem}")));
     }
-    Ok(DecodeSettings { max_tokens, logprobs: logprobs.map(|k| k as usize).or(settings.logprobs), ..settings })
+    Ok(DecodeSettings { max_tokens, logprobs, ..settings })
 }
 
 fn chat_settings(app: &App, fields: &Fields<'_>, settings: DecodeSettings) -> Result<DecodeSettings> {
-    let max_tokens = max_tokens(fields, "max_completion_tokens")?.or(max_tokens(fields, "max_tokens")?);
+    let max_tokens = tokens(fields, "max_completion_tokens", 1)?.or(tokens(fields, "max_tokens", 1)?);
     let wanted = fields.bool("logprobs")?.unwrap_or(false);
     let top = fields.integer("top_logprobs", 0, MOST_LOGPROBS)?;
     if !wanted && top.is_some_and(|top| top > 0) {

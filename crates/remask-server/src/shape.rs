@@ -25,10 +25,15 @@ fn clipped(logprob: f32) -> f32 {
     logprob.max(FLOOR)
 }
 
+/// The log-probability of an answer's token, which has one.
+fn own(log: &TokenLog) -> f32 {
+    log.logprob.unwrap_or(FLOOR)
+}
+
 fn chat_logprobs(logs: &[TokenLog]) -> Value {
     let entry = |token: &remask::core::request::TokenText, logprob: f32| json!({"token": token.token, "logprob": clipped(logprob), "bytes": token.bytes()});
     let content = logs.iter().map(|log| {
-        let mut one = entry(&log.token, log.logprob);
+        let mut one = entry(&log.token, own(log));
         one["top_logprobs"] = log.top.iter().map(|(token, logprob)| entry(token, *logprob)).collect();
         one
     });
@@ -37,6 +42,9 @@ fn chat_logprobs(logs: &[TokenLog]) -> Value {
 
 fn completion_logprobs(logs: &[TokenLog], before: usize) -> Value {
     let top = |log: &TokenLog| {
+        if log.logprob.is_none() {
+            return Value::Null;
+        }
         let mut map = Map::new();
         for (token, logprob) in &log.top {
             // Of two that look alike the likelier one stays.
@@ -47,7 +55,7 @@ fn completion_logprobs(logs: &[TokenLog], before: usize) -> Value {
     let any = logs.iter().any(|log| !log.top.is_empty());
     json!({
         "tokens": logs.iter().map(|log| log.token.token.as_str()).collect::<Vec<_>>(),
-        "token_logprobs": logs.iter().map(|log| clipped(log.logprob)).collect::<Vec<_>>(),
+        "token_logprobs": logs.iter().map(|log| log.logprob.map(clipped)).collect::<Vec<_>>(),
         "top_logprobs": any.then(|| logs.iter().map(top).collect::<Vec<_>>()),
         "text_offset": logs.iter().map(|log| before + log.offset).collect::<Vec<_>>(),
     })

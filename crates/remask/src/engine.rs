@@ -253,12 +253,13 @@ impl<'m> Line<'m> {
     fn pass(&mut self) -> Option<PassRecord> {
         let backend = self.backend.as_mut().filter(|_| !self.scheduler.is_empty())?;
         let Stepped { begun, ended, .. } = self.scheduler.begin(backend.as_mut());
+        // Who hears that it has begun may look at the gauges at once.
+        self.served.slots_used.store(self.scheduler.slots(), Ordering::Relaxed);
         for ticket in begun {
             if let Some(seat) = self.seats.get_mut(&ticket) {
                 seat.begin();
             }
         }
-        self.served.slots_used.store(self.scheduler.slots(), Ordering::Relaxed);
         let seats = &mut self.seats;
         for (ticket, outcome) in ended {
             if let Some(seat) = seats.remove(&ticket) {

@@ -23,7 +23,7 @@ pub enum AnswerForm {
     Regex(String),
     /// One of these texts.
     Choice(Vec<String>),
-    /// Text of this context-free grammar, in Lark's notation.
+    /// Text of this context-free grammar, in Lark's notation or llama.cpp's.
     Grammar(String),
 }
 

@@ -30,6 +30,9 @@ pub struct DecodeOptions {
     pub stop_ids: Vec<u32>,
     /// Write on behind the model's own end of a text.
     pub ignore_eos: bool,
+    /// Work out the log-probabilities of the prompt's tokens too, as [`Sampling::logprobs`] says. An autoregressive
+    /// model's alone; there may then be nothing to write.
+    pub score_prompt: bool,
     /// Classifier-free guidance strength; 0 is off. Doubles the rows of every pass.
     pub cfg_scale: f32,
     /// What a pass reuses from the passes before it.
@@ -102,6 +105,7 @@ impl Default for DecodeOptions {
             sampling: Sampling::default(),
             stop_ids: Vec::new(),
             ignore_eos: false,
+            score_prompt: false,
             cfg_scale: 0.0,
             cache: Cache::None,
             mor: None,
@@ -151,7 +155,12 @@ impl DecodeOptions {
     /// [`Error::Request`] with the setting that cannot be.
     pub fn check_canvas(&self, architecture: &Architecture, canvas: &Canvas) -> Result<()> {
         check_ids(architecture, canvas.tokens())?;
-        if canvas.holes() == 0 {
+        if self.score_prompt && (architecture.is_diffusion() || canvas.is_empty()) {
+            return refuse(
+                "log-probabilities of a prompt are an autoregressive model's, of one token at least".to_owned(),
+            );
+        }
+        if canvas.holes() == 0 && !self.score_prompt {
             return refuse("the text has no hole: there is nothing to fill in".to_owned());
         }
         if canvas.len() > architecture.max_positions {

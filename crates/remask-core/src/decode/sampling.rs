@@ -188,13 +188,7 @@ pub fn choose(
     barred: Option<&TokenSet>,
     occurrences: &Occurrences,
 ) -> Option<Choice> {
-    for (id, logit) in logits.iter_mut().enumerate() {
-        if suppressed.contains(id as u32) {
-            *logit = f32::NEG_INFINITY;
-        } else if !logit.is_finite() {
-            return None;
-        }
-    }
+    suppress(&mut logits, suppressed)?;
     let logprobs = sampling.logprobs.map(|count| (count, Normaliser::of(&logits)));
     let plain = logprobs.is_some().then(|| logits.clone());
     penalise(&mut logits, sampling, occurrences);
@@ -222,12 +216,30 @@ pub fn choose(
         entropy: normaliser.entropy(&logits),
         margin: normaliser.margin(&logits),
     };
-    let logprobs = logprobs.zip(plain).map(|((count, normaliser), plain)| {
-        let of = |id: usize| normaliser.log_probability(plain[id]) as f32;
-        let top = likeliest(&plain, count).into_iter().map(|id| (id as u32, of(id))).collect();
-        Logprobs { logprob: of(token), top }
-    });
+    let logprobs = logprobs.zip(plain).map(|((count, normaliser), plain)| normaliser.logprobs(&plain, token, count));
     Some(Choice { candidate, logprobs })
+}
+
+/// The log-probabilities of `token` and of `count` of the likeliest in a row of `logits`. `suppressed` ids take no
+/// probability. `None` where a logit that counts is not finite, or none counts.
+#[must_use]
+pub fn logprobs_of(mut logits: Vec<f32>, token: u32, count: usize, suppressed: &TokenSet) -> Option<Logprobs> {
+    suppress(&mut logits, suppressed)?;
+    let normaliser = Normaliser::of(&logits);
+    let known = (token as usize) < logits.len() && normaliser.largest > f32::NEG_INFINITY;
+    known.then(|| normaliser.logprobs(&logits, token as usize, count))
+}
+
+/// Takes the probability of `suppressed` ids away; `None` where another's is not a number.
+fn suppress(logits: &mut [f32], suppressed: &TokenSet) -> Option<()> {
+    for (id, logit) in logits.iter_mut().enumerate() {
+        if suppressed.contains(id as u32) {
+            *logit = f32::NEG_INFINITY;
+        } else if !logit.is_finite() {
+            return None;
+        }
+    }
+    Some(())
 }
 
 /// The id of the greatest score above minus infinity; among equals the first.
@@ -280,6 +292,12 @@ impl Normaliser {
 
     fn log_probability(&self, logit: f32) -> f64 {
         f64::from(logit - self.largest) - self.log_sum
+    }
+
+    fn logprobs(&self, logits: &[f32], token: usize, count: usize) -> Logprobs {
+        let of = |id: usize| self.log_probability(logits[id]) as f32;
+        let top = likeliest(logits, count).into_iter().map(|id| (id as u32, of(id))).collect();
+        Logprobs { logprob: of(token), top }
     }
 
     fn entropy(&self, logits: &[f32]) -> f32 {

@@ -8,7 +8,7 @@ use super::generating::{Costs, Generating, Prefix, Work};
 use super::grammar::{Grammar, Within};
 use super::options::{DecodeOptions, Vocabulary};
 use super::report::{FinishReason, Generation, StepReport};
-use super::sampling::{Occurrences, choose};
+use super::sampling::{Occurrences, choose, logprobs_of};
 use crate::architecture::Architecture;
 use crate::backend::{Answer, BackendError, Row, Select, StoreId, Want};
 use crate::canvas::{Canvas, Cell};
@@ -17,6 +17,8 @@ use crate::random::{Key, Purpose, step_key};
 
 /// Rows of the prompt that one pass computes at most: long prompts let others' steps through between pieces.
 pub const PIECE: usize = 512;
+/// Logits that one pass hands over at most for a prompt whose tokens' log-probabilities are wanted.
+const SCORED_LOGITS: usize = 8 << 20;
 
 /// An autoregressive generation under way.
 pub struct Writing {
@@ -32,6 +34,8 @@ pub struct Writing {
     /// The grammar that the answer is kept within, and where in it the answer stands.
     within: Option<Within>,
     over: bool,
+    /// Positions of the prompt whose logits the pass under way was asked for.
+    scored: Vec<usize>,
     /// Positions of the pass under way, or of the last one.
     computed: Vec<usize>,
     committed: Vec<Scored>,
@@ -55,6 +59,8 @@ impl Writing {
         let mut occurrences = Occurrences::of_prompt(&canvas.tokens()[..given]);
         canvas.tokens()[given..next].iter().for_each(|token| occurrences.add(*token));
         let ends = options.ends(&vocabulary);
+        // The first token of a text has no probability.
+        let over = next == canvas.len() && !(options.score_prompt && next > 1);
         Self {
             architecture,
             vocabulary,
@@ -64,7 +70,8 @@ impl Writing {
             next,
             occurrences,
             within: None,
-            over: next == canvas.len(),
+            over,
+            scored: Vec::new(),
             computed: Vec::new(),
             committed: Vec::new(),
             costs: Costs::default(),
@@ -108,7 +115,9 @@ impl Generating for Writing {
     }
 
     fn prefix(&self) -> Option<Prefix<'_>> {
-        Some(Prefix { tokens: &self.output.canvas.tokens()[..self.next], stored: self.stored })
+        // To score a prompt its rows must be computed.
+        (!self.options.score_prompt)
+            .then(|| Prefix { tokens: &self.output.canvas.tokens()[..self.next], stored: self.stored })
     }
 
     fn take_over(&mut self, count: usize) {
@@ -118,12 +127,19 @@ impl Generating for Writing {
 
     fn next_pass(&mut self, most: usize) -> Option<Work> {
         let store = self.store.filter(|_| !self.over)?;
-        let end = self.next.min(self.stored + most.clamp(1, PIECE));
         let canvas = &self.output.canvas;
+        let scores = self.options.score_prompt;
+        let piece = if scores { SCORED_LOGITS / self.architecture.embedding_rows.max(1) } else { PIECE };
+        // Behind the last token there may be nothing to write.
+        let last = if self.next < canvas.len() { self.next } else { self.next.saturating_sub(1) };
+        let end = last.min(self.stored + most.clamp(1, piece.clamp(1, PIECE)));
         self.computed = (self.stored..end).collect();
         let row = |p: &usize| Row::of_canvas(&self.architecture, store, *p, canvas.tokens()[*p], canvas.len());
         let rows: Vec<_> = self.computed.iter().map(row).collect();
-        let mut work = Work { rows, full_rows: self.next, ..Work::default() };
+        let mut work = Work { rows, full_rows: last, ..Work::default() };
+        let predicts = |p: &usize| scores && p + 1 < self.output.prompt_tokens;
+        self.scored = self.computed.iter().filter(|p| predicts(p)).map(|p| p + 1).collect();
+        work.select.extend(self.scored.iter().map(|position| Select::logits(position - 1 - self.stored, *position)));
         if end == self.next {
             let want = if self.options.sampling.needs_logits() {
                 Want::Logits
@@ -146,6 +162,13 @@ impl Generating for Writing {
         self.stored += self.computed.len();
         self.committed.clear();
         let at = self.next;
+        let mut answers = answers.into_iter();
+        for (position, answer) in self.scored.iter().zip(answers.by_ref()) {
+            let (token, count) = (self.output.canvas.tokens()[*position], self.options.sampling.logprobs.unwrap_or(0));
+            let logprobs = answer.logits().and_then(|l| logprobs_of(l, token, count, &self.vocabulary.suppressed));
+            let logprobs = logprobs.ok_or(BackendError::NotFinite { position: *position as u32 })?;
+            self.output.logprobs.insert(*position, logprobs);
+        }
         for answer in answers {
             let candidate = match answer {
                 Answer::Candidate(candidate) => candidate,
@@ -177,6 +200,9 @@ impl Generating for Writing {
             }
             self.over |= self.next == self.output.canvas.len();
         }
+        self.over |= self.next == self.output.canvas.len() && self.stored + 1 >= self.next;
+        // A prompt whose tokens are scored is known as far as it is.
+        let known = if self.options.score_prompt { self.stored + 1 } else { self.next };
         Ok(StepReport {
             step,
             canvas: &self.output.canvas,
@@ -186,7 +212,7 @@ impl Generating for Writing {
             revised: &[],
             remasked: &[],
             padded: &[],
-            settled: self.next,
+            settled: self.next.min(known),
             computed: &self.computed,
             so_far: &self.output,
         })

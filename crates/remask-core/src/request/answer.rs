@@ -59,8 +59,9 @@ pub struct TokenLog {
     pub token: TokenText,
     /// Where its text begins in the answer, in characters.
     pub offset: usize,
-    /// Its log-probability when it was decided, in nats.
-    pub logprob: f32,
+    /// Its log-probability when it was decided, in nats; of a prompt's token, after those before it, and none for the
+    /// first.
+    pub logprob: Option<f32>,
     /// The likeliest tokens in its place with theirs, best first.
     pub top: Vec<(TokenText, f32)>,
 }

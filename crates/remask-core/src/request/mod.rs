@@ -78,6 +78,10 @@ pub struct GenerationRequest {
     /// End ids are not chosen at all, so that exactly so many tokens come as were asked for.
     #[serde(default)]
     pub ignore_eos: bool,
+    /// The answer begins with its prompt, whose tokens' log-probabilities are given too where any are asked for. Where
+    /// they are, there may be nothing to write.
+    #[serde(default)]
+    pub echo: bool,
     /// What form the answer must have, where it must have one.
     #[serde(default)]
     pub form: Option<AnswerForm>,
@@ -99,6 +103,7 @@ impl GenerationRequest {
             stop: Vec::new(),
             n: 1,
             ignore_eos: false,
+            echo: false,
             form: None,
         }
     }

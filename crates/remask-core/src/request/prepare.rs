@@ -64,6 +64,8 @@ pub struct Job {
     pub ends: Arc<[u32]>,
     /// The gaps of a canvas that was given by parts: place among the parts, and positions.
     pub gaps: Vec<(usize, Range<usize>)>,
+    /// Whether the answer's text begins with the prompt's.
+    pub echo: bool,
     /// What the answer is kept within.
     pub grammar: Option<Arc<dyn Grammar>>,
     vocabulary: Arc<Vocabulary>,
@@ -128,8 +130,9 @@ impl GenerationRequest {
         self.settings.check_for(&model.architecture)?;
         let layout = self.layout(model, terms)?;
         let holes = layout.ids.iter().filter(|id| id.is_none()).count();
-        let settings = crate::decode::DecodeSettings { max_tokens: Some(holes), ..self.settings.clone() };
+        let settings = crate::decode::DecodeSettings { max_tokens: Some(holes.max(1)), ..self.settings.clone() };
         let mut options = settings.resolve(&terms.defaults);
+        options.score_prompt = self.scores();
         options.ignore_eos = self.ignore_eos || self.settings.ignore_eos;
         let seed = self.settings.seed.unwrap_or(seed);
         let vocabulary = if options.ignore_eos { &terms.endless } else { &terms.vocabulary };
@@ -147,6 +150,7 @@ impl GenerationRequest {
                 stop: self.stop.clone(),
                 ends: ends.clone(),
                 gaps: layout.gaps.clone(),
+                echo: self.echo && layout.gaps.is_empty(),
                 grammar: grammar.clone(),
                 vocabulary: vocabulary.clone(),
                 architecture: terms.architecture.clone(),
@@ -169,6 +173,11 @@ impl GenerationRequest {
         terms.grammars.as_ref().ok_or_else(none)?.compile(form).map(Some).map_err(refuse)
     }
 
+    /// Whether the prompt's tokens are scored.
+    fn scores(&self) -> bool {
+        self.echo && self.settings.logprobs.is_some() && !matches!(self.prompt, Prompt::Canvas(_))
+    }
+
     fn layout(&self, model: &Model, terms: &Terms) -> Result<Layout, RequestError> {
         let user = |text: &str| Ok::<_, RequestError>(model.text()?.encode(&MarkedText::from_user(text))?);
         let before = match &self.prompt {
@@ -184,9 +193,18 @@ impl GenerationRequest {
             let problem = format!("{} writes on and cannot fill a gap before a suffix", model.architecture.name);
             return Err(RequestError::field("suffix", problem));
         }
+        if self.scores() && model.architecture.is_diffusion() {
+            let problem =
+                format!("{} is a diffusion model, which gives a prompt no log-probabilities", model.architecture.name);
+            return Err(RequestError::field("echo", problem));
+        }
         let given = before.len() + behind.len();
         let room = terms.context.saturating_sub(given);
         let max_tokens = match self.settings.max_tokens {
+            Some(0) if self.scores() && given > 0 && given <= terms.context => 0,
+            Some(0) if self.scores() && given > 0 => {
+                return Err(RequestError::ContextLength { limit: terms.context, prompt: given, max_tokens: 0 });
+            }
             Some(0) => return Err(RequestError::field("max_tokens", "0 tokens: there is nothing to write")),
             Some(asked) if asked <= room => asked,
             Some(_) if terms.clamp && room > 0 => room,
@@ -200,7 +218,8 @@ impl GenerationRequest {
         let mut ids: Vec<_> = before.into_iter().map(Some).collect();
         ids.resize(start + max_tokens, None);
         ids.extend(behind.into_iter().map(Some));
-        Ok(Layout { ids, span: start..start + max_tokens, gaps: Vec::new() })
+        let first = if self.echo { 0 } else { start };
+        Ok(Layout { ids, span: first..start + max_tokens, gaps: Vec::new() })
     }
 
     fn canvas(&self, model: &Model, terms: &Terms, parts: &[Part]) -> Result<Layout, RequestError> {

@@ -45,6 +45,8 @@ pub struct Transcript<'a> {
     /// Gaps of a canvas that was given by parts.
     gaps: Vec<Range<usize>>,
     wants_logprobs: bool,
+    /// Positions before this one are the prompt's, which is said again.
+    echoes: usize,
     /// Tokens that are not given yet, each with the byte of the text that its own begins at.
     pending: VecDeque<(usize, TokenLog)>,
     /// Bytes and characters of the text that came out of the ids.
@@ -69,6 +71,7 @@ impl<'a> Transcript<'a> {
             ends: job.ends.clone(),
             gaps: job.gaps.iter().map(|(_, positions)| positions.clone()).collect(),
             wants_logprobs: job.request.options.sampling.logprobs.is_some(),
+            echoes: job.request.canvas.cells().iter().take_while(|c| job.echo && **c == Cell::Given).count(),
             pending: VecDeque::new(),
             decoded: (0, 0),
             given: 0,
@@ -136,8 +139,10 @@ impl<'a> Transcript<'a> {
                 self.close(&mut delta, Finish::Stop);
                 break;
             }
-            if let Some(logprobs) = logprobs.get(&position).filter(|_| self.wants_logprobs) {
-                let log = self.log(id, logprobs);
+            let known = logprobs.get(&position);
+            let echoed = position < self.echoes;
+            if self.wants_logprobs && (known.is_some() || echoed) {
+                let log = self.log(id, known);
                 self.pending.push_back((self.decoded.0, log));
             }
             let text = match &mut self.stream {
@@ -146,6 +151,13 @@ impl<'a> Transcript<'a> {
                 None if self.decoded.0 == 0 => id.to_string(),
                 None => format!(",{id}"),
             };
+            if echoed {
+                // No stop string is looked for in the prompt.
+                self.decoded = (self.decoded.0 + text.len(), self.decoded.1 + text.chars().count());
+                self.given += text.len();
+                delta.text += &text;
+                continue;
+            }
             delta.text += &self.show(&text);
             if self.stops.stopped() {
                 self.close(&mut delta, Finish::Stop);
@@ -186,13 +198,13 @@ impl<'a> Transcript<'a> {
         }
     }
 
-    fn log(&self, id: u32, logprobs: &Logprobs) -> TokenLog {
+    fn log(&self, id: u32, logprobs: Option<&Logprobs>) -> TokenLog {
         let token = |id: u32| TokenText::of(id, self.tokenizer);
         TokenLog {
             token: token(id),
             offset: self.decoded.1,
-            logprob: logprobs.logprob,
-            top: logprobs.top.iter().map(|(id, log)| (token(*id), *log)).collect(),
+            logprob: logprobs.map(|logprobs| logprobs.logprob),
+            top: logprobs.iter().flat_map(|logprobs| &logprobs.top).map(|(id, log)| (token(*id), *log)).collect(),
         }
     }
 }

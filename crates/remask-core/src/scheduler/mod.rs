@@ -463,11 +463,11 @@ impl Entry {
     }
 
     fn absorb(&mut self, answers: Vec<Answer>, watch: &mut Watch<'_>, ended: &mut Vec<Ended>) {
-        // A pass without an answer was a piece of a prompt.
-        self.newcomer = answers.is_empty();
         self.held = None;
         match self.generating.absorb(answers) {
             Ok(report) => {
+                // A pass that committed nothing was a piece of a prompt.
+                self.newcomer &= report.committed.is_empty();
                 if watch(self.ticket, &report).is_break() {
                     self.generating.abort();
                 }

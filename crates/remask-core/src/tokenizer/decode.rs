@@ -146,8 +146,8 @@ impl Decoder {
         })
     }
 
-    /// Whether a text is the bytes of its tokens one after another: no step looks at more than one token, but for the
-    /// first space of the text.
+    /// Whether a text is the bytes of its tokens one after another: no step looks at more than one token, but for spaces
+    /// that a text begins with.
     pub(super) fn is_bytewise(&self) -> bool {
         let (mut fused, mut bytes) = (false, false);
         self.steps.iter().all(|step| {
@@ -156,9 +156,7 @@ impl Decoder {
                 Step::WordPiece { cleanup, .. } => !cleanup && !fused && !bytes,
                 Step::Metaspace { .. } | Step::Pattern(_) => !fused && !bytes,
                 Step::Replace { from, .. } => !bytes && (!fused || from.len() == 1),
-                Step::Strip { content, start, stop } => {
-                    *stop == 0 && (*start == 0 || (*start == 1 && fused && content.is_ascii()))
-                }
+                Step::Strip { content, start, stop } => *stop == 0 && (*start == 0 || (fused && *content == ' ')),
                 Step::Suffix(_) => false,
                 Step::Fuse => true,
             };

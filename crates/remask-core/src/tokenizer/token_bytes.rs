@@ -3,8 +3,8 @@
 use super::TextTokenizer;
 
 impl TextTokenizer {
-    /// Whether a text is the bytes of its tokens one after another. Not so where spaces are cleaned up, or where what is
-    /// written of a token depends on others.
+    /// Whether a text is the bytes of its tokens one after another, but for spaces that it begins with. Not so where
+    /// spaces are cleaned up, or where what is written of a token depends on others.
     #[must_use]
     pub fn is_bytewise(&self) -> bool {
         !self.cleans_up && self.decoder.is_bytewise()
@@ -18,7 +18,7 @@ impl TextTokenizer {
         self.placed_bytes(id, false)
     }
 
-    /// The same where the id begins the text: some tokenizers leave out the first space.
+    /// The same where the id begins the text: some tokenizers leave out the spaces there.
     #[must_use]
     pub fn bytes_at_start(&self, id: u32) -> Option<Vec<u8>> {
         self.placed_bytes(id, true)

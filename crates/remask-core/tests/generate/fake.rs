@@ -195,6 +195,7 @@ pub fn options() -> impl Strategy<Value = DecodeOptions> {
                 sampling: Sampling { temperature, seed, ..Sampling::default() },
                 stop_ids: Vec::new(),
                 ignore_eos: false,
+                score_prompt: false,
                 cfg_scale,
                 cache,
                 mor,

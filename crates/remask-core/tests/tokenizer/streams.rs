@@ -87,8 +87,34 @@ fn cleaning_up_is_what_transformers_does() {
     );
 }
 
+#[test]
+fn texts_are_bytes_but_for_those_that_depend_on_what_follows() {
+    for (name, tokenizer) in all() {
+        let depends = name.starts_with("cleaning") || ["suffixes", "words"].contains(&name);
+        assert_eq!(tokenizer.is_bytewise(), !depends, "{name}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Where a text is its tokens' bytes, these joined are the text.
+    #[test]
+    fn bytes_of_tokens_are_the_text(ids in proptest::collection::vec(0u32..440, 0..24)) {
+        for (name, tokenizer) in ALL.iter().filter(|(_, tokenizer)| tokenizer.is_bytewise()) {
+            // The first token with a text is the one that begins it.
+            let mut kept = ids.iter().filter(|id| tokenizer.bytes(**id).is_some());
+            let first = kept.next().and_then(|id| tokenizer.bytes_at_start(*id)).unwrap_or_default();
+            let rest = kept.flat_map(|id| tokenizer.bytes(*id).unwrap_or_default());
+            let bytes: Vec<u8> = first.into_iter().chain(rest).collect();
+            let text = tokenizer.decode(&ids, true).unwrap();
+            match String::from_utf8(bytes) {
+                // Spaces may be left out where a text begins, whatever number of tokens they are.
+                Ok(whole) => prop_assert_eq!(whole.trim_start(), text.trim_start(), "{}: {:?}", name, ids),
+                Err(_) => prop_assert!(text.contains('\u{FFFD}'), "{}: {:?} {:?}", name, ids, text),
+            }
+        }
+    }
 
     /// Any ids at all, unknown ones among them, cut up in any way.
     #[test]

@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod causal;
+mod grammar;
 mod scheduling;
+mod scoring;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use crate::client::{Answer, Running, start_with};
 use crate::scripted::Shared;
 
-const CAUSAL: &str = "tales-ar-7m";
+pub const CAUSAL: &str = "tales-ar-7m";
 
 /// A server of the bundled models: the default on a script, the autoregressive one on the CPU.
-fn start() -> Running {
+pub fn start() -> Running {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tales-ar-7m");
     let causal = || Source::path(folder, Device::Cpu.opener(None));
     start_with(Shared::default(), ServerConfig::default(), |engine| engine.model(causal()))
@@ -30,7 +30,7 @@ fn fits(text: &str) -> bool {
     age && answer.get("name").and_then(Value::as_str).is_some_and(|n| n.chars().count() <= 10) && answer.len() == 2
 }
 
-fn with(mut body: Value, more: &Value) -> Value {
+pub fn with(mut body: Value, more: &Value) -> Value {
     for (name, value) in more.as_object().unwrap() {
         body[name.as_str()] = value.clone();
     }
@@ -74,6 +74,8 @@ fn every_way_to_ask_for_a_form_is_kept_to() {
         (json!({"guided_grammar": "start: \"red\" | \"blue\""}), ["red", "blue"]),
         (json!({"structured_outputs": {"choice": ["red", "blue"]}}), ["red", "blue"]),
         (json!({"grammar": "%llguidance {}\nstart: \"red\" | \"blue\""}), ["red", "blue"]),
+        (json!({"guided_grammar": "root ::= a | [b] \"lue\"\na ::= \"red\""}), ["red", "blue"]),
+        (json!({"grammar": "root ::= a | [b] \"lue\"\na ::= \"red\""}), ["red", "blue"]),
     ] {
         let answer = complete(&server, &more).ok();
         assert!(allowed.contains(&answer["choices"][0]["text"].as_str().unwrap()), "{more}: {answer}");
@@ -142,6 +144,7 @@ fn what_cannot_be_kept_to_is_refused_by_name() {
         (json!({"guided_regex": "("}), "guided_regex"),
         (json!({"guided_grammar": "begin: \"a\""}), "guided_grammar"),
         (json!({"structured_outputs": {"regex": "("}}), "structured_outputs"),
+        (json!({"grammar": "root ::= other"}), "grammar"),
     ] {
         for answer in [chat(&server, &more), complete(&server, &more)] {
             let (status, _, param) = answer.error();

@@ -9,6 +9,7 @@ mod forms;
 mod limits;
 mod operations;
 mod requests;
+mod scoring;
 #[path = "../../../remask/tests/common/scripted.rs"]
 mod scripted;
 mod streams;

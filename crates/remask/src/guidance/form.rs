@@ -5,6 +5,8 @@ use llguidance::api::TopLevelGrammar;
 use remask_core::decode::AnswerForm;
 use serde_json::{Value, json};
 
+use super::gbnf;
+
 /// Bytes of a schema, a grammar, a regular expression or choices at most.
 const MOST_BYTES: usize = 256 << 10;
 /// Choices at most.
@@ -30,7 +32,7 @@ pub(super) fn grammar(form: &AnswerForm) -> Result<TopLevelGrammar, String> {
                 return Err("an empty grammar".to_owned());
             }
             within_limits(text)?;
-            TopLevelGrammar::from_lark(text.clone())
+            TopLevelGrammar::from_lark(if gbnf::is_gbnf(text) { gbnf::to_lark(text)? } else { text.clone() })
         }
     })
 }

@@ -4,6 +4,7 @@
 //! Everything that it is given from outside is within limits: texts and nesting here, work and memory by its own.
 
 mod form;
+mod gbnf;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -22,7 +23,7 @@ use self::words::Words;
 /// Compiled forms that are kept for requests that ask for the same.
 const KEPT: usize = 16;
 /// States of a grammar's lexer at most, at 1 to 2 KB each.
-const LEXER_STATES: usize = 50_000;
+const LEXER_STATES: usize = 20_000;
 /// Stack for compiling: what is nested as deep as may be takes more than a thread usually has.
 const STACK: usize = 32 << 20;
 
