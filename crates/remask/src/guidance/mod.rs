@@ -44,8 +44,8 @@ impl fmt::Debug for Guidance {
 /// A model's tokens as llguidance knows them.
 struct Tokens {
     factory: ParserFactory,
-    /// Ids that cannot begin a text as the tokenizer would write them elsewhere.
-    never_first: TokenSet,
+    /// See [`Words::starts`].
+    starts: Vec<(u32, Option<u32>)>,
     rows: usize,
 }
 
@@ -92,8 +92,12 @@ impl Grammars for Guidance {
 
 impl Tokens {
     fn of(model: &Model) -> Result<Self, String> {
-        let rows = model.architecture.embedding_rows;
-        let Words { bytes, never_first } = Words::of(model)?;
+        let tokenizer = model.text().map_err(|problem| problem.to_string())?;
+        Self::new(Words::of(tokenizer, &model.vocabulary.suppressed)?, model.architecture.embedding_rows)
+    }
+
+    fn new(words: Words, rows: usize) -> Result<Self, String> {
+        let Words { bytes, starts } = words;
         // Behind the model's ids stands one for the end, which is no token.
         let info = TokRxInfo::new(bytes.len() as u32, rows as u32);
         let factory = panic_utils::catch_unwind(|| {
@@ -105,7 +109,7 @@ impl Tokens {
         factory.quiet();
         let limits = factory.limits_mut();
         (limits.verbose_errors, limits.max_lexer_states) = (false, LEXER_STATES);
-        Ok(Self { factory, never_first, rows })
+        Ok(Self { factory, starts, rows })
     }
 }
 
@@ -160,16 +164,24 @@ impl GrammarState for State {
         }
         let mask = self.matcher.compute_mask().map_err(|problem| words_of(&problem.to_string()))?;
         let may_end = mask.is_allowed(rows as u32);
-        let mut tokens = TokenSet::of_words(mask.into(), rows);
-        if self.first {
-            tokens = tokens.without(&self.tokens.never_first);
+        let starts = if self.first { self.tokens.starts.as_slice() } else { &[] };
+        let allowed = |place: &Option<u32>| place.is_some_and(|place| mask.is_allowed(place));
+        let mut tokens = TokenSet::of_words(mask.as_slice().to_vec(), rows);
+        for (id, place) in starts {
+            if allowed(place) {
+                tokens.insert(*id);
+            } else {
+                tokens.remove(*id);
+            }
         }
         Ok(Next { tokens, may_end })
     }
 
     fn push(&mut self, token: u32) -> Result<(), String> {
-        self.first = false;
-        self.matcher.consume_token(token).map_err(|problem| words_of(&problem.to_string()))
+        let starts = if std::mem::take(&mut self.first) { self.tokens.starts.as_slice() } else { &[] };
+        let found = starts.binary_search_by_key(&token, |(id, _)| *id).ok().and_then(|at| starts.get(at));
+        let known = found.and_then(|(_, place)| *place).unwrap_or(token);
+        self.matcher.consume_token(known).map_err(|problem| words_of(&problem.to_string()))
     }
 }
 
