@@ -61,12 +61,13 @@ export class Canvas {
     this.block = step.block;
     for (const token of step.provisional) {
       // What was masked again says so until it is decided.
-      const again = this.cells[token.pos].kind === 'again' || this.cells[token.pos].again;
-      this.cells[token.pos] = { kind: 'open', again, ...token };
+      const { kind, again, was } = this.cells[token.pos];
+      this.cells[token.pos] = { kind: 'open', again: again || kind === 'again', was, ...token };
     }
     for (const token of step.committed) {
-      const before = this.cells[token.pos];
-      this.cells[token.pos] = { kind: 'done', pass: step.step, entropy: before.entropy, depth: before.depth, ...token };
+      const { entropy, depth, again, kind, was } = this.cells[token.pos];
+      const revised = again || kind === 'again' ? (was ?? true) : undefined;
+      this.cells[token.pos] = { kind: 'done', pass: step.step, entropy, depth, revised, ...token };
     }
     for (const token of step.revised) {
       const before = this.cells[token.pos];
@@ -74,7 +75,7 @@ export class Canvas {
     }
     for (const pos of step.remasked) {
       const before = this.cells[pos];
-      this.cells[pos] = { kind: 'again', was: before?.token, pass: step.step };
+      this.cells[pos] = { kind: 'again', was: before.token, pass: step.step };
     }
     for (const pos of step.padded) this.cells[pos] = { kind: 'padded' };
   }
@@ -122,10 +123,9 @@ export class Canvas {
   }
 
   face(cell) {
-    if (cell.kind === 'hole' || cell.kind === 'again') return '\u2003\u2002';
-    if (cell.kind === 'padded') return '';
+    if (cell.token === undefined || cell.kind === 'again') return '';
     const special = SPECIAL.test(cell.token);
-    if (special) return cell.token.replace(/^<\|?|\|?>$/g, '');
+    if (special) return /end|eot|eos|\/s/.test(cell.token) ? 'end' : cell.token.replace(/^<\|?|\|?>$/g, '');
     // A line end that is only supposed would tear the text apart.
     return cell.kind === 'open' ? cell.token.replaceAll('\n', '↵') : cell.token;
   }

@@ -113,6 +113,7 @@ class Answer {
     const state = (word) => { this.root.dataset.state = word; };
     let [finish, usage, cost] = [null, null, null];
     state('asked');
+    this.root.setAttribute('aria-busy', 'true');
     busy(true);
     try {
       const response = await call(path, { method: 'POST', body, id, signal: running.controller.signal });
@@ -136,7 +137,6 @@ class Answer {
     } catch (problem) {
       if (!running.stopped) {
         state('failed');
-        this.root.classList.remove('busy');
         throw problem;
       }
       state('stopped');
@@ -144,8 +144,9 @@ class Answer {
     } finally {
       running = null;
       busy(false);
+      this.root.classList.remove('busy');
+      this.root.removeAttribute('aria-busy');
     }
-    this.root.classList.remove('busy');
     this.canvas.end(finish === 'stopped' || !cutAtEnd ? undefined : usage?.completion_tokens);
     this.finish(finish, usage, cost, performance.now() - began, curl(path, body));
     return this.text;
@@ -391,7 +392,7 @@ function say(state, words) {
   if ($('#state').textContent !== words) $('#state').textContent = words;
 }
 
-/** Reads which models there are; tries again until there are some. */
+/** Reads which models there are. */
 async function models() {
   const select = $('#model');
   try {
@@ -403,9 +404,9 @@ async function models() {
     }));
     say('ready', 'ready');
   } catch (problem) {
-    say(problem.status === 503 ? 'loading' : 'failed', problem.status === 401 ? 'needs a key' : problem.message);
+    const states = { 401: ['closed', 'needs a key'], 503: ['loading', 'loading'] };
+    say(...(states[problem.status] ?? ['failed', 'not reachable']));
     if (problem.status === 401) $('#key-card').open = true;
-    else setTimeout(models, 1000);
   }
   fitted();
 }
@@ -421,6 +422,8 @@ const past = [];
 
 async function figures() {
   if (document.visibilityState !== 'visible') return;
+  // What is loading, or went away, may be there again.
+  if (!['ready', 'closed'].includes($('#state').dataset.state)) await models();
   let all;
   try {
     all = series(await (await call('metrics')).text());
@@ -428,6 +431,7 @@ async function figures() {
   } catch (problem) {
     $('#figures-note').textContent = problem.status === 401 ? 'The metrics of this server have a key of their own.' : problem.message;
     $('#figures-note').hidden = false;
+    if (!problem.status) say('failed', 'not reachable');
     return;
   }
   const sum = (name) => all.filter((one) => one.name === name).reduce((total, one) => total + one.value, 0);
@@ -490,7 +494,7 @@ part(' and then they were friends.', 24);
 $('#settings-card').open = matchMedia('(min-width: 60rem)').matches;
 busy(false);
 await models();
-figures();
+await figures();
 setInterval(figures, 1000);
 document.addEventListener('visibilitychange', figures);
 prompt.focus({ preventScroll: true });
