@@ -63,7 +63,7 @@ pub struct Args {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "KIND,...", help_heading = "Requests",
           default_values = ["easy", "medium", "hard"], conflicts_with = "prompts")]
     pub kind: Vec<Kind>,
-    /// Made prompts of so many tokens in place of these
+    /// Made prompts of so many tokens in place of these; a chat's template adds some
     #[arg(long, value_name = "N", help_heading = "Requests", conflicts_with_all = ["prompts", "kind"])]
     pub prompt_tokens: Option<usize>,
     /// Tokens of an answer
@@ -98,8 +98,8 @@ pub struct Args {
     /// recompute depth on and off, memory, and a checklist
     #[arg(long, value_name = "FILE.md|.html", help_heading = "Results")]
     pub report: Option<PathBuf>,
-    /// Go through the report's checklist alone, without a load
-    #[arg(long, conflicts_with_all = ["report", "json", "plot"], help_heading = "Results")]
+    /// Go through the report's checklist alone, without a load; for deployments and CI
+    #[arg(long, conflicts_with_all = ["report", "plot"], help_heading = "Results")]
     check: bool,
     /// Lengths of answers that the report compares
     #[arg(long, value_delimiter = ',', default_values_t = [10, 20, 50, 80, 150], value_name = "N,...",
@@ -148,6 +148,11 @@ impl Args {
             }
         }
         Ok(())
+    }
+
+    /// Whether standard output is for JSON alone.
+    pub fn json_alone(&self) -> bool {
+        self.json.as_deref() == Some(std::path::Path::new("-"))
     }
 
     /// Whether only the checklist is wanted.

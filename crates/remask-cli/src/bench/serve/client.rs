@@ -29,7 +29,7 @@ const MESSAGE: usize = 300;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Problem {
     /// No connection, or one that broke.
-    #[error("{0}")]
+    #[error("connection: {0}")]
     Connection(String),
     /// Another status than 200 to 299.
     #[error("status {status}: {message}")]

@@ -47,6 +47,8 @@ struct Bench {
 
 pub fn run(args: &Args) -> Outcome {
     args.check()?;
+    // Every request under way is a connection. Where the system gives no more, some will fail, and say so.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(measure(args));
     // What was given up is not waited for.
@@ -58,9 +60,7 @@ async fn measure(args: &Args) -> Outcome {
     let bench = open(args).await?;
     let mut doubts = Vec::new();
     if args.check_only() {
-        let checks = report::checks::run(&bench, |_| {}).await;
-        writeln!(stdout(), "{}", report::checks::text(&checks))?;
-        return fail(report::checks::failed(&checks));
+        return check(args, &bench).await;
     }
     // Before anything else was asked: the first request may find the server cold.
     let facts = match args.report {
@@ -69,8 +69,7 @@ async fn measure(args: &Args) -> Outcome {
     };
     let warm_up = warm_up(args, &bench, &mut doubts).await;
     let runs = loads(args, &bench, warm_up.last().copied()).await;
-    let json_alone = args.json.as_deref() == Some(Path::new("-"));
-    if !json_alone {
+    if !args.json_alone() {
         say(&runs)?;
     }
     if let Some(path) = &args.plot {
@@ -88,18 +87,13 @@ async fn measure(args: &Args) -> Outcome {
         checks = Some(report.checks);
     }
     if let Some(path) = &args.json {
-        let mut value = json!({
-            "tool": "remask bench serve",
-            "version": env!("CARGO_PKG_VERSION"),
-            "time": jiff::Timestamp::now().to_string(),
-            "url": bench.client.base(),
-            "request": bench.template.ask(&Prompt::text("".into(), "…"), 0).body,
-            "seed": args.seed,
-            "abort_fraction": args.abort_fraction,
-            "warm_up_seconds": warm_up.iter().map(Duration::as_secs_f64).collect::<Vec<_>>(),
-            "loads": runs.iter().map(Ran::json).collect::<Vec<_>>(),
-            "caveats": show::CAVEATS,
-        });
+        let mut value = about(&bench);
+        value["request"] = bench.template.text("…").body;
+        value["seed"] = json!(args.seed);
+        value["abort_fraction"] = json!(args.abort_fraction);
+        value["warm_up_seconds"] = json!(warm_up.iter().map(Duration::as_secs_f64).collect::<Vec<_>>());
+        value["loads"] = json!(runs.iter().map(Ran::json).collect::<Vec<_>>());
+        value["caveats"] = json!(show::CAVEATS);
         if let Some(checks) = checks {
             value["checks"] = checks;
         }
@@ -109,6 +103,31 @@ async fn measure(args: &Args) -> Outcome {
         doubts.push("interrupted".to_owned());
     }
     fail(doubts)
+}
+
+/// Goes through the checklist alone.
+async fn check(args: &Args, bench: &Bench) -> Outcome {
+    let checks = report::checks::run(bench).await;
+    if !args.json_alone() {
+        write!(stdout(), "{}", report::checks::text(&checks))?;
+    }
+    if let Some(path) = &args.json {
+        let mut value = about(bench);
+        value["checks"] = report::checks::json(&checks);
+        write_json(path, &value)?;
+    }
+    fail(report::checks::failed(&checks))
+}
+
+/// What was measured, when and with what.
+fn about(bench: &Bench) -> Value {
+    json!({
+        "tool": "remask bench serve",
+        "version": env!("CARGO_PKG_VERSION"),
+        "time": jiff::Timestamp::now().to_string(),
+        "url": bench.client.base(),
+        "model": bench.template.model,
+    })
 }
 
 /// Ends with what went wrong.
@@ -136,7 +155,10 @@ async fn open(args: &Args) -> Result<Bench, Failure> {
     let template = Arc::new(args.template(model));
     let prompts = match (&args.prompts, args.prompt_tokens) {
         (Some(path), _) => prompts::read(path, args.endpoint)?,
-        (None, Some(tokens)) => prompts::of_length(&client, &template.model, args.endpoint, tokens, args.seed).await,
+        (None, Some(tokens)) => {
+            let most = args.requests().unwrap_or(usize::MAX);
+            prompts::of_length(&client, &template.model, args.endpoint, tokens, args.seed, most).await
+        }
         (None, None) => prompts::built_in(&args.kind),
     };
     let (set, interrupt) = watch::channel(false);

@@ -102,12 +102,13 @@ fn shares(area: &Area<'_>, runs: &[Ran]) -> Drawn {
 fn scatter(area: &Area<'_>, ran: &Ran) -> Drawn {
     let points: Vec<_> = ran.records.iter().filter_map(|one| Some((one.at, one.latency?))).collect();
     let most = points.iter().map(|point| point.0).fold(1e-3, f64::max);
+    let longest = points.iter().map(|point| point.1).fold(1e-3, f64::max);
     let mut chart = ChartBuilder::on(area)
         .caption("Latency of requests, by when they were sent", ("sans-serif", 16))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(64)
-        .build_cartesian_2d(0.0..most * 1.05, around(points.iter().map(|point| point.1)).log_scale())?;
+        .build_cartesian_2d(0.0..most * 1.05, 0.0..longest * 1.1)?;
     chart.configure_mesh().x_desc("sent after, seconds").y_desc("seconds").draw()?;
     let colour = BLUE.mix(0.6);
     chart.draw_series(points.into_iter().map(|point| Circle::new(point, 2, colour.filled())))?;
@@ -124,12 +125,13 @@ fn speed(area: &Area<'_>, runs: &[Ran]) -> Drawn {
     let points = runs.iter().filter_map(|ran| Some((ran, rate(ran)?, ran.all.latency.percentile(50.0)?)));
     let points: Vec<_> = points.collect();
     let most = points.iter().map(|point| point.1).fold(1e-3, f64::max);
+    let longest = points.iter().map(|point| point.2).fold(1e-3, f64::max);
     let mut chart = ChartBuilder::on(area)
         .caption("Median latency against speed, by load", ("sans-serif", 16))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(64)
-        .build_cartesian_2d(0.0..most * 1.2, around(points.iter().map(|point| point.2)).log_scale())?;
+        .build_cartesian_2d(0.0..most * 1.2, 0.0..longest * 1.2)?;
     let unit = if counted { "tokens a second" } else { "answers a second" };
     chart.configure_mesh().x_desc(unit).y_desc("seconds").draw()?;
     let line = points.iter().map(|(_, speed, latency)| (*speed, *latency));

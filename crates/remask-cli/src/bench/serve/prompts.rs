@@ -107,12 +107,19 @@ fn object(line: &str, endpoint: Endpoint, kind: &Arc<str>) -> Result<Prompt, Str
     Ok(Prompt { kind, content, max_tokens })
 }
 
-/// Prompts of so many tokens, no two alike. A server with vLLM's `/tokenize` counts them itself; with others they are
+/// Prompts of so many tokens, no two alike, `most` at most. A server with vLLM's `/tokenize` counts them itself; with others they are
 /// taken to be as many as three quarters of the words, and usage says how many they were.
-pub async fn of_length(client: &Client, model: &str, endpoint: Endpoint, tokens: usize, seed: u64) -> Vec<Prompt> {
+pub async fn of_length(
+    client: &Client,
+    model: &str,
+    endpoint: Endpoint,
+    tokens: usize,
+    seed: u64,
+    most: usize,
+) -> Vec<Prompt> {
     let kind: Arc<str> = format!("{tokens} tokens").into();
     let mut prompts = Vec::new();
-    for number in 0..MADE {
+    for number in 0..most.clamp(1, MADE) {
         // A token is seldom more than a word of these.
         let text = words(seed, number, tokens + 8);
         let content = match counted(client, model, endpoint, &text, tokens).await {

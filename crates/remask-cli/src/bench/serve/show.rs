@@ -133,8 +133,8 @@ pub fn load(ran: &Ran) -> Vec<Block> {
             format!("{} requests were sent late, as too many were under way: --concurrency is the bound.", ran.late);
         blocks.push(text(late));
     }
-    for (kind, failures) in &all.failures {
-        blocks.push(text(format!("{} failed, {kind}: {}", failures.count, failures.first)));
+    for failures in all.failures.values() {
+        blocks.push(text(format!("{} failed: {}", failures.count, failures.first)));
     }
     if ran.interrupted {
         blocks.push(text("Interrupted; requests that were under way are not counted."));

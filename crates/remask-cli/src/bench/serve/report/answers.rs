@@ -53,7 +53,7 @@ pub async fn form(at: &At, endpoint: Endpoint) -> Found {
 /// As many tokens as were asked for, or fewer where answers may end.
 pub async fn lengths(at: &At) -> Found {
     let mut seen = Vec::new();
-    for max_tokens in [1, 7, 24, 48] {
+    for max_tokens in [1, 7, 24] {
         let template = Template { max_tokens, ..at.completion() };
         let answer = ask(at, &template, PROMPT).await?;
         let tokens = answer.tokens.ok_or_else(|| No::Failed("usage is missing".to_owned()))?;
@@ -83,7 +83,7 @@ pub async fn prompts(at: &At) -> Found {
 pub async fn streams(at: &At) -> Found {
     let mut chunks = 0;
     for (endpoint, temperature) in [(Endpoint::Completions, 0.0), (Endpoint::Chat, 0.0), (Endpoint::Chat, 0.7)] {
-        let plain = Template { temperature, max_tokens: 48, ..at.form(endpoint) };
+        let plain = Template { temperature, max_tokens: 24, ..at.form(endpoint) };
         let whole = ask(at, &plain, PROMPT).await?;
         let streamed = ask(at, &Template { stream: true, ..plain }, PROMPT).await?;
         let name = endpoint.path();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use super::server::Facts;
@@ -13,6 +14,9 @@ use crate::bench::serve::client::{Client, Problem};
 
 /// How long a server may take to notice something.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Tokens of most answers: enough to be cut, few enough for a slow device.
+const TOKENS: usize = 16;
 
 /// What a trial came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +43,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// As JSON.
-    pub fn json(&self) -> Value {
+    fn json(&self) -> Value {
         let mark = match self.mark {
             Mark::Passed => "passed",
             Mark::Failed => "failed",
@@ -76,7 +79,7 @@ pub fn demand(holds: bool, seen: impl FnOnce() -> String) -> Result<(), No> {
 /// What trials have at hand.
 pub struct At {
     pub client: Arc<Client>,
-    /// Whole answers of 24 tokens, always the likeliest ones.
+    /// Whole answers of a few tokens, always the likeliest ones.
     pub template: Template,
     pub facts: Facts,
     pub patience: Duration,
@@ -88,23 +91,25 @@ impl At {
         Template { endpoint, ..self.template.clone() }
     }
 
-    /// Completions of 24 tokens.
+    /// Completions of a few tokens.
     pub fn completion(&self) -> Template {
         self.form(Endpoint::Completions)
     }
 }
 
-/// Tries a server out. `watch` is told the name of each trial as it begins.
-pub async fn run(bench: &Bench, watch: impl Fn(&str)) -> Vec<Check> {
+/// Tries a server out.
+pub async fn run(bench: &Bench) -> Vec<Check> {
+    let bar = ProgressBar::new_spinner();
     let (client, own) = (bench.client.clone(), bench.template.as_ref().clone());
     let facts = Facts::of(&client, &own.model).await;
     let patience = PATIENCE.min(client.timeout);
-    let template = Template { max_tokens: 24, stream: false, temperature: 0.0, ..own };
+    let template = Template { max_tokens: TOKENS, stream: false, temperature: 0.0, ..own };
     let at = &At { client, template, facts, patience };
     let mut checks = Vec::new();
     macro_rules! check {
         ($name:literal, $what:literal, $trial:expr) => {
-            watch($name);
+            bar.set_message($what);
+            bar.tick();
             let found =
                 if *bench.interrupt.borrow() { Err(No::Failed("interrupted".to_owned())) } else { $trial.await };
             checks.push(Check::of($name, $what, found));
@@ -133,6 +138,7 @@ pub async fn run(bench: &Bench, watch: impl Fn(&str)) -> Vec<Check> {
     check!("cancel_id", "Requests are cancelled by id", operations::cancel_id(at));
     check!("concurrency", "Eight requests at once", operations::concurrency(at));
     check!("alone", "Answers are the same alone and beside others", operations::alone(at));
+    bar.finish_and_clear();
     checks
 }
 
@@ -145,6 +151,11 @@ impl Check {
         };
         Self { name, what, mark, seen }
     }
+}
+
+/// All of them as JSON.
+pub fn json(checks: &[Check]) -> Value {
+    checks.iter().map(Check::json).collect()
 }
 
 /// The checks that failed, a line each.

@@ -51,7 +51,7 @@ pub async fn make(
     tell("report", "memory");
     let memory = sections::memory(bench, runs, &mut failures).await;
     tell("report", "checklist");
-    let checks = checks::run(bench, |_| {}).await;
+    let checks = checks::run(bench).await;
     failures.extend(lengths.failures.iter().cloned());
 
     let model = &bench.template.model;
@@ -90,7 +90,7 @@ pub async fn make(
     let text = if page { document::html(&title, &blocks) } else { document::markdown(&blocks) };
     let mut doubts = failures;
     doubts.extend(checks::failed(&checks));
-    Ok(Report { text, doubts, checks: checks.iter().map(Check::json).collect() })
+    Ok(Report { text, doubts, checks: checks::json(&checks) })
 }
 
 fn checklist(checks: &[Check]) -> Block {

@@ -226,10 +226,10 @@ pub async fn cancel_id(at: &At) -> Found {
 
 /// Requests that differ in everything.
 fn eight(at: &At) -> Vec<Ask> {
-    let prompts = Kind::Easy.prompts().iter().chain(Kind::Hard.prompts()).step_by(3);
+    let prompts = Kind::Easy.prompts().iter().chain(Kind::Hard.prompts()).step_by(2);
     let ask = |(number, prompt): (usize, &&str)| {
         let drawn =
-            Template { temperature: 0.7, seed: number as u64, max_tokens: 8 + 4 * number, ..at.template.clone() };
+            Template { temperature: 0.7, seed: number as u64, max_tokens: 4 + 2 * number, ..at.template.clone() };
         drawn.text(prompt)
     };
     prompts.take(8).enumerate().map(ask).collect()

@@ -66,7 +66,7 @@ pub fn configuration(args: &Args, bench: &Bench, facts: &Facts) -> Vec<Block> {
     for (what, mib) in memory_of(&facts.metrics, &facts.stats, &facts.health) {
         rows.push(("memory at the start", format!("{mib:.1} MiB ({what})")));
     }
-    vec![table(&["", ""], rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect())]
+    vec![table(&["what", "as"], rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect())]
 }
 
 /// What was loaded, by the server's word.
@@ -83,7 +83,7 @@ pub fn loading(facts: &Facts) -> Vec<Block> {
     ];
     let rows =
         rows.into_iter().map(|(name, said)| vec![name.to_owned(), said.unwrap_or_else(|| "not told".to_owned())]);
-    vec![table(&["", ""], rows.collect())]
+    vec![table(&["asked", "said"], rows.collect())]
 }
 
 /// Latency by kind of prompt and length of the answer.
@@ -178,8 +178,8 @@ impl Lengths {
 
 /// Says which requests failed.
 fn note(what: &str, asked: &Asked, failures: &mut Vec<String>) {
-    for (kind, failed) in &asked.summary.failures {
-        failures.push(format!("{what}: {} failed, {kind}: {}", failed.count, failed.first));
+    for failed in asked.summary.failures.values() {
+        failures.push(format!("{what}: {} failed: {}", failed.count, failed.first));
     }
 }
 
@@ -292,11 +292,11 @@ pub async fn depth(bench: &Bench, facts: &Facts, count: usize, failures: &mut Ve
 
 /// Memory before, during and after the heaviest of the loads.
 pub async fn memory(bench: &Bench, runs: &[Ran], failures: &mut Vec<String>) -> Vec<Block> {
-    let closed = |ran: &Ran| match ran.load {
-        Load::Closed { concurrency } => Some(concurrency),
-        Load::Open { .. } => None,
+    let at_once = |ran: &Ran| match ran.load {
+        Load::Closed { concurrency } => concurrency,
+        Load::Open { most, .. } => most.min(8),
     };
-    let concurrency = runs.iter().filter_map(closed).max().unwrap_or(8);
+    let concurrency = runs.iter().map(at_once).max().unwrap_or(1);
     let usage = measure::usage(bench, concurrency).await;
     if usage.failed > 0 {
         failures.push(format!("memory: {} requests failed at {concurrency} at once", usage.failed));

@@ -109,8 +109,10 @@ impl Facts {
         let models = ask("/v1/models").await;
         let list = models.get("data").and_then(Value::as_array);
         let card = list.into_iter().flatten().find(|card| card.get("id").and_then(Value::as_str) == Some(model));
+        // One that is not well says so with another status.
+        let health = client.get("/health").await.map(|reply| reply.json()).unwrap_or_default();
         Self {
-            health: ask("/health").await,
+            health,
             version: ask("/version").await,
             card: card.cloned().unwrap_or_default(),
             stats: ask("/v1/engine/stats").await,
