@@ -14,6 +14,8 @@ mod gate;
 mod generate;
 mod keys;
 mod metrics;
+mod notify;
+mod openapi;
 mod rate;
 mod routes;
 mod serve;

@@ -75,9 +75,10 @@ async fn begin(app: &Arc<App>, id: &RequestId, body: &Value, tally: &mut Tally) 
         fields.refuse_unless(name, empty, "this server keeps nothing; send the whole conversation")?;
     }
     fields.refuse_unless("background", |value| *value == Value::Bool(false), "this server keeps nothing")?;
-    let plain = |value: &Value| value.get("format").is_none_or(|f| f.is_null() || f["type"] == "text");
+    let plain =
+        |value: &Value| value.is_object() && value.get("format").is_none_or(|f| f.is_null() || f["type"] == "text");
     fields.refuse_unless("text", plain, "answers are not constrained")?;
-    let disabled = |value: &Value| value.get("effort").is_none_or(|e| e.is_null() || e == "none");
+    let disabled = |value: &Value| value.is_object() && value.get("effort").is_none_or(|e| e.is_null() || e == "none");
     fields.refuse_unless("reasoning", disabled, "this model does not reason before it answers")?;
     fields.bool("store")?;
     // The rest is a chat's: the same fields under other names.
@@ -238,7 +239,7 @@ async fn run(
             Err(None) => return,
             Err(Some(error)) => {
                 drop(events);
-                tally.fail(error.outcome());
+                tally.fail(&error);
                 let why = json!({"code": error.code.unwrap_or(error.kind), "message": error.message});
                 let failed = report.response("failed", Vec::new(), Value::Null, Value::Null, why);
                 teller.tell("response.failed", json!({"response": failed})).await;

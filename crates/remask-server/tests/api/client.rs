@@ -17,6 +17,7 @@ use crate::scripted::{Shared, folder};
 /// A server that runs until it is dropped.
 pub struct Running {
     pub address: SocketAddr,
+    pub metrics_address: Option<SocketAddr>,
     pub script: Shared,
     pub app: Arc<App>,
     pub stop: UnboundedSender<Stop>,
@@ -51,18 +52,19 @@ pub fn start_loading(
     let builder = Engine::builder().model(Source::path(folder(), script.open()));
     let engine = configure(builder.observe(move |pass| counted.pass(pass))).start().unwrap();
     let (stop, mut stops) = unbounded_channel();
-    let (ready, begun): (Sender<(SocketAddr, Arc<App>)>, _) = channel();
+    let (ready, begun): (Sender<(SocketAddr, Option<SocketAddr>, Arc<App>)>, _) = channel();
     let handle = engine.handle().clone();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async move {
             let server = Server::bind(([127, 0, 0, 1], 0).into(), handle, config, metrics).await.unwrap();
-            ready.send((server.address().unwrap(), server.app().clone())).unwrap();
+            let metrics = server.metrics_address().unwrap();
+            ready.send((server.address().unwrap(), metrics, server.app().clone())).unwrap();
             server.run(async || stops.recv().await.unwrap_or(Stop::Now)).await;
         });
     });
-    let (address, app) = begun.recv().unwrap();
-    Running { address, script, app, stop, thread: Some(thread), _engine: engine }
+    let (address, metrics_address, app) = begun.recv().unwrap();
+    Running { address, metrics_address, script, app, stop, thread: Some(thread), _engine: engine }
 }
 
 impl Drop for Running {
@@ -84,7 +86,7 @@ impl Running {
 
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(300))).unwrap();
         stream
     }
 

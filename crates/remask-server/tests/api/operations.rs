@@ -338,3 +338,45 @@ fn those_who_do_not_end_in_time_are_told() {
     assert_eq!(Answer::read(&mut running).events().last().unwrap()["error"]["code"], "draining");
     server.join();
 }
+
+#[test]
+fn metrics_may_have_an_address_of_their_own() {
+    let config = ServerConfig {
+        metrics_address: Some(([127, 0, 0, 1], 0).into()),
+        api_keys: vec!["k".into()],
+        ..ServerConfig::default()
+    };
+    let server = start_with(Shared::default(), config, |e| e);
+    assert_eq!(server.get("/metrics").error(), (404, Some("not_found".into()), None));
+    let ask = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(server.metrics_address.unwrap()).unwrap();
+        stream.write_all(&head("GET", path, &[], "")).unwrap();
+        Answer::read(&mut stream)
+    };
+    assert!(ask("/metrics").text().contains("dfastllm_request_success_total{model=\"tales-33m\"} 0"));
+    assert_eq!(ask("/v1/models").status, 401);
+    assert_eq!(ask("/health").error().0, 404, "there is nothing else");
+}
+
+#[test]
+fn keys_of_a_file_are_read_again() {
+    let folder = std::env::temp_dir().join(format!("remask-reload-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("keys");
+    std::fs::write(&file, "# first\nold\n").unwrap();
+    let config =
+        ServerConfig { api_key_file: Some(file.clone()), api_keys: vec!["always".into()], ..ServerConfig::default() };
+    let server = start_with(Shared::default(), config, |e| e);
+    let opens = |key: &str| server.send("GET", "/v1/models", &[("x-api-key", key)], "").status == 200;
+    assert!(opens("old") && opens("always") && !opens("new"));
+    std::fs::write(&file, "new\n").unwrap();
+    server.app.reload_keys();
+    assert!(!opens("old") && opens("always") && opens("new"));
+    // A file that is gone or empty opens nothing.
+    std::fs::write(&file, "# nobody\n").unwrap();
+    server.app.reload_keys();
+    assert!(opens("new") && !opens("old") && server.get("/v1/models").status == 401);
+    std::fs::remove_dir_all(&folder).unwrap();
+    server.app.reload_keys();
+    assert!(opens("new") && server.get("/v1/models").status == 401);
+}
