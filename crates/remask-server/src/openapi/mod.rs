@@ -133,10 +133,9 @@ mod tests {
     fn properties(schema: &Value, names: &mut BTreeSet<String>, seen: &mut BTreeSet<String>) {
         walk(schema, &mut |value| {
             names.extend(value["properties"].as_object().into_iter().flat_map(|inner| inner.keys().cloned()));
-            if let Some(target) = value["$ref"].as_str().and_then(|target| target.strip_prefix('#')) {
-                if seen.insert(target.to_owned()) {
-                    properties(DOCUMENT.pointer(target).unwrap(), names, seen);
-                }
+            let target = value["$ref"].as_str().and_then(|target| target.strip_prefix('#'));
+            if let Some(target) = target.filter(|target| seen.insert((*target).to_owned())) {
+                properties(DOCUMENT.pointer(target).unwrap(), names, seen);
             }
         });
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use serde_json::Value;
 
@@ -34,16 +34,14 @@ const ASSETS: [(&str, &str, &str); 8] = [
 
 /// Headers of everything here. What a browser keeps it asks about again: the next version has the same addresses.
 fn sent(kind: &'static str, text: &'static str) -> Response {
-    const OPENER: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
     let headers = [
         (header::CONTENT_TYPE, kind),
         (header::CACHE_CONTROL, "no-cache"),
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_FRAME_OPTIONS, "DENY"),
-        (OPENER, "same-origin"),
     ];
-    (headers, text).into_response()
+    ([("cross-origin-opener-policy", "same-origin")], headers, text).into_response()
 }
 
 pub async fn playground(State(app): State<Arc<App>>) -> Result<Response, ApiError> {

@@ -7,6 +7,7 @@ mod client;
 mod errors;
 mod limits;
 mod operations;
+mod pages;
 mod requests;
 #[path = "../../../remask/tests/common/scripted.rs"]
 mod scripted;
