@@ -7,7 +7,7 @@ import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { APICallError, generateText, streamText } from 'ai';
 import { KEY, MODEL, serve, until } from './served.mjs';
 
-const ask = { prompt: 'Tell me about a dog.', maxOutputTokens: 24, maxRetries: 0, temperature: 0 };
+const ask = { prompt: 'Tell me about a dog.', maxOutputTokens: 12, maxRetries: 0, temperature: 0 };
 let server;
 let models;
 

@@ -4,7 +4,7 @@ import { after, before, test } from 'node:test';
 import OpenAI from 'openai';
 import { KEY, MODEL, serve, until } from './served.mjs';
 
-const chat = { model: MODEL, messages: [{ role: 'user', content: 'Tell me about a dog.' }], max_tokens: 24 };
+const chat = { model: MODEL, messages: [{ role: 'user', content: 'Tell me about a dog.' }], max_tokens: 12 };
 let server;
 let client;
 
@@ -38,7 +38,7 @@ test('a chat says the same whole and as a stream', async () => {
 });
 
 test('choices, stops and log-probabilities', async () => {
-    const story = { model: MODEL, prompt: 'Once upon a time', max_tokens: 24 };
+    const story = { model: MODEL, prompt: 'Once upon a time', max_tokens: 12 };
     const several = await client.completions.create({ ...story, n: 3, temperature: 0.9, seed: 5 });
     assert.deepEqual(several.choices.map((choice) => choice.index), [0, 1, 2]);
     const again = await client.completions.create({ ...story, n: 3, temperature: 0.9, seed: 5 });
@@ -62,7 +62,7 @@ test('errors have their types', async () => {
 
 test('responses say what the chat says', async () => {
     const said = (await client.chat.completions.create(chat)).choices[0].message.content;
-    const ask = { model: MODEL, input: chat.messages[0].content, max_output_tokens: 24 };
+    const ask = { model: MODEL, input: chat.messages[0].content, max_output_tokens: 12 };
     assert.equal((await client.responses.create(ask)).output_text, said);
     let text = '';
     for await (const event of await client.responses.create({ ...ask, stream: true })) {

@@ -15,7 +15,7 @@ class Langchain(unittest.TestCase):
     def setUpClass(cls):
         cls.server = cls.enterClassContext(Served("--api-key", KEY))
         cls.common = {"model": MODEL, "base_url": cls.server.base, "api_key": KEY, "max_retries": 0}
-        cls.chat = ChatOpenAI(**cls.common, max_tokens=24, temperature=0)
+        cls.chat = ChatOpenAI(**cls.common, max_tokens=12, temperature=0)
 
     def test_whole_streamed_and_asynchronous_answers_are_the_same(self):
         whole = self.chat.invoke(ASK)
@@ -23,7 +23,7 @@ class Langchain(unittest.TestCase):
         self.assertEqual(whole.usage_metadata["output_tokens"], whole.response_metadata["token_usage"]["completion_tokens"])
         self.assertEqual("".join(chunk.content for chunk in self.chat.stream(ASK)), whole.content)
         self.assertEqual(asyncio.run(self.chat.ainvoke(ASK)).content, whole.content)
-        told = ChatOpenAI(**self.common, max_tokens=24, temperature=0, stream_usage=True)
+        told = ChatOpenAI(**self.common, max_tokens=12, temperature=0, stream_usage=True)
         chunks = list(told.stream([SystemMessage("Be kind."), HumanMessage(ASK)]))
         usage = [chunk.usage_metadata for chunk in chunks if chunk.usage_metadata]
         self.assertEqual(len(usage), 1)
@@ -46,7 +46,7 @@ class Langchain(unittest.TestCase):
 
     def test_responses(self):
         said = self.chat.invoke(ASK).content
-        responses = ChatOpenAI(**self.common, max_tokens=24, temperature=0, use_responses_api=True)
+        responses = ChatOpenAI(**self.common, max_tokens=12, temperature=0, use_responses_api=True)
         self.assertEqual(responses.invoke(ASK).text, said)
         self.assertEqual("".join(chunk.text for chunk in responses.stream(ASK)), said)
 

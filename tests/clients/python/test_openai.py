@@ -7,8 +7,8 @@ import unittest
 import openai
 from served import KEY, MODEL, Served
 
-CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Tell me about a dog."}], "max_tokens": 24}
-STORY = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 24}
+CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Tell me about a dog."}], "max_tokens": 12}
+STORY = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 12}
 
 
 def until(what):
@@ -57,7 +57,9 @@ class Openai(unittest.TestCase):
     def test_the_streaming_helper_collects_the_same(self):
         plain = self.client.chat.completions.create(**CHAT)
         with self.client.chat.completions.stream(**CHAT) as stream:
-            whole = stream.get_final_completion()
+            done = [event for event in stream if event.type == "content.done"]
+            whole = stream.current_completion_snapshot
+        self.assertEqual([event.content for event in done], [plain.choices[0].message.content])
         self.assertEqual(whole.choices[0].message.content, plain.choices[0].message.content)
 
     def test_completions_choices_and_stops(self):
@@ -115,7 +117,7 @@ class Openai(unittest.TestCase):
 
     def test_responses_plain_and_as_a_stream(self):
         said = self.client.chat.completions.create(**CHAT).choices[0].message.content
-        ask = {"model": MODEL, "input": CHAT["messages"][0]["content"], "max_output_tokens": 24}
+        ask = {"model": MODEL, "input": CHAT["messages"][0]["content"], "max_output_tokens": 12}
         plain = self.client.responses.create(**ask, store=False)
         self.assertEqual((plain.output_text, plain.object), (said, "response"))
         events = list(self.client.responses.create(**ask, stream=True))
