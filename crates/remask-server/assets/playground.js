@@ -2,6 +2,7 @@
 // the model or the server is set as text, never as markup.
 
 import { Canvas } from './canvas.js';
+import { drawFigures } from './figures.js';
 import { Refused, base, call, cancel, events, freshId, key, series } from './server.js';
 
 const $ = (selector, root = document) => root.querySelector(selector);
@@ -38,8 +39,8 @@ const roots = new Map();
 const isCausal = () => kinds.get(roots.get($('#model').value)) === 'autoregressive-llm';
 const mode = () => $('input[name=mode]:checked').value;
 
-/** The fields that the settings ask for; what is left empty is left out. */
-function wanted() {
+/** The fields that the settings ask for, `others` among them; what is left empty is left out. */
+function wanted(...others) {
   const body = { model: $('#model').value, stream: true, stream_options: { include_usage: true } };
   const read = (into, ...names) => {
     for (const name of names) {
@@ -48,7 +49,7 @@ function wanted() {
       if (field.value.trim()) into[name] = field.type === 'number' ? Number(field.value) : field.value.trim();
     }
   };
-  read(body, 'temperature', 'seed');
+  read(body, 'temperature', 'seed', ...others);
   const remask = { step_events: true };
   if (!isCausal()) {
     read(remask, 'preset', 'steps', 'block_length', 'accept', 'cache', 'revise');
@@ -271,8 +272,7 @@ async function ask(event) {
   let answer;
   const mine = make('li', 'turn you', make('p', '', said));
   try {
-    const body = wanted();
-    if (settings.max_tokens.value) body.max_tokens = Number(settings.max_tokens.value);
+    const body = wanted('max_tokens');
     const system = settings.system.value.trim() ? [{ role: 'system', content: settings.system.value }] : [];
     const question = { role: 'user', content: said };
     body.messages = [...system, ...now, question];
@@ -403,10 +403,18 @@ async function models() {
       return new Option(id, id, false, id === chosen);
     }));
     say('ready', 'ready');
+    if (hidden) await kindOfFirst();
   } catch (problem) {
-    const states = { 401: ['closed', 'needs a key'], 503: ['loading', 'loading'] };
-    say(...(states[problem.status] ?? ['failed', 'not reachable']));
-    if (problem.status === 401) $('#key-card').open = true;
+    if (problem.status === 401) {
+      say('closed', 'needs a key');
+      $('#key-card').open = true;
+    } else if (problem.status === 503) {
+      const health = await call('health').then((answer) => answer.json(), (refused) => refused.said ?? {});
+      const { loaded_bytes: loaded, total_bytes: total } = health.loading ?? {};
+      say('loading', total ? `loading, ${Math.floor((100 * loaded) / total)} %` : (health.state ?? 'loading'));
+    } else {
+      say('failed', 'not reachable');
+    }
   }
   fitted();
 }
@@ -417,48 +425,41 @@ function fitted() {
   $$('.chat-only').forEach((part) => { part.hidden = mode() !== 'chat'; });
 }
 
-/** Figures of the last minute, a second each. */
-const past = [];
+/** The metrics are not for this page. */
+let hidden = false;
+
+/** Without metrics the kind of one model can be had. */
+async function kindOfFirst() {
+  const { model_type: kind } = await call('version').then((answer) => answer.json(), () => ({}));
+  kinds.set(roots.values().next().value, kind);
+  fitted();
+}
 
 async function figures() {
   if (document.visibilityState !== 'visible') return;
   // What is loading, or went away, may be there again.
   if (!['ready', 'closed'].includes($('#state').dataset.state)) await models();
+  if (hidden) return;
   let all;
   try {
     all = series(await (await call('metrics')).text());
     $('#figures-note').hidden = true;
   } catch (problem) {
-    $('#figures-note').textContent = problem.status === 401 ? 'The metrics of this server have a key of their own.' : problem.message;
+    const elsewhere = { 401: 'The metrics of this server need a key of their own.', 404: 'The metrics of this server are elsewhere.' };
+    $('#figures-note').textContent = elsewhere[problem.status] ?? problem.message;
     $('#figures-note').hidden = false;
+    hidden = problem.status in elsewhere;
     if (!problem.status) say('failed', 'not reachable');
+    if (hidden && roots.size) await kindOfFirst();
     return;
   }
-  const sum = (name) => all.filter((one) => one.name === name).reduce((total, one) => total + one.value, 0);
   for (const { labels } of all.filter((one) => one.name === 'dfastllm_model_info')) {
     if (kinds.get(labels.model_name) !== labels.model_type) {
       kinds.set(labels.model_name, labels.model_type);
       fitted();
     }
   }
-  // Tokens as passes commit them: the counter of answers' tokens moves only when an answer is whole.
-  past.push({ at: performance.now(), tokens: sum('dfastllm_parallel_batch_size_sum') });
-  if (past.length > 61) past.shift();
-  const rates = past.slice(1).map((now, i) => (1000 * (now.tokens - past[i].tokens)) / (now.at - past[i].at));
-  // What is shown is the mean of three seconds.
-  const recent = rates.slice(-3);
-  const rate = recent.reduce((total, one) => total + one, 0) / Math.max(1, recent.length);
-  const [rows, full] = [sum('remask_rows_computed_total'), sum('remask_rows_of_full_compute_total')];
-  const set = (id, text) => { $(id).textContent = text; };
-  set('#running', number.format(sum('dfastllm_num_requests_running')));
-  set('#waiting', number.format(sum('dfastllm_num_requests_waiting')));
-  set('#passes', number.format(sum('remask_forward_passes_total')));
-  set('#speed', number.format(rate));
-  set('#rows', full ? `${number.format((100 * rows) / full)} %` : '–');
-  $('#share').value = full ? rows / full : 0;
-  const most = Math.max(1, ...rates);
-  const point = (value, i) => `${(120 * (i + 60 - rates.length)) / 59},${27 - (26 * Math.max(0, value)) / most}`;
-  $('#spark').setAttribute('points', rates.map(point).join(' '));
+  drawFigures(all);
 }
 
 // ---- The page ---------------------------------------------------------------------------------------------------
@@ -480,6 +481,7 @@ $('#key-form').addEventListener('submit', (event) => event.preventDefault());
 $('#key').value = key.get();
 $('#key').addEventListener('change', () => {
   key.set($('#key').value.trim());
+  hidden = false;
   models();
 });
 for (const choice of $$('input[name=mode]')) {

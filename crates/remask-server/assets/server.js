@@ -13,11 +13,13 @@ export const key = {
 
 /** What the server refused, in its own words. */
 export class Refused extends Error {
-  constructor({ message, param, code } = {}, status = 0) {
+  constructor({ message, param, code } = {}, status = 0, said = {}) {
     super(message || `the server answered ${status}`);
     this.status = status;
     this.param = param ?? null;
     this.code = code ?? null;
+    /** The whole of the answer. */
+    this.said = said;
   }
 }
 
@@ -43,7 +45,7 @@ export async function call(path, { method = 'GET', body, signal, id } = {}) {
   }
   if (response.ok) return response;
   const said = await response.json().catch(() => ({}));
-  throw new Refused(said.error, response.status);
+  throw new Refused(said.error, response.status, said);
 }
 
 /** The objects of a response's events, up to [DONE]. An error among them is thrown. */

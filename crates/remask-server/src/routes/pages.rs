@@ -21,11 +21,12 @@ const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
 
 /// Name, type and content.
-const ASSETS: [(&str, &str, &str); 8] = [
+const ASSETS: [(&str, &str, &str); 9] = [
     ("page.css", CSS, include_str!("../../assets/page.css")),
     ("playground.css", CSS, include_str!("../../assets/playground.css")),
     ("playground.js", JS, include_str!("../../assets/playground.js")),
     ("canvas.js", JS, include_str!("../../assets/canvas.js")),
+    ("figures.js", JS, include_str!("../../assets/figures.js")),
     ("server.js", JS, include_str!("../../assets/server.js")),
     ("docs.css", CSS, include_str!("../../assets/docs.css")),
     ("docs.js", JS, include_str!("../../assets/docs.js")),
