@@ -5,9 +5,10 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
-const PARTS: [&str; 7] = [
+const PARTS: [&str; 8] = [
     include_str!("base.json"),
     include_str!("generate.json"),
+    include_str!("infill.json"),
     include_str!("remask.json"),
     include_str!("answers.json"),
     include_str!("responses.json"),
