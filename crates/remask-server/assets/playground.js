@@ -120,9 +120,11 @@ class Answer {
       const response = await call(path, { method: 'POST', body, id, signal: running.controller.signal });
       for await (const chunk of events(response)) {
         if (chunk.remask?.event === 'step') {
+          // Whoever scrolled away to read is left there.
+          const follows = this.root.getBoundingClientRect().bottom <= innerHeight;
           this.canvas.add(chunk.remask);
           state('running');
-          this.root.parentElement.lastElementChild === this.root && this.root.scrollIntoView({ block: 'nearest' });
+          if (follows) this.root.scrollIntoView({ block: 'nearest' });
           if (settings.slow.checked) await pause(160);
         } else if (chunk.remask) {
           cost = chunk.remask;
