@@ -104,5 +104,7 @@ pub const MOST_MESSAGES: usize = 1000;
 pub const MOST_STOPS: usize = 16;
 /// Most of the likeliest tokens with log-probabilities.
 pub const MOST_LOGPROBS: u64 = 20;
+/// Headers of a request.
+pub const MOST_HEADERS: usize = 1024;
 /// Bytes of a request's head.
 pub const MAX_HEAD: usize = 64 << 10;

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
 use crate::app::{App, Phase};
-use crate::config::{MAX_HEAD, ServerConfig};
+use crate::config::{MAX_HEAD, MOST_HEADERS, ServerConfig};
 use crate::connection::{Answering, Patient};
 use crate::gate::Peer;
 use crate::metrics::Metrics;
@@ -184,6 +184,8 @@ async fn converse(app: &App, router: Router, stream: TcpStream, peer: SocketAddr
         .timer(TokioTimer::new())
         .header_read_timeout(config.keep_alive)
         .max_buf_size(MAX_HEAD)
+        // Their size is what is limited.
+        .max_headers(MOST_HEADERS)
         .serve_connection(TokioIo::new(io), service);
     tokio::pin!(connection);
     let outcome = tokio::select! {

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{Extension, Path, Request, State};
-use axum::http::{Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use serde_json::{Value, json};
@@ -147,7 +147,12 @@ async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response
     }
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], app.metrics.text(&app.models())).into_response()
+async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let asked = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
+    let (kind, text) = if asked.into_iter().any(|accept| accept.contains("application/openmetrics-text")) {
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", app.metrics.text(&app.models()))
+    } else {
+        ("text/plain; version=0.0.4; charset=utf-8", app.metrics.plain_text(&app.models()))
+    };
+    ([(header::CONTENT_TYPE, kind), (header::VARY, "Accept")], text).into_response()
 }

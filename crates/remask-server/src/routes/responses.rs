@@ -70,10 +70,15 @@ type Begun = (Report, Events, Cancellable, bool);
 
 async fn begin(app: &Arc<App>, id: &RequestId, body: &Value, tally: &mut Tally) -> Result<Begun, ApiError> {
     let fields = Fields::of(body)?;
-    for name in ["previous_response_id", "conversation", "prompt", "include"] {
-        let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-        fields.refuse_unless(name, empty, "this server keeps nothing; send the whole conversation")?;
+    for name in ["previous_response_id", "conversation", "prompt"] {
+        fields.refuse_unless(name, |_| false, "this server keeps nothing; send the whole conversation")?;
     }
+    // There is no reasoning that could be encrypted: agents ask for it whatever the model.
+    let nothing = |one: &Value| one == "reasoning.encrypted_content";
+    let include = |value: &Value| value.as_array().is_some_and(|all| all.iter().all(nothing));
+    fields.refuse_unless("include", include, "answers have nothing more to include")?;
+    fields.refuse_unless("top_logprobs", |value| value.as_f64() == Some(0.0), "ask /v1/chat/completions for them")?;
+    fields.refuse_unless("truncation", |value| value == "disabled", "conversations are never cut")?;
     fields.refuse_unless("background", |value| *value == Value::Bool(false), "this server keeps nothing")?;
     let plain =
         |value: &Value| value.is_object() && value.get("format").is_none_or(|f| f.is_null() || f["type"] == "text");
@@ -87,13 +92,8 @@ async fn begin(app: &Arc<App>, id: &RequestId, body: &Value, tally: &mut Tally) 
     for name in same {
         chat[name] = body.get(name).cloned().unwrap_or(Value::Null);
     }
-    let mut ask = Ask::read(app, Form::Chat, &chat).map_err(|mut error| {
-        if error.param.as_deref() == Some("max_completion_tokens") {
-            error.param = Some("max_output_tokens".to_owned());
-            error.message = error.message.replace("max_completion_tokens", "max_output_tokens");
-        }
-        error
-    })?;
+    let before = usize::from(fields.get("instructions").is_some());
+    let mut ask = Ask::read(app, Form::Chat, &chat).map_err(|error| as_asked(error, before))?;
     tally.model(&ask.model.name);
     let report = Report {
         id: format!("resp_{}", fresh_name()),
@@ -107,8 +107,25 @@ async fn begin(app: &Arc<App>, id: &RequestId, body: &Value, tally: &mut Tally) 
         }),
     };
     let cancellable = app.enlist(vec![id.0.clone(), report.id.clone()]);
-    let events = submit(app, &ask.model, std::mem::take(&mut ask.requests), false).await?;
+    let events = submit(app, &ask.model, std::mem::take(&mut ask.requests), false).await;
+    let events = events.map_err(|error| as_asked(error, before))?;
     Ok((report, events, cancellable, ask.stream))
+}
+
+/// An error of the chat in a response's words; `before` messages stand in front of its input.
+fn as_asked(mut error: ApiError, before: usize) -> ApiError {
+    let Some(param) = error.param.clone() else { return error };
+    let inside = param.strip_prefix("messages[").and_then(|rest| rest.split_once(']'));
+    let place = inside.and_then(|(index, rest)| Some((index.parse::<usize>().ok()?.checked_sub(before)?, rest)));
+    let own = match (param.as_str(), place) {
+        ("max_completion_tokens" | "max_tokens", _) => "max_output_tokens".to_owned(),
+        ("messages", _) => "input".to_owned(),
+        (_, Some((index, rest))) => format!("input[{index}]{rest}"),
+        _ => return error,
+    };
+    error.message = error.message.replace(&param, &own);
+    error.param = Some(own);
+    error
 }
 
 /// Input and instructions as a chat's messages.
@@ -119,6 +136,7 @@ fn messages(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
     }
     match fields.get("input") {
         Some(Value::String(text)) => messages.push(json!({"role": "user", "content": text})),
+        Some(Value::Array(items)) if items.is_empty() => return Err(ApiError::field("input", "input is empty")),
         Some(Value::Array(items)) => {
             for item in items {
                 let kind = item.get("type").and_then(Value::as_str).unwrap_or("message");

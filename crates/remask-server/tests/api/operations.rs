@@ -253,6 +253,17 @@ fn metrics_move_and_fall() {
     server.get("/nowhere/at/all");
     assert_eq!(server.metric("remask_http_requests_total", "route=\"other\",method=\"GET\",status=\"404\""), 1.0);
     assert_eq!(server.metric("remask_http_requests_total", "route=\"/v1/completions\",method=\"POST\""), 2.0);
+    // Prometheus' forms: the older one calls counters by their whole names.
+    let plain = server.get("/metrics");
+    assert_eq!(plain.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let text = plain.text();
+    assert!(text.contains("# TYPE dfastllm_request_success_total counter\ndfastllm_request_success_total{"), "{text}");
+    assert!(text.contains("# HELP dfastllm_request_success_total Total number of successful requests"), "{text}");
+    assert!(!text.contains("# EOF") && text.contains("# TYPE dfastllm_num_requests_running gauge"));
+    let open =
+        server.send("GET", "/metrics", &[("accept", "application/openmetrics-text;version=1.0.0,*/*;q=0.1")], "");
+    assert!(open.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    assert!(open.text().ends_with("# EOF\n") && open.text().contains("# TYPE dfastllm_request_success counter"));
     // A key for metrics alone.
     let config = ServerConfig { metrics_key: Some("m".into()), ..ServerConfig::default() };
     let closed = start_with(Shared::default(), config, |e| e);
