@@ -64,6 +64,10 @@ impl Ask {
             return Err(ApiError::field("remask.step_events", "step events come in streams; set stream to true"));
         }
         let Ours { settings, step_events, canvas } = ours;
+        let parts = canvas.iter().flatten().filter_map(|part| if let Part::Ids(ids) = part { Some(ids) } else { None });
+        if let Some(id) = parts.flatten().find(|id| **id as usize >= model.model.architecture.embedding_rows) {
+            return Err(ApiError::field("remask.canvas", format!("remask.canvas: token id {id} does not exist")));
+        }
         let settings = common(&fields, settings, diffusion)?;
         let ids = model.model.architecture.embedding_rows;
         if let Some(id) = settings.logit_bias.keys().find(|id| **id as usize >= ids) {

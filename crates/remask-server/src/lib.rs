@@ -13,6 +13,7 @@ mod fields;
 mod gate;
 mod generate;
 mod keys;
+mod linger;
 mod metrics;
 mod notify;
 mod openapi;

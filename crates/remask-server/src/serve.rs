@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -19,6 +20,7 @@ use crate::app::{App, Phase};
 use crate::config::{MAX_HEAD, MOST_HEADERS, ServerConfig};
 use crate::connection::{Answering, Patient};
 use crate::gate::Peer;
+use crate::linger::Lingering;
 use crate::metrics::Metrics;
 use crate::routes::{metrics_router, router};
 
@@ -175,7 +177,7 @@ async fn converse(app: &App, router: Router, stream: TcpStream, peer: SocketAddr
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let (router, answered) = (router.clone(), answering.begin());
         async move {
-            let mut request: Request = request.map(axum::body::Body::new);
+            let mut request: Request = request.map(|body| Body::new(Lingering::new(Body::new(body))));
             request.extensions_mut().insert(Peer(peer));
             router.oneshot(request).await.map(|response| answered.with(response))
         }

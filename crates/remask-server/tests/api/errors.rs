@@ -82,6 +82,7 @@ fn fields_that_make_no_sense_are_named() {
         ("remask", json!({"thresh": 1}), "remask"),
         ("remask", json!({"accept": "nonsense"}), "remask"),
         ("remask", json!({"canvas": [{"holes": 3}]}), "remask.canvas"),
+        ("remask", json!({"canvas": [{"ids": [99_999_999]}, {"holes": 3}]}), "remask.canvas"),
         ("remask", json!(5), "remask"),
         ("remask", json!({"mor": {"recursions": 3}}), "remask"),
         ("verbosity", json!("high"), "verbosity"),
@@ -94,6 +95,10 @@ fn fields_that_make_no_sense_are_named() {
         &json!({"messages": [{"role": "user", "content": "a"}], "remask": {"thresh": 1}}),
     );
     assert!(message.json()["error"]["message"].as_str().unwrap().contains("thresh"));
+    for canvas in [json!([]), json!([{"text": "a"}]), json!([{"hole": 1}]), json!([{"holes": -1}]), json!("a")] {
+        let error = server.post("/v1/completions", &json!({"remask": {"canvas": canvas}})).error();
+        assert_eq!((error.0, error.2.as_deref()), (400, Some("remask.canvas")), "{canvas}");
+    }
     let inside = json!({"prompt": "a", "remask": {"mor": {"recursions": 3}}});
     let message = server.post("/v1/completions", &inside).json()["error"]["message"].as_str().unwrap().to_owned();
     assert!(message.contains("unknown field `recursions`"), "{message}");

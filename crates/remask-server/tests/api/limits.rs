@@ -35,6 +35,13 @@ fn a_body_has_a_size_and_a_time() {
     let mut chunked = server.connect();
     write!(chunked, "{head}transfer-encoding: chunked\r\n\r\n{:x}\r\n{long}\r\n0\r\n\r\n", long.len()).unwrap();
     assert_eq!(Answer::read(&mut chunked).error().0, 413, "counted as it is read");
+    // Who writes everything before it reads gets its answer as well: more than what buffers hold is taken for nothing.
+    let huge = format!("{{\"prompt\": \"{}\"}}", "a".repeat(12 << 20));
+    assert_eq!(server.send("POST", "/v1/completions", &[json], &huge).error().0, 413);
+    let closed = ServerConfig { api_keys: vec!["k".into()], ..ServerConfig::default() };
+    let closed = start_with(Shared::default(), closed, |e| e);
+    assert_eq!(closed.send("POST", "/v1/completions", &[json], &huge).error().0, 401);
+    assert_eq!(server.send("POST", "/nowhere", &[json], &huge).error().0, 404);
     let mut slow = server.connect();
     write!(slow, "{head}content-length: 50\r\n\r\n{{").unwrap();
     assert_eq!(Answer::read(&mut slow).error(), (408, Some("request_timeout".into()), None));
