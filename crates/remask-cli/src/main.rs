@@ -54,7 +54,7 @@ enum Command {
     #[command(about = "Fill in the blanks of a text: \"The [MASK] sat on the [MASK].\"")]
     Fill(fill::Args),
     /// Answer requests of OpenAI's clients: the same routes and fields, many requests at once
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Compare decoder settings on a set of questions: rows, passes, time and quality
     Eval(eval::Args),
     /// List the adapters of this machine, with the features and limits that matter

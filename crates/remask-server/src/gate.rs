@@ -26,7 +26,7 @@ pub struct RequestId(pub String);
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID: &str = "x-request-id";
 /// Bytes of a client's name for its request.
 const LONGEST_ID: usize = 128;
 
@@ -132,7 +132,7 @@ fn request_id(headers: &HeaderMap) -> String {
 
 fn may_pass(app: &App, path: &str, headers: &HeaderMap) -> bool {
     match path {
-        "/metrics" => app.config.metrics_key.as_ref().is_none_or(|key| Keys::new(&[key.clone()]).open_for(headers)),
+        "/metrics" => app.config.metrics_key.as_ref().is_none_or(|key| Keys::new(std::slice::from_ref(key)).open_for(headers)),
         path if OPEN.contains(&path) || path.starts_with(OPEN_FOLDER) => true,
         _ => app.keys.open_for(headers),
     }

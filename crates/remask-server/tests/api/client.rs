@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ pub struct Running {
     thread: Option<JoinHandle<()>>,
     _engine: Engine,
 }
+
+/// Where a server listens, where its metrics are, and what its requests share.
+type Begun = (SocketAddr, Option<SocketAddr>, Arc<App>);
 
 /// A server with defaults, ready.
 pub fn start() -> Running {
@@ -52,7 +55,7 @@ pub fn start_loading(
     let builder = Engine::builder().model(Source::path(folder(), script.open()));
     let engine = configure(builder.observe(move |pass| counted.pass(pass))).start().unwrap();
     let (stop, mut stops) = unbounded_channel();
-    let (ready, begun): (Sender<(SocketAddr, Option<SocketAddr>, Arc<App>)>, _) = channel();
+    let (ready, begun) = channel::<Begun>();
     let handle = engine.handle().clone();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
