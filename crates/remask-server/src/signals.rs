@@ -14,7 +14,7 @@ use crate::notify::notify;
 use crate::serve::{Server, Stop};
 
 /// Serves on the calling thread until a signal ends it: SIGTERM after the delay for those who send requests, SIGINT
-/// without it, a second signal at once; SIGHUP has it read the file of keys again. `listening` is told the address
+/// without it, a second signal at once; SIGHUP has it read the file of keys again, where there is one. `listening` is told the address
 /// before the models are loaded, `ready` when they are, and systemd as well.
 ///
 /// # Errors
@@ -66,7 +66,8 @@ pub fn serve(
 /// Reads the file of keys again whenever SIGHUP asks for it.
 fn on_hangup(app: Arc<App>) -> io::Result<()> {
     #[cfg(unix)]
-    {
+    // Without such a file the signal means what it always does: whoever started this has left.
+    if app.config.api_key_file.is_some() {
         let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
         tokio::spawn(async move {
             while hangup.recv().await.is_some() {

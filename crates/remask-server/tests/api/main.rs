@@ -5,6 +5,7 @@
 
 mod client;
 mod errors;
+mod figures;
 mod limits;
 mod operations;
 mod pages;
