@@ -62,6 +62,8 @@ pub fn complete(command: &Command, args: Vec<OsString>) -> Result<Completed, Fai
         }
     }
     done.notes = theirs::notes(matches);
+    let set = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    done.notes.extend(strangers(serve, set));
     if let Some(path) = matches.get_one::<PathBuf>("config") {
         let mut given = Vec::new();
         let translated = more.clone();
@@ -80,6 +82,25 @@ pub fn complete(command: &Command, args: Vec<OsString>) -> Result<Completed, Fai
     // Behind the command's name, so that what follows goes on as it did.
     done.args.splice(2..2, more);
     Ok(done)
+}
+
+/// Variables that begin as ours do and that nothing reads: a key that is misspelt would leave the server open.
+fn strangers(serve: &Command, set: impl Iterator<Item = String>) -> Vec<String> {
+    let known: Vec<_> = serve.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
+    // Kubernetes and Docker describe a service called "remask" like this.
+    let service = |name: &str| name.starts_with("REMASK_SERVICE_") || name.starts_with("REMASK_PORT_");
+    let stranger = |name: &String| name.starts_with("REMASK_") && !known.contains(&name.as_str()) && !service(name);
+    let mut notes: Vec<_> = set
+        .filter(stranger)
+        .map(|name| {
+            let near = known.iter().map(|other| (strsim::jaro_winkler(other, &name), other));
+            let near = near.filter(|(likeness, _)| *likeness > 0.93).max_by(|a, b| a.0.total_cmp(&b.0));
+            let hint = near.map(|(_, other)| format!("; is {other} meant?")).unwrap_or_default();
+            format!("{name} is set, but no setting of this server{hint}")
+        })
+        .collect();
+    notes.sort();
+    notes
 }
 
 /// Whether an option, or one that says the same, is on the command line, or set by a variable.

@@ -157,17 +157,25 @@ fn a_wrong_value_of_a_variable_names_it() {
 
 #[test]
 fn variables_that_change_nothing_are_said() {
-    let set = [("VDIFF_WORKERS", "4"), ("VDIFF_NO_SUCH_THING", "1"), ("REMASK_PORT", "tcp://10.0.0.1:8080")];
+    let set = [
+        ("VDIFF_WORKERS", "4"),
+        ("VDIFF_NO_SUCH_THING", "1"),
+        ("REMASK_APIKEY", "sesame"),
+        ("REMASK_PORT_80_TCP", "x"),
+        ("REMASK_PORT", "tcp://10.0.0.1:8080"),
+    ];
     let ran = printed(&["--revision", "main", "--trust-remote-code"], &set);
     for note in [
         "note: VDIFF_WORKERS means nothing here: ",
         "note: VDIFF_NO_SUCH_THING is set, but no setting",
         "note: REMASK_PORT=tcp://10.0.0.1:8080 describes a service",
+        "note: REMASK_APIKEY is set, but no setting of this server; is REMASK_API_KEY meant?",
         "note: --revision means nothing here: ",
         "note: --trust-remote-code means nothing here: ",
     ] {
         assert!(ran.err.contains(note), "{note} in {}", ran.err);
     }
+    assert!(!ran.err.contains("TCP is set") && !ran.err.contains("sesame"), "{}", ran.err);
     assert!(has(&ran, "port = 8080"), "{}", ran.out);
 }
 
