@@ -99,20 +99,32 @@ need_wasm_bindgen() {
     cargo install wasm-bindgen-cli --version "$version"
 }
 
-# Whether Node.js is new enough for Vite.
-has_recent_node() {
-    node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)'
+# has_node VERSION: whether Node.js is that new.
+has_node() {
+    node -e "process.exit(Number(process.versions.node.split('.')[0]) < $1 ? 1 : 0)"
+}
+
+# need_node VERSION: installs Node.js where it is missing or older than that.
+need_node() {
+    command -v npm >/dev/null || need_packages 'Node.js is needed' nodejs npm
+    has_node "$1" && return
+    # Debian 12 has Node.js 18; the npm registry has newer ones.
+    [[ -x target/node/node_modules/node/bin/node ]] ||
+        npm install --prefix target/node --no-audit --no-fund --loglevel=error node@22
+    PATH=$PWD/target/node/node_modules/node/bin:$PATH
+    has_node "$1" || die "Node.js $(node --version) is too old; install version $1 or newer"
+}
+
+# need_python_venv FOLDER: a virtual environment there, and what one is made with.
+need_python_venv() {
+    [[ -x $1/bin/pip ]] && return
+    python3 -c 'import ensurepip, venv' 2>/dev/null || need_packages 'clients for Python need an environment' python3 python3-venv
+    python3 -m venv "$1"
 }
 
 # Installs the npm packages of web/ as its lock file names them, where they are not there yet.
 need_node_modules() {
-    command -v npm >/dev/null || need_packages 'the browser package is built with Node.js 20 or newer' nodejs npm
-    if ! has_recent_node; then
-        # Debian 12 has Node.js 18; the npm registry has newer ones.
-        npm install --prefix target/node --no-audit --no-fund --loglevel=error node@22
-        PATH=$PWD/target/node/node_modules/node/bin:$PATH
-        has_recent_node || die "Node.js $(node --version) is too old for the browser package; install version 20 or newer"
-    fi
+    need_node 20
     [[ web/node_modules/.package-lock.json -nt web/package-lock.json ]] ||
         npm ci --prefix web --no-audit --no-fund --loglevel=error
 }

@@ -79,7 +79,10 @@ impl Stored for &[f32] {
     #[inline(always)]
     fn features<S: Simd>(self, _: S, range: Range<usize>, mut each: impl FnMut(usize, [f32; WIDTH])) {
         let features = &self.as_chunks().0[range.clone()];
-        range.zip(features).for_each(|(k, weights)| each(k, *weights));
+        // A loop: the closure of an iterator's method is a function of its own, without this level's instructions.
+        for (k, weights) in range.zip(features) {
+            each(k, *weights);
+        }
     }
 
     #[inline(always)]
@@ -95,7 +98,9 @@ impl Stored for &[f16] {
     #[inline(always)]
     fn features<S: Simd>(self, simd: S, range: Range<usize>, mut each: impl FnMut(usize, [f32; WIDTH])) {
         let features = &self.as_chunks().0[range.clone()];
-        range.zip(features).for_each(|(k, weights)| each(k, widen::half(simd, weights)));
+        for (k, weights) in range.zip(features) {
+            each(k, widen::half(simd, weights));
+        }
     }
 }
 
@@ -103,7 +108,9 @@ impl Stored for &[bf16] {
     #[inline(always)]
     fn features<S: Simd>(self, _: S, range: Range<usize>, mut each: impl FnMut(usize, [f32; WIDTH])) {
         let features = &self.as_chunks().0[range.clone()];
-        range.zip(features).for_each(|(k, weights)| each(k, widen::brain(weights)));
+        for (k, weights) in range.zip(features) {
+            each(k, widen::brain(weights));
+        }
     }
 }
 

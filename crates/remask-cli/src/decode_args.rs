@@ -28,7 +28,10 @@ pub struct SettingArgs {
 #[derive(Args, Debug, Clone)]
 pub struct DiffusionArgs {
     #[command(flatten, next_help_heading = "Presets")]
-    preset: PresetArgs,
+    flags: PresetArgs,
+    /// The same by name; where one of the three is given, that holds
+    #[arg(long, env = "REMASK_PRESET", value_enum, default_value = "balanced", help_heading = "Presets")]
+    preset: PresetName,
     #[command(flatten, next_help_heading = "Decoding of diffusion models")]
     rules: RuleArgs,
     #[command(flatten, next_help_heading = "Mixture of recursions")]
@@ -48,6 +51,17 @@ struct PresetArgs {
     /// LLaDA's plain loop: a token a step, all rows in every pass
     #[arg(long)]
     quality: bool,
+}
+
+/// A preset's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PresetName {
+    /// See --fast
+    Fast,
+    /// See --balanced
+    Balanced,
+    /// See --quality
+    Quality,
 }
 
 /// How tokens are chosen; a model's generation_config.json says what holds otherwise.
@@ -110,13 +124,13 @@ struct RuleArgs {
     block_length: Option<usize>,
     /// What a step commits: quota, random, threshold:P, factor:F, entropy:NATS, margin:P,
     /// hierarchy:P,LOW, credit:P, local-leap:P,RELAXED,RADIUS or parallel:MOST,P
-    #[arg(long, env = "REMASK_ACCEPT", value_name = "RULE")]
+    #[arg(long, env = "REMASK_ACCEPT", value_name = "RULE", overrides_with = "threshold")]
     accept: Option<Acceptance>,
     /// Short for --accept threshold:P
-    #[arg(long, value_name = "P", conflicts_with = "accept")]
+    #[arg(long, value_name = "P", overrides_with = "accept")]
     threshold: Option<f32>,
     /// Classifier-free guidance strength; doubles the work
-    #[arg(long, value_name = "S")]
+    #[arg(long, env = "REMASK_CFG_SCALE", value_name = "S")]
     cfg_scale: Option<f32>,
     /// Reuse keys and values of earlier passes: none, prefix, dual, delayed:REFRESH or
     /// vicinity:BEFORE,AFTER,WARM_UP
@@ -127,14 +141,14 @@ struct RuleArgs {
     #[arg(long, env = "REMASK_ADAPTIVE_STEPS", value_name = "P,MIN,PATIENCE", num_args = 0..=1, default_missing_value = "0.95")]
     adaptive_steps: Option<AdaptiveSteps>,
     /// Look again at decided tokens: verify:P,ROUNDS or edit:P,ROUNDS
-    #[arg(long, value_name = "HOW")]
+    #[arg(long, env = "REMASK_REVISE", value_name = "HOW")]
     revise: Option<Revision>,
     /// Stop when the end of the answer and all before it are decided
     #[arg(long, env = "REMASK_EARLY_STOP", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     early_stop: Option<bool>,
     /// Fill everything behind the answer's end at once and stop computing it
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+    #[arg(long, env = "REMASK_FREE_TAIL", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     free_tail: Option<bool>,
 }
@@ -143,7 +157,7 @@ struct RuleArgs {
 #[derive(Args, Debug, Clone)]
 struct MorArgs {
     /// Compute hard tokens in every pass of a cycle and easy ones in few
-    #[arg(long, env = "REMASK_MOR", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+    #[arg(long, env = "REMASK_MOR", alias = "enable-mor", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     mor: Option<bool>,
     /// Passes of a cycle for the easiest tokens
@@ -156,23 +170,29 @@ struct MorArgs {
     #[arg(long, env = "REMASK_MOR_STRATEGY", value_enum, ignore_case = true, default_value = "confidence")]
     mor_strategy: StrategyKind,
     /// Tokens at least this certain are easy
-    #[arg(long, env = "REMASK_MOR_CONFIDENCE_HIGH", default_value_t = MorConfig::default().confidence_high, value_name = "P")]
+    #[arg(long, env = "REMASK_MOR_CONFIDENCE_HIGH", default_value_t = MorConfig::default().confidence_high, value_name = "P", value_parser = share)]
     mor_confidence_high: f32,
     /// Tokens at most this certain are hard
-    #[arg(long, env = "REMASK_MOR_CONFIDENCE_LOW", default_value_t = MorConfig::default().confidence_low, value_name = "P")]
+    #[arg(long, env = "REMASK_MOR_CONFIDENCE_LOW", default_value_t = MorConfig::default().confidence_low, value_name = "P", value_parser = share)]
     mor_confidence_low: f32,
     /// Tokens at least this certain are not computed again in a cycle
-    #[arg(long, env = "REMASK_MOR_SKIP_THRESHOLD", default_value_t = 0.95, value_name = "P")]
+    #[arg(long, env = "REMASK_MOR_SKIP_THRESHOLD", default_value_t = 0.95, value_name = "P", value_parser = share)]
     mor_skip_threshold: f32,
     /// Make no exception for tokens above the skip threshold
-    #[arg(long)]
+    #[arg(long, env = "REMASK_MOR_NO_SKIP", value_parser = BoolishValueParser::new())]
     mor_no_skip: bool,
     /// Compute hard tokens one at a time instead of together
-    #[arg(long)]
+    #[arg(long, env = "REMASK_MOR_NO_BATCH", value_parser = BoolishValueParser::new())]
     mor_no_batch: bool,
-    /// Report the statistics as a note
-    #[arg(long, env = "REMASK_MOR_LOG_STATS", value_parser = BoolishValueParser::new())]
+    /// Report the statistics as a note; a server logs them for every request
+    #[arg(long, env = "REMASK_MOR_LOG_STATS", visible_alias = "log-stats", value_parser = BoolishValueParser::new())]
     mor_log_stats: bool,
+}
+
+/// A number from 0 to 1.
+fn share(text: &str) -> Result<f32, String> {
+    let share = text.trim().parse::<f32>().map_err(|problem| problem.to_string())?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("it must be from 0 to 1".to_owned()) }
 }
 
 /// Signs of difficulty.
@@ -230,10 +250,14 @@ impl DiffusionArgs {
     pub fn settings(&self) -> DecodeSettings {
         let rules = &self.rules;
         DecodeSettings {
-            preset: self.preset.preset(),
+            preset: self.flags.preset().unwrap_or(match self.preset {
+                PresetName::Fast => Preset::Fast,
+                PresetName::Balanced => Preset::Balanced,
+                PresetName::Quality => Preset::Quality,
+            }),
             steps: rules.steps,
             block_length: rules.block_length,
-            accept: rules.accept.or(rules.threshold.map(Acceptance::Threshold)),
+            accept: rules.threshold.map(Acceptance::Threshold).or(rules.accept),
             cfg_scale: rules.cfg_scale,
             cache: rules.cache,
             mor: self.mor.mor.map(MorSetting::Switch),
@@ -245,6 +269,11 @@ impl DiffusionArgs {
         }
     }
 
+    /// Whether statistics of recompute depth are wanted.
+    pub fn log_stats(&self) -> bool {
+        self.mor.mor_log_stats
+    }
+
     /// The same, and the details of recompute depth where it is on.
     pub fn settings_in_full(&self) -> DecodeSettings {
         let settings = self.settings();
@@ -254,11 +283,12 @@ impl DiffusionArgs {
 }
 
 impl PresetArgs {
-    fn preset(&self) -> Preset {
-        match (self.fast, self.quality) {
-            (true, _) => Preset::Fast,
-            (_, true) => Preset::Quality,
-            _ => Preset::Balanced,
+    fn preset(&self) -> Option<Preset> {
+        match (self.fast, self.balanced, self.quality) {
+            (true, ..) => Some(Preset::Fast),
+            (_, true, _) => Some(Preset::Balanced),
+            (.., true) => Some(Preset::Quality),
+            _ => None,
         }
     }
 }

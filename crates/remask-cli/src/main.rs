@@ -7,6 +7,7 @@ mod chat;
 mod convert;
 mod decode_args;
 mod devices;
+mod environment;
 mod eval;
 mod fill;
 mod generate;
@@ -24,9 +25,10 @@ mod view;
 mod watch;
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 /// Portable inference for diffusion and autoregressive language models, on any GPU through Vulkan, Metal or DX12.
@@ -52,7 +54,7 @@ enum Command {
     #[command(about = "Fill in the blanks of a text: \"The [MASK] sat on the [MASK].\"")]
     Fill(fill::Args),
     /// Answer requests of OpenAI's clients: the same routes and fields, many requests at once
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Compare decoder settings on a set of questions: rows, passes, time and quality
     Eval(eval::Args),
     /// List the adapters of this machine, with the features and limits that matter
@@ -94,14 +96,46 @@ type Outcome = Result<(), Failure>;
 
 fn main() -> ExitCode {
     quiet_drivers();
-    adopt_aliases();
-    let command = Cli::parse().command;
-    log_to_stderr(&command);
-    let outcome = match command {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Reported) => ExitCode::FAILURE,
+        Err(Failure::Message(message)) => {
+            report::tell("error", &message);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Outcome {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let serving = serve::is_asked(&args);
+    let mut adopted = environment::adopt(serving).map_err(Failure::Message)?;
+    let command = Cli::command();
+    let completed = if serving {
+        serve::complete(&command, args)?
+    } else {
+        serve::Completed { args, file: None, notes: Vec::new() }
+    };
+    adopted.notes.extend(completed.notes.iter().cloned());
+    let matches = command.clone().try_get_matches_from(&completed.args);
+    let matches = matches.map_err(|error| refuse(&error, &command, &adopted, &completed))?;
+    let parsed = Cli::from_arg_matches(&matches).map_err(|error| refuse(&error, &command, &adopted, &completed))?;
+    let command = match parsed.command {
+        Command::Serve(args) => {
+            let (Some(serve), Some((_, matches))) = (command.find_subcommand("serve"), matches.subcommand()) else {
+                return Err(Failure::Reported);
+            };
+            return serve::run(&args, serve, matches, &adopted.notes);
+        }
+        other => other,
+    };
+    log_to_stderr()?;
+    match command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Fill(args) => fill::run(&args),
-        Command::Serve(args) => serve::run(&args),
+        // It has run above.
+        Command::Serve(_) => Ok(()),
         Command::Eval(args) => eval::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Inspect(args) => inspect::run(&args),
@@ -112,30 +146,38 @@ fn main() -> ExitCode {
         Command::Tune(args) => tune::run(&args),
         #[cfg(feature = "train")]
         Command::Train(args) => train::run(&args),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Reported) => ExitCode::FAILURE,
-        Err(Failure::Message(message)) => {
-            report::tell("error", &message);
-            ExitCode::FAILURE
-        }
     }
 }
 
-/// Sets up the log. A server says what it answers.
-fn log_to_stderr(command: &Command) {
-    let usual = match command {
-        Command::Serve(_) => "warn,remask_server=info",
-        _ => "warn",
-    };
-    let filter = EnvFilter::try_from_env("REMASK_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match command {
-        Command::Serve(args) if args.log_format() == serve::LogFormat::Json => log.json().flatten_event(true).init(),
-        Command::Serve(_) => log.init(),
-        _ => log.without_time().init(),
+/// What is wrong with a command line, a variable or a configuration file. Help is no error, and ends here.
+fn refuse(
+    error: &clap::Error,
+    command: &clap::Command,
+    adopted: &environment::Adopted,
+    completed: &serve::Completed,
+) -> Failure {
+    let asked = completed.args.get(1).and_then(|name| command.find_subcommand(name));
+    let mut explained = None;
+    if let Some(mut asked) = asked.cloned() {
+        asked.build();
+        explained = completed
+            .blame(error, &asked)
+            .or_else(|| adopted.explain(error, &asked, completed.args.get(2..).unwrap_or_default()));
     }
+    match explained {
+        Some(explained) => Failure::Message(explained),
+        None => error.exit(),
+    }
+}
+
+/// Sets up the log of every command but the server.
+fn log_to_stderr() -> Outcome {
+    let filter = match std::env::var("REMASK_LOG") {
+        Ok(filter) => serve::filter(&filter).map_err(|why| Failure::Message(format!("REMASK_LOG={filter}: {why}")))?,
+        Err(_) => EnvFilter::new("warn"),
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    Ok(())
 }
 
 /// Mesa's device-selection layer asks for a desktop and prints an error where there is none. We choose
@@ -144,48 +186,5 @@ fn quiet_drivers() {
     if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
         // SAFETY: the first thing that main does, before any other thread exists.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
-    }
-}
-
-/// Our variables, and the names that earlier systems gave the same settings.
-const ALIASES: &[(&str, &str)] = &[
-    ("REMASK_MOR", "VDIFF_ENABLE_MOR"),
-    ("REMASK_MOR", "VDIFF_MOR_ENABLED"),
-    ("REMASK_MOR_MIN_RECURSIONS", "VDIFF_MOR_MIN_RECURSIONS"),
-    ("REMASK_MOR_MAX_RECURSIONS", "VDIFF_MOR_MAX_RECURSIONS"),
-    ("REMASK_MOR_STRATEGY", "VDIFF_MOR_STRATEGY"),
-    ("REMASK_MOR_CONFIDENCE_HIGH", "VDIFF_MOR_CONFIDENCE_HIGH"),
-    ("REMASK_MOR_CONFIDENCE_HIGH", "VDIFF_MOR_CONF_HIGH"),
-    ("REMASK_MOR_CONFIDENCE_LOW", "VDIFF_MOR_CONFIDENCE_LOW"),
-    ("REMASK_MOR_CONFIDENCE_LOW", "VDIFF_MOR_CONF_LOW"),
-    ("REMASK_MOR_SKIP_THRESHOLD", "VDIFF_MOR_SKIP_THRESHOLD"),
-    ("REMASK_MOR_LOG_STATS", "VDIFF_MOR_LOG_STATS"),
-    ("REMASK_STEPS", "VDIFF_DIFFUSION_STEPS"),
-    ("REMASK_BLOCK_LENGTH", "VDIFF_BLOCK_SIZE"),
-    ("REMASK_EARLY_STOP", "VDIFF_EARLY_STOPPING"),
-    ("REMASK_MODEL", "VDIFF_MODEL"),
-    ("REMASK_MODEL", "MODEL_NAME"),
-    ("REMASK_HOST", "VDIFF_HOST"),
-    ("REMASK_PORT", "VDIFF_PORT"),
-    ("REMASK_PORT", "PORT"),
-    ("REMASK_API_KEY", "VDIFF_API_KEY"),
-    ("REMASK_ALLOWED_ORIGINS", "VDIFF_ALLOWED_ORIGINS"),
-    ("REMASK_MAX_MODEL_LEN", "VDIFF_MAX_MODEL_LEN"),
-    ("REMASK_MAX_PASS_ROWS", "VDIFF_MAX_NUM_BATCHED_TOKENS"),
-    ("REMASK_MAX_CONCURRENT_REQUESTS", "VDIFF_MAX_CONCURRENT"),
-    ("REMASK_MAX_QUEUE_SIZE", "VDIFF_MAX_QUEUE_SIZE"),
-    ("REMASK_REQUEST_TIMEOUT", "VDIFF_REQUEST_TIMEOUT"),
-    ("REMASK_RATE_LIMIT_REQUESTS", "VDIFF_RATE_LIMIT_REQUESTS"),
-    ("REMASK_RATE_LIMIT_WINDOW", "VDIFF_RATE_LIMIT_WINDOW"),
-    ("REMASK_LOG", "VDIFF_LOG_LEVEL"),
-];
-
-/// Lets deployments of dfastllm keep their settings; our own names win.
-fn adopt_aliases() {
-    for &(ours, alias) in ALIASES {
-        if let (None, Some(value)) = (std::env::var_os(ours), std::env::var_os(alias)) {
-            // SAFETY: called at the start of main, before any other thread exists.
-            unsafe { std::env::set_var(ours, value) };
-        }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
 use remask_core::checkpoint::WeightFormat;
 use remask_core::{Backend, BackendError, Error, Model};
@@ -26,10 +27,10 @@ pub struct DeviceArgs {
     /// Keep weights on the device as f32, f16, bf16, q8 or q4; as the checkpoint stores them by default
     /// (GGUF's quantised types as well), but bf16 as f16 where that lets matrix units compute and f16 holds
     /// the weights
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, env = "REMASK_WEIGHTS", value_name = "FORMAT")]
     pub weights: Option<WeightFormat>,
     /// Use no more than WebGPU's default limits, as a browser would
-    #[arg(long)]
+    #[arg(long, env = "REMASK_WEBGPU_LIMITS", value_parser = BoolishValueParser::new())]
     pub webgpu_limits: bool,
     /// The same bits for a text whatever shares its passes, on matrix units too (elsewhere it is always so): the order
     /// of sums then depends on the matrix alone, which costs time where rows are few
@@ -91,7 +92,7 @@ fn kept(mut gpu: Gpu) -> Gpu {
 #[derive(Args, Debug, Clone, Default)]
 pub struct TokenizerArgs {
     /// This tokenizer.json in place of the model's own, for GGUF files whose tokenizer is not known here
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "REMASK_TOKENIZER", value_name = "FILE")]
     tokenizer: Option<PathBuf>,
 }
 

@@ -1,6 +1,7 @@
 //! What all requests share.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::config::ServerConfig;
 use crate::error::ApiError;
-use crate::keys::Keys;
+use crate::keys::{Keys, read_keys};
 use crate::metrics::Metrics;
 use crate::rate::RateLimit;
 
@@ -79,10 +80,12 @@ pub struct Counts {
 
 impl App {
     /// A server before its first request.
-    #[must_use]
-    pub fn new(engine: Handle, config: ServerConfig, metrics: Arc<Metrics>) -> Self {
-        Self {
-            keys: Keys::new(&config.api_keys),
+    ///
+    /// # Errors
+    /// Where the file of keys cannot be read.
+    pub fn new(engine: Handle, config: ServerConfig, metrics: Arc<Metrics>) -> io::Result<Self> {
+        Ok(Self {
+            keys: Keys::new(&all_keys(&config)?),
             rate: RateLimit::new(config.rate_limit, config.rate_window),
             engine,
             config,
@@ -93,6 +96,18 @@ impl App {
             requests: Mutex::default(),
             counts: Counts::default(),
             known: AtomicUsize::new(0),
+        })
+    }
+
+    /// Reads the file of keys again, where there is one. Where that fails the keys from before hold.
+    pub fn reload_keys(&self) {
+        let Some(file) = &self.config.api_key_file else { return };
+        match all_keys(&self.config) {
+            Ok(keys) => {
+                self.keys.replace(&keys);
+                tracing::info!(file = %file.display(), keys = keys.len(), "keys were read again");
+            }
+            Err(problem) => tracing::error!("keys cannot be read again, those from before hold: {problem}"),
         }
     }
 
@@ -215,6 +230,15 @@ impl Drop for Cancellable {
             }
         }
     }
+}
+
+/// Keys of the configuration and of its file.
+fn all_keys(config: &ServerConfig) -> io::Result<Vec<String>> {
+    let mut keys = config.api_keys.clone();
+    if let Some(file) = &config.api_key_file {
+        keys.extend(read_keys(file)?);
+    }
+    Ok(keys)
 }
 
 /// Seconds since 1970.

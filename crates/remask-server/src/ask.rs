@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use remask::ServedModel;
 use remask::core::chat::{Conversation, Message};
-use remask::core::decode::DecodeSettings;
+use remask::core::decode::{DecodeSettings, Defaults};
 use remask::core::request::{GenerationRequest, Part, Prompt};
 use serde_json::{Map, Value};
 
@@ -67,7 +67,15 @@ impl Ask {
             return Err(ApiError::field("remask.step_events", "step events come in streams; set stream to true"));
         }
         let Ours { settings, step_events, canvas } = ours;
+        let parts = canvas.iter().flatten().filter_map(|part| if let Part::Ids(ids) = part { Some(ids) } else { None });
+        if let Some(id) = parts.flatten().find(|id| **id as usize >= model.model.architecture.embedding_rows) {
+            return Err(ApiError::field("remask.canvas", format!("remask.canvas: token id {id} does not exist")));
+        }
         let settings = common(&fields, settings, diffusion)?;
+        let ids = model.model.architecture.embedding_rows;
+        if let Some(id) = settings.logit_bias.keys().find(|id| **id as usize >= ids) {
+            return Err(ApiError::field("logit_bias", format!("logit_bias: token id {id} does not exist")));
+        }
         let (ignore_eos, n) = (ignore_eos(&fields)?, fields.integer("n", 1, MOST_CHOICES)?.unwrap_or(1));
         let stop = stop(&fields)?;
         let (asked, form_field) = match AskedForm::read(&fields, &model.model.architecture)? {
@@ -159,9 +167,12 @@ impl Ours {
             Some(base) => DecodeSettings { preset: base.preset, ..own.over(base) },
             None => own,
         });
+        let settings = settings.map_err(|problem| ApiError::field("remask", format!("remask: {problem}")))?;
+        let checked = settings.resolve(&Defaults::default()).check_settings();
+        checked.map_err(|problem| ApiError::field("remask", format!("remask: {problem}")))?;
         let canvas = inside.get("canvas").map(|canvas| serde_json::from_value::<Vec<Part>>(canvas.clone())).transpose();
         Ok(Self {
-            settings: settings.map_err(|problem| ApiError::field("remask", format!("remask: {problem}")))?,
+            settings,
             step_events: inside.bool("step_events")?.unwrap_or(false),
             canvas: canvas.map_err(|problem| ApiError::field("remask.canvas", format!("remask.canvas: {problem}")))?,
         })
@@ -201,6 +212,12 @@ fn common(fields: &Fields<'_>, mut settings: DecodeSettings, diffusion: bool) ->
     refuse_true("use_beam_search", "there is no beam search")?;
     fields.refuse_unless("skip_special_tokens", |v| *v == Value::Bool(true), "special tokens are never text")?;
     fields.refuse_unless("prompt_logprobs", |_| false, "log-probabilities of the prompt are not computed")?;
+    let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
+    for list in ["bad_words", "allowed_token_ids"] {
+        fields.refuse_unless(list, empty, "logit_bias makes tokens likelier or rules them out")?;
+    }
+    fields.refuse_unless("length_penalty", |v| v.as_f64() == Some(1.0), "there is no beam search")?;
+    fields.refuse_unless("truncate_prompt_tokens", |_| false, "prompts are never cut; send a shorter one")?;
     Ok(settings)
 }
 
@@ -275,6 +292,8 @@ fn chat_settings(app: &App, fields: &Fields<'_>, settings: DecodeSettings) -> Re
     for name in ["audio", "prediction", "web_search_options"] {
         fields.refuse_unless(name, |_| false, "answers are text that the model writes by itself")?;
     }
+    fields.refuse_unless("verbosity", |value| value == "medium", "this model writes as it does")?;
+    fields.refuse_unless("echo", |value| *value == Value::Bool(false), "an answer does not say its prompt again")?;
     let effort = |value: &Value| matches!(value.as_str(), Some("none"));
     fields.refuse_unless("reasoning_effort", effort, "this model does not reason before it answers")?;
     let logprobs = wanted.then_some(top.unwrap_or(0) as usize).or(settings.logprobs);
@@ -303,6 +322,14 @@ fn prompts(model: &ServedModel, fields: &Fields<'_>) -> Result<Vec<Prompt>> {
         }
         Some(_) => return Err(wrong()),
     };
+    let most = model.model.architecture.embedding_rows;
+    let unknown = |prompt: &Prompt| match prompt {
+        Prompt::Ids(ids) => ids.iter().copied().find(|id| *id as usize >= most),
+        _ => None,
+    };
+    if let Some(id) = found.iter().find_map(unknown) {
+        return Err(ApiError::field("prompt", format!("prompt: token id {id} does not exist")));
+    }
     let is_empty = |prompt: &Prompt| match prompt {
         Prompt::Text(text) => text.is_empty(),
         Prompt::Ids(ids) => ids.is_empty(),

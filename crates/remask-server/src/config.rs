@@ -1,7 +1,10 @@
 //! How a server behaves.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use remask::core::DecodeSettings;
 
 /// Settings of a server. The engine has its own.
@@ -9,6 +12,12 @@ use remask::core::DecodeSettings;
 pub struct ServerConfig {
     /// Keys that open the guarded routes; none opens them to everybody.
     pub api_keys: Vec<String>,
+    /// A file of further keys, one a line; [`App::reload_keys`](crate::App::reload_keys) reads it again.
+    pub api_key_file: Option<PathBuf>,
+    /// Networks of proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Where `/metrics` is, and nothing else, in place of among the other routes.
+    pub metrics_address: Option<SocketAddr>,
     /// A key that `/metrics` needs; it is open where there is none.
     pub metrics_key: Option<String>,
     /// Other names of the default model. The first is the one that `/v1/models` and answers say, where there is one.
@@ -45,6 +54,10 @@ pub struct ServerConfig {
     pub ignore_tools: bool,
     /// Log prompts and answers.
     pub log_content: bool,
+    /// Log what recompute depth did for each request.
+    pub log_stats: bool,
+    /// The page at `/playground`.
+    pub playground: bool,
     /// Names for schedulers that look for vLLM's metrics.
     pub vllm_metrics: bool,
 }
@@ -53,6 +66,9 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             api_keys: Vec::new(),
+            api_key_file: None,
+            trusted_proxies: Vec::new(),
+            metrics_address: None,
             metrics_key: None,
             served_names: Vec::new(),
             allow_origins: Vec::new(),
@@ -71,6 +87,8 @@ impl Default for ServerConfig {
             rate_window: Duration::from_secs(60),
             ignore_tools: false,
             log_content: false,
+            log_stats: false,
+            playground: true,
             vllm_metrics: false,
         }
     }
@@ -86,5 +104,7 @@ pub const MOST_MESSAGES: usize = 1000;
 pub const MOST_STOPS: usize = 16;
 /// Most of the likeliest tokens with log-probabilities.
 pub const MOST_LOGPROBS: u64 = 20;
+/// Headers of a request.
+pub const MOST_HEADERS: usize = 1024;
 /// Bytes of a request's head.
 pub const MAX_HEAD: usize = 64 << 10;

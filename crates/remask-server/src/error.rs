@@ -166,6 +166,10 @@ impl From<EngineError> for ApiError {
                 RequestError::ContextLength { .. } => {
                     Self { code: Some("context_length_exceeded"), ..Self::field("max_tokens", message) }
                 }
+                // What the request calls it.
+                RequestError::Field { field: "canvas", .. } => {
+                    Self::field("remask.canvas", format!("remask.{message}"))
+                }
                 RequestError::Field { field, .. } => Self::field(*field, message),
                 RequestError::Other(_) => Self::invalid(message),
             },

@@ -1,6 +1,6 @@
 //! What every request goes through: its name, keys, pages of other origins, headers and counts.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -26,12 +26,25 @@ pub struct RequestId(pub String);
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID: &str = "x-request-id";
 /// Bytes of a client's name for its request.
 const LONGEST_ID: usize = 128;
 
 /// Paths that never need a key.
-const OPEN: [&str; 6] = ["/", "/health", "/health/live", "/health/ready", "/version", "/ping"];
+const OPEN: [&str; 10] = [
+    "/",
+    "/health",
+    "/health/live",
+    "/health/ready",
+    "/version",
+    "/ping",
+    "/playground",
+    "/docs",
+    "/redoc",
+    "/openapi.json",
+];
+/// What those of them that are pages are made of.
+const OPEN_FOLDER: &str = "/assets/";
 
 /// Runs a request through.
 pub async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
@@ -119,8 +132,10 @@ fn request_id(headers: &HeaderMap) -> String {
 
 fn may_pass(app: &App, path: &str, headers: &HeaderMap) -> bool {
     match path {
-        "/metrics" => app.config.metrics_key.as_ref().is_none_or(|key| Keys::new(&[key.clone()]).open_for(headers)),
-        path if OPEN.contains(&path) => true,
+        "/metrics" => {
+            app.config.metrics_key.as_ref().is_none_or(|key| Keys::new(std::slice::from_ref(key)).open_for(headers))
+        }
+        path if OPEN.contains(&path) || path.starts_with(OPEN_FOLDER) => true,
         _ => app.keys.open_for(headers),
     }
 }
@@ -144,11 +159,38 @@ fn preflighted() -> Response {
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
-/// Who sent a request, for limits: a key, else an address.
+/// Where a request came from: the other end of its connection, or who a trusted proxy says that it speaks for.
 #[must_use]
-pub fn client_of(request: &Request) -> String {
-    let address = || request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_string()).unwrap_or_default();
-    key_in(request.headers()).map_or_else(address, str::to_owned)
+pub fn address_of(app: &App, request: &Request) -> Option<IpAddr> {
+    let peer = request.extensions().get::<Peer>()?.0.ip().to_canonical();
+    let trusted = |address: &IpAddr| app.config.trusted_proxies.iter().any(|network| network.contains(address));
+    let mut found = peer;
+    // Each proxy adds whom it heard at the end; what a client wrote itself stands before that.
+    let lists = request.headers().get_all("x-forwarded-for").iter().rev();
+    for said in lists.flat_map(|list| list.to_str().unwrap_or_default().rsplit(',')) {
+        if !trusted(&found) {
+            break;
+        }
+        match forwarded(said) {
+            Some(address) => found = address,
+            None => break,
+        }
+    }
+    Some(found)
+}
+
+/// An address as proxies write it, with a port or without.
+fn forwarded(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let plain = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+    plain.or_else(|| text.parse::<SocketAddr>().ok().map(|with_port| with_port.ip())).map(|ip| ip.to_canonical())
+}
+
+/// Who sent a request, for limits: a key, where keys mean something, else an address.
+#[must_use]
+pub fn client_of(app: &App, request: &Request, address: Option<IpAddr>) -> String {
+    let key = key_in(request.headers()).filter(|_| !app.keys.is_open());
+    key.map_or_else(|| address.map(|address| address.to_string()).unwrap_or_default(), |key| format!("key {key}"))
 }
 
 /// Reads a request's body as JSON, within the limits of size and time.

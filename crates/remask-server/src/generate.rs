@@ -11,6 +11,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_core::Stream;
+use remask::core::decode::MorSetting;
 use remask::core::request::{GenerationRequest, Job};
 use remask::{Answer, Collector, EngineError, Event, Events, ServedModel};
 use serde_json::Value;
@@ -133,7 +134,7 @@ pub async fn answer(app: &Arc<App>, form: Form, request_id: &str, body: &Value, 
 
 /// Counts an error and says it.
 pub fn refuse(error: ApiError, mut tally: Tally) -> Response {
-    tally.fail(error.outcome());
+    tally.fail(&error);
     error.into_response()
 }
 
@@ -146,6 +147,10 @@ async fn begin(
 ) -> Result<(Ask, Events, Shape, Cancellable), ApiError> {
     let mut ask = Ask::read(app, form, body)?;
     tally.model(&ask.model.name);
+    let depth = ask.requests.first().and_then(|request| request.settings.mor);
+    if matches!(depth, Some(MorSetting::Config(config)) if config.log_stats) {
+        tally.log_stats();
+    }
     let prefix = match form {
         Form::Chat => "chatcmpl-",
         Form::Completion => "cmpl-",
@@ -230,7 +235,7 @@ impl Pump {
                 last.push_str("data: [DONE]\n\n");
                 // The generation ends now, not when its reader gets to know.
                 drop(self.events);
-                self.tally.fail(error.outcome());
+                self.tally.fail(&error);
                 drop(self.cancellable);
                 let _ = self.sender.send(last.into()).await;
             }

@@ -1,5 +1,6 @@
 //! What Prometheus is told.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -313,6 +314,25 @@ impl Metrics {
         // Writing to a string does not fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+
+    /// The same in Prometheus' older form, which calls counters by their whole names.
+    #[must_use]
+    pub fn plain_text(&self, models: &[Arc<ServedModel>]) -> String {
+        let text = self.text(models);
+        let counters: HashSet<_> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+        let mut plain = String::with_capacity(text.len());
+        for line in text.lines().filter(|line| *line != "# EOF") {
+            let described = line.strip_prefix("# ").and_then(|rest| {
+                let (kind, rest) = rest.split_once(' ')?;
+                let (name, rest) = rest.split_once(' ')?;
+                counters.contains(name).then(|| format!("# {kind} {name}_total {rest}"))
+            });
+            plain.push_str(described.as_deref().unwrap_or(line));
+            plain.push('\n');
+        }
+        plain
     }
 
     /// Counts a request that was not answered whole.

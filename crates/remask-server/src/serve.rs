@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -16,11 +17,12 @@ use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
 use crate::app::{App, Phase};
-use crate::config::{MAX_HEAD, ServerConfig};
+use crate::config::{MAX_HEAD, MOST_HEADERS, ServerConfig};
 use crate::connection::{Answering, Patient};
 use crate::gate::Peer;
+use crate::linger::Lingering;
 use crate::metrics::Metrics;
-use crate::routes::router;
+use crate::routes::{metrics_router, router};
 
 /// How the server is asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,21 +39,31 @@ pub enum Stop {
 pub struct Server {
     app: Arc<App>,
     listener: TcpListener,
+    metrics: Option<TcpListener>,
 }
 
 impl Server {
     /// Begins to listen. The engine may still be loading. `metrics` is what the engine's passes are counted with.
     ///
     /// # Errors
-    /// Where the address cannot be had.
+    /// Where an address cannot be had, or the file of keys cannot be read.
     pub async fn bind(
         address: SocketAddr,
         engine: Handle,
         config: ServerConfig,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
-        Ok(Self { app: Arc::new(App::new(engine, config, metrics)), listener })
+        let app = Arc::new(App::new(engine, config, metrics)?);
+        let bind = async |address: SocketAddr| {
+            let named = |problem: io::Error| io::Error::new(problem.kind(), format!("{address}: {problem}"));
+            TcpListener::bind(address).await.map_err(named)
+        };
+        let listener = bind(address).await?;
+        let metrics = match app.config.metrics_address {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        Ok(Self { app, listener, metrics })
     }
 
     /// Where it listens.
@@ -62,6 +74,14 @@ impl Server {
         self.listener.local_addr()
     }
 
+    /// Where it gives its metrics, where that is an address of their own.
+    ///
+    /// # Errors
+    /// Where the system does not say.
+    pub fn metrics_address(&self) -> io::Result<Option<SocketAddr>> {
+        self.metrics.as_ref().map(TcpListener::local_addr).transpose()
+    }
+
     /// What all requests share.
     #[must_use]
     pub fn app(&self) -> &Arc<App> {
@@ -70,10 +90,13 @@ impl Server {
 
     /// Answers until it is asked to stop, and returns when it has: `stop` is asked again while it is about to.
     pub async fn run(self, mut stop: impl AsyncFnMut() -> Stop) {
-        let Self { app, listener } = self;
-        let router = router(&app);
+        let Self { app, listener, metrics } = self;
         let (closing, closed) = watch::channel(false);
-        let accept = tokio::spawn(accept(app.clone(), listener, router, closed));
+        // Whoever watches is answered to the end.
+        if let Some(metrics) = metrics {
+            drop(tokio::spawn(accept(app.clone(), metrics, metrics_router(&app), closed.clone())));
+        }
+        let accept = tokio::spawn(accept(app.clone(), listener, router(&app), closed));
         let mut wish = stop().await;
         if wish == Stop::Gently {
             app.phase.send_replace(Phase::Leaving);
@@ -154,7 +177,7 @@ async fn converse(app: &App, router: Router, stream: TcpStream, peer: SocketAddr
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let (router, answered) = (router.clone(), answering.begin());
         async move {
-            let mut request: Request = request.map(axum::body::Body::new);
+            let mut request: Request = request.map(|body| Body::new(Lingering::new(Body::new(body))));
             request.extensions_mut().insert(Peer(peer));
             router.oneshot(request).await.map(|response| answered.with(response))
         }
@@ -163,6 +186,8 @@ async fn converse(app: &App, router: Router, stream: TcpStream, peer: SocketAddr
         .timer(TokioTimer::new())
         .header_read_timeout(config.keep_alive)
         .max_buf_size(MAX_HEAD)
+        // Their size is what is limited.
+        .max_headers(MOST_HEADERS)
         .serve_connection(TokioIo::new(io), service);
     tokio::pin!(connection);
     let outcome = tokio::select! {

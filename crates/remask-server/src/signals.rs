@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use remask::{Engine, EngineState};
 
+use crate::app::App;
 use crate::config::ServerConfig;
 use crate::metrics::Metrics;
+use crate::notify::notify;
 use crate::serve::{Server, Stop};
 
 /// Serves on the calling thread until a signal ends it: SIGTERM after the delay for those who send requests, SIGINT
-/// without it, a second signal at once. `listening` is told the address before the models are loaded, `ready` when
-/// they are.
+/// without it, a second signal at once; SIGHUP has it read the file of keys again, where there is one. `listening` is told the address
+/// before the models are loaded, `ready` when they are, and systemd as well.
 ///
 /// # Errors
-/// Where the address cannot be had, or the models cannot be loaded.
+/// Where an address cannot be had, the file of keys cannot be read, or the models cannot be loaded.
 pub fn serve(
     address: SocketAddr,
     engine: &Engine,
@@ -30,6 +32,10 @@ pub fn serve(
         let mut signals = Signals::new()?;
         let server = Server::bind(address, engine.handle().clone(), config, metrics).await?;
         let address = server.address()?;
+        if let Some(metrics) = server.metrics_address()? {
+            tracing::info!("metrics are at http://{metrics}/metrics");
+        }
+        on_hangup(server.app().clone())?;
         listening(address);
         let handle = engine.handle().clone();
         let mut loaded = std::pin::pin!(async move {
@@ -41,15 +47,37 @@ pub fn serve(
                 }
             }
         });
-        let mut served = std::pin::pin!(server.run(async || signals.next().await));
+        let mut served = std::pin::pin!(server.run(async || {
+            let wish = signals.next().await;
+            notify("STOPPING=1");
+            wish
+        }));
         tokio::select! {
             () = &mut served => return Ok(()),
             outcome = &mut loaded => outcome?,
         }
         ready(address);
+        notify("READY=1");
         served.await;
         Ok(())
     })
+}
+
+/// Reads the file of keys again whenever SIGHUP asks for it.
+fn on_hangup(app: Arc<App>) -> io::Result<()> {
+    #[cfg(unix)]
+    // Without such a file the signal means what it always does: whoever started this has left.
+    if app.config.api_key_file.is_some() {
+        let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                app.reload_keys();
+            }
+        });
+    }
+    #[cfg(not(unix))]
+    drop(app);
+    Ok(())
 }
 
 /// The system's wishes.

@@ -193,7 +193,7 @@ impl Events {
     /// What kept it from being complete.
     pub fn wait(mut self) -> Result<Answer, EngineError> {
         let mut collector = Collector::of(&self);
-        while let Some(event) = self.next() {
+        for event in &mut self {
             collector.take(event)?;
         }
         collector.finish()

@@ -1,6 +1,7 @@
 //! `remask bench`: how long passes and generations take on this machine's devices.
 
 mod lengths;
+mod serve;
 
 use std::io::{Write, stdout};
 use std::ops::ControlFlow;
@@ -23,7 +24,10 @@ use crate::subject::{Subject, SubjectArgs};
 use crate::{Failure, Outcome};
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     #[command(flatten)]
     subject: SubjectArgs,
     /// Blocks of the shape, where fewer are wanted
@@ -57,6 +61,13 @@ pub struct Args {
     json: bool,
     #[command(flatten, next_help_heading = "Output lengths")]
     lengths: LengthArgs,
+}
+
+/// What else can be measured.
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Measure a server of OpenAI's routes, ours or another, under load
+    Serve(Box<serve::Args>),
 }
 
 impl Args {
@@ -109,6 +120,9 @@ struct GenerationTimes {
 }
 
 pub fn run(args: &Args) -> Outcome {
+    if let Some(Command::Serve(args)) = &args.command {
+        return serve::run(args);
+    }
     let subject = Subject::open(&args.subject, args.layers)?;
     if !args.lengths.lengths.is_empty() {
         return lengths::run(&args.lengths, subject, &args.device, args.json);

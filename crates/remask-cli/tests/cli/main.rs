@@ -6,6 +6,7 @@
 
 mod autoregressive;
 mod backends;
+mod bench_serve;
 mod commands;
 mod refusals;
 #[cfg(unix)]

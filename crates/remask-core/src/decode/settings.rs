@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::accept::{Acceptance, Order};
@@ -121,13 +123,37 @@ pub struct DecodeSettings {
 }
 
 /// Adaptive depth, on or off or in detail.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MorSetting {
     /// The defaults, or none.
     Switch(bool),
     /// On, with these settings.
     Config(MorConfig),
+}
+
+/// Written out, so that a mistake inside is named: serde's untagged enums keep it to themselves.
+impl<'de> Deserialize<'de> for MorSetting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = MorSetting;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("true, false or an object of settings")
+            }
+
+            fn visit_bool<E>(self, on: bool) -> Result<MorSetting, E> {
+                Ok(MorSetting::Switch(on))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<MorSetting, A::Error> {
+                MorConfig::deserialize(MapAccessDeserializer::new(map)).map(MorSetting::Config)
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
 }
 
 impl DecodeSettings {
@@ -294,6 +320,9 @@ mod tests {
             (r#"{"thresh": 0.9}"#, "unknown field `thresh`"),
             (r#"{"accept": "thresh"}"#, "acceptance rule \"thresh\" is not known"),
             (r#"{"cache": 3}"#, "expected a string"),
+            (r#"{"mor": {"recursions": 3}}"#, "unknown field `recursions`"),
+            (r#"{"mor": {"max_recursions": "3"}}"#, "expected u32"),
+            (r#"{"mor": 3}"#, "expected true, false or an object of settings"),
         ] {
             let message = serde_json::from_str::<DecodeSettings>(json).unwrap_err().to_string();
             assert!(message.contains(words), "{message}");

@@ -5,18 +5,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
 use remask::EngineState;
 use serde_json::{Value, json};
 
+use super::pages::prefers_html;
 use crate::app::{App, Phase};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-pub async fn root(State(app): State<Arc<App>>) -> Json<Value> {
+pub async fn root(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let status = if app.is_ready() { "ready" } else { "loading" };
-    Json(json!({"name": "Remask API Server", "version": VERSION, "status": status, "docs": "/docs"}))
+    let body = json!({"name": "Remask API Server", "version": VERSION, "status": status, "docs": "/docs"});
+    let page = app.config.playground && prefers_html(&headers);
+    let mut response = if page { Redirect::to("playground").into_response() } else { Json(body).into_response() };
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
+    response
 }
 
 pub async fn live() -> Json<Value> {

@@ -35,8 +35,13 @@ async fn fill(app: &Arc<App>, id: &RequestId, body: &Value, tally: &mut Tally) -
     let (model, name) = app.model(fields.string("model")?)?;
     tally.model(&model.name);
     fields.refuse_unless("stream", |value| *value == Value::Bool(false), "ask /v1/completions with a suffix")?;
-    let context = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-    fields.refuse_unless("input_extra", context, "put it into input_prefix")?;
+    let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
+    fields.refuse_unless("logit_bias", empty, "ask /v1/completions with a suffix")?;
+    fields.refuse_unless("n_probs", |value| value.as_f64() == Some(0.0), "ask /v1/completions with a suffix")?;
+    for grammar in ["grammar", "json_schema"] {
+        fields.refuse_unless(grammar, |value| value == "", "answers are not constrained")?;
+    }
+    let extra = extra(&fields)?;
     let before = fields.string("input_prefix")?.unwrap_or_default();
     let begun = fields.string("prompt")?.unwrap_or_default();
     let after = fields.string("input_suffix")?.unwrap_or_default();
@@ -62,10 +67,13 @@ async fn fill(app: &Arc<App>, id: &RequestId, body: &Value, tally: &mut Tally) -
             top_p: fields.number("top_p", f64::from(f32::MIN_POSITIVE), 1.0)?,
             top_k: fields.integer("top_k", 0, u64::from(u32::MAX))?.map(|k| k as usize),
             min_p: fields.number("min_p", 0.0, 1.0)?,
+            repetition_penalty: fields.number("repeat_penalty", 0.01, 100.0)?,
+            presence_penalty: fields.number("presence_penalty", -2.0, 2.0)?,
+            frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?,
             seed,
             ..DecodeSettings::default()
         },
-        ..GenerationRequest::new(Prompt::Text(format!("{before}{begun}")))
+        ..GenerationRequest::new(Prompt::Text(format!("{extra}{before}{begun}")))
     };
     let cancellable = app.enlist(vec![id.0.clone()]);
     let events = submit(app, &model, vec![request], false).await?;
@@ -83,4 +91,13 @@ async fn fill(app: &Arc<App>, id: &RequestId, body: &Value, tally: &mut Tally) -
         "tokens_evaluated": answer.usage.prompt_tokens,
         "remask": answer.statistics,
     }))
+}
+
+/// Texts that an editor sends along, which stand before the rest.
+fn extra(fields: &Fields<'_>) -> Result<String, ApiError> {
+    let wrong = || ApiError::field("input_extra", "input_extra must be a list of objects, each with a text");
+    let Some(extra) = fields.get("input_extra") else { return Ok(String::new()) };
+    let texts = extra.as_array().ok_or_else(wrong)?.iter().map(|one| one.get("text")?.as_str());
+    let texts = texts.collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
+    Ok(texts.iter().map(|text| format!("{text}\n")).collect())
 }

@@ -71,12 +71,17 @@ type Begun = (Report, Events, Cancellable, bool);
 
 async fn begin(app: &Arc<App>, id: &RequestId, body: &Value, tally: &mut Tally) -> Result<Begun, ApiError> {
     let fields = Fields::of(body)?;
-    for name in ["previous_response_id", "conversation", "prompt", "include"] {
-        let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-        fields.refuse_unless(name, empty, "this server keeps nothing; send the whole conversation")?;
+    for name in ["previous_response_id", "conversation", "prompt"] {
+        fields.refuse_unless(name, |_| false, "this server keeps nothing; send the whole conversation")?;
     }
+    // There is no reasoning that could be encrypted: agents ask for it whatever the model.
+    let nothing = |one: &Value| one == "reasoning.encrypted_content";
+    let include = |value: &Value| value.as_array().is_some_and(|all| all.iter().all(nothing));
+    fields.refuse_unless("include", include, "answers have nothing more to include")?;
+    fields.refuse_unless("top_logprobs", |value| value.as_f64() == Some(0.0), "ask /v1/chat/completions for them")?;
+    fields.refuse_unless("truncation", |value| value == "disabled", "conversations are never cut")?;
     fields.refuse_unless("background", |value| *value == Value::Bool(false), "this server keeps nothing")?;
-    let disabled = |value: &Value| value.get("effort").is_none_or(|e| e.is_null() || e == "none");
+    let disabled = |value: &Value| value.is_object() && value.get("effort").is_none_or(|e| e.is_null() || e == "none");
     fields.refuse_unless("reasoning", disabled, "this model does not reason before it answers")?;
     fields.bool("store")?;
     // The rest is a chat's: the same fields under other names.
@@ -103,7 +108,8 @@ async fn begin(app: &Arc<App>, id: &RequestId, body: &Value, tally: &mut Tally) 
     }
     let format = format(&fields)?;
     chat["response_format"] = response_format(&format);
-    let mut ask = Ask::read(app, Form::Chat, &chat).map_err(renamed)?;
+    let before = usize::from(fields.get("instructions").is_some());
+    let mut ask = Ask::read(app, Form::Chat, &chat).map_err(|error| as_asked(error, before))?;
     tally.model(&ask.model.name);
     let report = Report {
         id: format!("resp_{}", fresh_name()),
@@ -118,25 +124,32 @@ async fn begin(app: &Arc<App>, id: &RequestId, body: &Value, tally: &mut Tally) 
     };
     let cancellable = app.enlist(vec![id.0.clone(), report.id.clone()]);
     let events = submit(app, &ask.model, std::mem::take(&mut ask.requests), false).await;
-    let events = events.map_err(|error| renamed(named(error, ask.form_field)))?;
+    let events = events.map_err(|error| as_asked(named(error, ask.form_field), before))?;
     Ok((report, events, cancellable, ask.stream))
 }
 
 /// Names of a chat's fields, and what they are called here.
-const NAMES: [(&str, &str); 3] = [
+const NAMES: [(&str, &str); 4] = [
     ("max_completion_tokens", "max_output_tokens"),
+    ("max_tokens", "max_output_tokens"),
     ("response_format.json_schema", "text.format"),
     ("response_format", "text.format"),
 ];
 
-/// An error of a chat, with the names that the fields have here.
-fn renamed(mut error: ApiError) -> ApiError {
-    if let Some(param) = &mut error.param
-        && let Some((theirs, ours)) = NAMES.iter().find(|(theirs, _)| param.starts_with(theirs))
-    {
-        *param = param.replacen(theirs, ours, 1);
-        error.message = error.message.replace(theirs, ours);
-    }
+/// An error of the chat in a response's words; `before` messages stand in front of its input.
+fn as_asked(mut error: ApiError, before: usize) -> ApiError {
+    let Some(param) = error.param.clone() else { return error };
+    let inside = param.strip_prefix("messages[").and_then(|rest| rest.split_once(']'));
+    let place = inside.and_then(|(index, rest)| Some((index.parse::<usize>().ok()?.checked_sub(before)?, rest)));
+    let named = NAMES.iter().find(|(theirs, _)| param.starts_with(theirs));
+    let (theirs, ours) = match (param.as_str(), place, named) {
+        (_, _, Some((theirs, ours))) => ((*theirs).to_owned(), (*ours).to_owned()),
+        ("messages", ..) => (param.clone(), "input".to_owned()),
+        (_, Some((index, rest)), _) => (param.clone(), format!("input[{index}]{rest}")),
+        _ => return error,
+    };
+    error.message = error.message.replace(&theirs, &ours);
+    error.param = Some(param.replacen(&theirs, &ours, 1));
     error
 }
 
@@ -163,6 +176,7 @@ fn messages(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
     }
     match fields.get("input") {
         Some(Value::String(text)) => messages.push(json!({"role": "user", "content": text})),
+        Some(Value::Array(items)) if items.is_empty() => return Err(ApiError::field("input", "input is empty")),
         Some(Value::Array(items)) => {
             for item in items {
                 let kind = item.get("type").and_then(Value::as_str).unwrap_or("message");
@@ -283,7 +297,7 @@ async fn run(
             Err(None) => return,
             Err(Some(error)) => {
                 drop(events);
-                tally.fail(error.outcome());
+                tally.fail(&error);
                 let why = json!({"code": error.code.unwrap_or(error.kind), "message": error.message});
                 let failed = report.response("failed", Vec::new(), Value::Null, Value::Null, why);
                 teller.tell("response.failed", json!({"response": failed})).await;

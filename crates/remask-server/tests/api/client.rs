@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,12 +17,16 @@ use crate::scripted::{Shared, folder};
 /// A server that runs until it is dropped.
 pub struct Running {
     pub address: SocketAddr,
+    pub metrics_address: Option<SocketAddr>,
     pub script: Shared,
     pub app: Arc<App>,
     pub stop: UnboundedSender<Stop>,
     thread: Option<JoinHandle<()>>,
     _engine: Engine,
 }
+
+/// Where a server listens, where its metrics are, and what its requests share.
+type Begun = (SocketAddr, Option<SocketAddr>, Arc<App>);
 
 /// A server with defaults, ready.
 pub fn start() -> Running {
@@ -51,18 +55,19 @@ pub fn start_loading(
     let builder = Engine::builder().model(Source::path(folder(), script.open()));
     let engine = configure(builder.observe(move |pass| counted.pass(pass))).start().unwrap();
     let (stop, mut stops) = unbounded_channel();
-    let (ready, begun): (Sender<(SocketAddr, Arc<App>)>, _) = channel();
+    let (ready, begun) = channel::<Begun>();
     let handle = engine.handle().clone();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async move {
             let server = Server::bind(([127, 0, 0, 1], 0).into(), handle, config, metrics).await.unwrap();
-            ready.send((server.address().unwrap(), server.app().clone())).unwrap();
+            let metrics = server.metrics_address().unwrap();
+            ready.send((server.address().unwrap(), metrics, server.app().clone())).unwrap();
             server.run(async || stops.recv().await.unwrap_or(Stop::Now)).await;
         });
     });
-    let (address, app) = begun.recv().unwrap();
-    Running { address, script, app, stop, thread: Some(thread), _engine: engine }
+    let (address, metrics_address, app) = begun.recv().unwrap();
+    Running { address, metrics_address, script, app, stop, thread: Some(thread), _engine: engine }
 }
 
 impl Drop for Running {
@@ -84,7 +89,7 @@ impl Running {
 
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(300))).unwrap();
         stream
     }
 

@@ -45,6 +45,17 @@ fn fields_that_make_no_sense_are_named() {
         ("suffix", json!(1)),
         ("model", json!(5)),
         ("include_stop_str_in_output", json!(true)),
+        ("logit_bias", json!({"99999999": 1})),
+        ("prompt", json!([1, 99_999_999])),
+        ("prompt", json!([[1], [99_999_999]])),
+        ("truncate_prompt_tokens", json!(5)),
+        ("bad_words", json!(["a"])),
+        ("allowed_token_ids", json!([1])),
+        ("length_penalty", json!(0.5)),
+        ("grammar", json!("root ::= a")),
+        ("remask", json!({"steps": 0})),
+        ("remask", json!({"block_length": 0})),
+        ("remask", json!({"mor": {"min_recursions": 9}})),
     ] {
         assert_eq!(completion(name, value.clone()).2.as_deref(), Some(name), "{value}");
         assert_eq!(completion(name, value).0, 400);
@@ -71,7 +82,11 @@ fn fields_that_make_no_sense_are_named() {
         ("remask", json!({"thresh": 1}), "remask"),
         ("remask", json!({"accept": "nonsense"}), "remask"),
         ("remask", json!({"canvas": [{"holes": 3}]}), "remask.canvas"),
+        ("remask", json!({"canvas": [{"ids": [99_999_999]}, {"holes": 3}]}), "remask.canvas"),
         ("remask", json!(5), "remask"),
+        ("remask", json!({"mor": {"recursions": 3}}), "remask"),
+        ("verbosity", json!("high"), "verbosity"),
+        ("echo", json!(true), "echo"),
     ] {
         assert_eq!(chat(name, value.clone()), (400, param.to_owned()), "{name} {value}");
     }
@@ -80,6 +95,34 @@ fn fields_that_make_no_sense_are_named() {
         &json!({"messages": [{"role": "user", "content": "a"}], "remask": {"thresh": 1}}),
     );
     assert!(message.json()["error"]["message"].as_str().unwrap().contains("thresh"));
+    for canvas in [json!([]), json!([{"text": "a"}]), json!([{"hole": 1}]), json!([{"holes": -1}]), json!("a")] {
+        let error = server.post("/v1/completions", &json!({"remask": {"canvas": canvas}})).error();
+        assert_eq!((error.0, error.2.as_deref()), (400, Some("remask.canvas")), "{canvas}");
+    }
+    let inside = json!({"prompt": "a", "remask": {"mor": {"recursions": 3}}});
+    let message = server.post("/v1/completions", &inside).json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("unknown field `recursions`"), "{message}");
+    let response = |name: &str, value: Value| {
+        let mut body = json!({"input": "Hi", "max_output_tokens": 4, "instructions": "Be kind."});
+        body[name] = value;
+        let (status, _, param) = server.post("/v1/responses", &body).error();
+        (status, param.unwrap())
+    };
+    for (name, value, param) in [
+        ("input", json!([]), "input"),
+        ("input", json!([{"role": "user", "content": "a"}, {"role": "robot", "content": "b"}]), "input[1].role"),
+        ("input", json!([{"role": "user", "content": [{"type": "input_image"}]}]), "input[0].content"),
+        ("max_output_tokens", json!(0), "max_output_tokens"),
+        ("max_output_tokens", json!(9000), "max_output_tokens"),
+        ("include", json!(["message.output_text.logprobs"]), "include"),
+        ("top_logprobs", json!(2), "top_logprobs"),
+        ("truncation", json!("auto"), "truncation"),
+    ] {
+        assert_eq!(response(name, value.clone()), (400, param.to_owned()), "{name} {value}");
+    }
+    let agents =
+        json!({"input": "Hi", "max_output_tokens": 4, "include": ["reasoning.encrypted_content"], "store": false});
+    server.post("/v1/responses", &agents).ok();
 }
 
 #[test]

@@ -5,9 +5,11 @@
 
 mod client;
 mod errors;
+mod figures;
 mod forms;
 mod limits;
 mod operations;
+mod pages;
 mod requests;
 mod scoring;
 #[path = "../../../remask/tests/common/scripted.rs"]

@@ -253,6 +253,17 @@ fn metrics_move_and_fall() {
     server.get("/nowhere/at/all");
     assert_eq!(server.metric("remask_http_requests_total", "route=\"other\",method=\"GET\",status=\"404\""), 1.0);
     assert_eq!(server.metric("remask_http_requests_total", "route=\"/v1/completions\",method=\"POST\""), 2.0);
+    // Prometheus' forms: the older one calls counters by their whole names.
+    let plain = server.get("/metrics");
+    assert_eq!(plain.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let text = plain.text();
+    assert!(text.contains("# TYPE dfastllm_request_success_total counter\ndfastllm_request_success_total{"), "{text}");
+    assert!(text.contains("# HELP dfastllm_request_success_total Total number of successful requests"), "{text}");
+    assert!(!text.contains("# EOF") && text.contains("# TYPE dfastllm_num_requests_running gauge"));
+    let open =
+        server.send("GET", "/metrics", &[("accept", "application/openmetrics-text;version=1.0.0,*/*;q=0.1")], "");
+    assert!(open.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    assert!(open.text().ends_with("# EOF\n") && open.text().contains("# TYPE dfastllm_request_success counter"));
     // A key for metrics alone.
     let config = ServerConfig { metrics_key: Some("m".into()), ..ServerConfig::default() };
     let closed = start_with(Shared::default(), config, |e| e);
@@ -337,4 +348,46 @@ fn those_who_do_not_end_in_time_are_told() {
     server.stop.send(Stop::Soon).unwrap();
     assert_eq!(Answer::read(&mut running).events().last().unwrap()["error"]["code"], "draining");
     server.join();
+}
+
+#[test]
+fn metrics_may_have_an_address_of_their_own() {
+    let config = ServerConfig {
+        metrics_address: Some(([127, 0, 0, 1], 0).into()),
+        api_keys: vec!["k".into()],
+        ..ServerConfig::default()
+    };
+    let server = start_with(Shared::default(), config, |e| e);
+    assert_eq!(server.get("/metrics").error(), (404, Some("not_found".into()), None));
+    let ask = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(server.metrics_address.unwrap()).unwrap();
+        stream.write_all(&head("GET", path, &[], "")).unwrap();
+        Answer::read(&mut stream)
+    };
+    assert!(ask("/metrics").text().contains("dfastllm_request_success_total{model=\"tales-33m\"} 0"));
+    assert_eq!(ask("/v1/models").status, 401);
+    assert_eq!(ask("/health").error().0, 404, "there is nothing else");
+}
+
+#[test]
+fn keys_of_a_file_are_read_again() {
+    let folder = std::env::temp_dir().join(format!("remask-reload-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("keys");
+    std::fs::write(&file, "# first\nold\n").unwrap();
+    let config =
+        ServerConfig { api_key_file: Some(file.clone()), api_keys: vec!["always".into()], ..ServerConfig::default() };
+    let server = start_with(Shared::default(), config, |e| e);
+    let opens = |key: &str| server.send("GET", "/v1/models", &[("x-api-key", key)], "").status == 200;
+    assert!(opens("old") && opens("always") && !opens("new"));
+    std::fs::write(&file, "new\n").unwrap();
+    server.app.reload_keys();
+    assert!(!opens("old") && opens("always") && opens("new"));
+    // A file that is gone or empty opens nothing.
+    std::fs::write(&file, "# nobody\n").unwrap();
+    server.app.reload_keys();
+    assert!(opens("new") && !opens("old") && server.get("/v1/models").status == 401);
+    std::fs::remove_dir_all(&folder).unwrap();
+    server.app.reload_keys();
+    assert!(opens("new") && server.get("/v1/models").status == 401);
 }

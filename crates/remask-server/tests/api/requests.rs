@@ -271,10 +271,44 @@ fn the_servers_own_settings_hold_where_a_request_says_nothing() {
         (answer["remask"]["forward_passes"].as_u64().unwrap(), answer["remask"]["mor"].is_object())
     };
     assert_eq!(passes(&json!({})), (20, false), "a token a pass");
-    assert_eq!(passes(&json!({"remask": {"mor": true}})).1, true);
+    assert!(passes(&json!({"remask": {"mor": true}})).1);
     let (own, mor) = passes(&json!({"remask": {"preset": "balanced"}}));
     assert!(own < 20 && mor);
     let threshold = passes(&json!({"confidence_threshold": 0.1}));
     assert_eq!(threshold, (4, false), "a block of five a pass");
     assert_eq!(passes(&json!({"parallel_decoding": false})), (20, false));
+}
+
+#[test]
+fn gaps_of_editors_are_filled() {
+    let server = start();
+    let fill = |extra: &Value| {
+        let mut body = json!({"input_prefix": "Once upon ", "input_suffix": " The end.", "n_predict": 6});
+        for (name, value) in extra.as_object().unwrap() {
+            body[name.as_str()] = value.clone();
+        }
+        server.post("/infill", &body)
+    };
+    let plain = fill(&json!({})).ok();
+    let same = json!({"suffix": " The end.", "prompt": "Once upon ", "max_tokens": 6});
+    let completion = server.post("/v1/completions", &same).ok();
+    assert_eq!(plain["content"], completion["choices"][0]["text"]);
+    assert_eq!(plain["tokens_evaluated"], completion["usage"]["prompt_tokens"]);
+    // What an editor sends along is read, and stands in front.
+    let extra = json!({"input_extra": [{"filename": "a.txt", "text": "A fox."}, {"text": "A hen."}], "repeat_penalty": 1.1,
+        "samplers": ["top_k"], "cache_prompt": true, "seed": -1, "n_predict": -1, "stream": false, "logit_bias": []});
+    let longer = fill(&extra).ok();
+    let text = "A fox.\nA hen.\nOnce upon ";
+    let whole = server.post("/v1/completions", &json!({"suffix": " The end.", "prompt": text, "max_tokens": 6})).ok();
+    assert_eq!(longer["tokens_evaluated"], whole["usage"]["prompt_tokens"]);
+    for (name, value) in [
+        ("input_extra", json!([{"filename": "a.txt"}])),
+        ("n_predict", json!(0)),
+        ("logit_bias", json!([[1, 2]])),
+        ("n_probs", json!(3)),
+        ("grammar", json!("root ::= a")),
+        ("stream", json!(true)),
+    ] {
+        assert_eq!(fill(&json!({name: value})).error().2.as_deref(), Some(name), "{value}");
+    }
 }
