@@ -96,7 +96,7 @@ fn without_matrix_kernels_portable_ones_compute() {
     assert_eq!(backend.notes(), [""; 0]);
     assert_same(&two_passes(&mut backend), &expected);
     let notes = backend.notes().join("\n");
-    assert!(notes.contains("kernel gemm_matrix_f16") && notes.contains("not used on this device"), "{notes}");
+    assert!(notes.contains("not used on this device"), "{notes}");
 
     // One that takes too long is as good as one that fails.
     let mut impatient = without();
@@ -230,10 +230,10 @@ fn tuned_kernels_compute_the_same() {
     let mut backend = load(tuned, &model);
     assert_same(&two_passes(&mut backend), &expected);
     if backend.gpu().profile.timestamps {
-        let store = backend.create_store(LENGTH).unwrap();
         // Queries, keys and values are computed with their norm.
         let normed = Fused { norm: true, bias: false, end: End::Write };
-        let mut uses = |count: u32| {
+        let uses = |backend: &mut WgpuBackend, count: u32| {
+            let store = backend.create_store(LENGTH).unwrap();
             let keys = Keys { start: 0, end: LENGTH };
             let rows: Vec<_> = (0..count).map(|p| Row { store, token: 1, position: p, slot: p, keys }).collect();
             let suppressed = [TokenSet::new(backend.head_rows()).into()];
@@ -241,7 +241,10 @@ fn tuned_kernels_compute_the_same() {
             let spans = pollster::block_on(backend.profile(&pass)).unwrap();
             spans.iter().filter(|(name, _)| *name == kernel.spec(WeightFormat::F16, normed).label()).count()
         };
-        assert_eq!([uses(LENGTH), uses(5)], [1, 0]);
+        // Another layer may have it anyway.
+        for (count, more) in [(LENGTH, 1), (5, 0)] {
+            assert_eq!(uses(&mut backend, count), uses(&mut usual, count) + more, "{count} rows");
+        }
     }
 
     // What is measured is used at once.

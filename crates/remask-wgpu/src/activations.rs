@@ -13,6 +13,7 @@ use crate::kernels::gemm_matrix::{MatrixTile, SPLIT_ROWS};
 use crate::kernels::head_select::SELECTION_BYTES;
 use crate::kernels::linear::Arithmetic;
 use crate::kernels::select_reduce::CandidateRecord;
+use crate::kernels::select_strips;
 use crate::kernels::{RowRecord, SelectRecord, padded};
 use crate::lifetimes::{BufferPlan, Lifetime};
 use crate::plan::Slot;
@@ -69,6 +70,11 @@ mod step {
     pub const REDUCE: u32 = 12;
 }
 
+/// Columns of logits that a strip of the head takes.
+fn strip_columns(a: &Architecture) -> usize {
+    a.embedding_rows.next_multiple_of(128).min(select_strips::STRIP_IDS as usize)
+}
+
 impl Activations {
     /// Buffers for up to `capacity` rows, `strips` partial selections a row.
     ///
@@ -107,8 +113,8 @@ impl Activations {
             (Slot::Partials, partials),
         ];
         if half {
-            // The chunk is as large as the largest of the others, whose memory it takes.
-            shared.push((Slot::Chunk, splits(w.up, step::HEAD..=step::REDUCE)));
+            // The chunk is as large as the largest of the others, whose memory it takes, and holds a strip at least.
+            shared.push((Slot::Chunk, splits(w.up.max(strip_columns(a)), step::HEAD..=step::REDUCE)));
         }
         let plan = BufferPlan::new(&shared.iter().map(|(_, lifetime)| lifetime.clone()).collect::<Vec<_>>());
         let mut memory = Vec::with_capacity(plan.buffers.len());
@@ -147,7 +153,7 @@ impl Activations {
     #[must_use]
     pub fn most_rows(limits: &ProfileLimits, a: &Architecture, arithmetic: Arithmetic, strips: u32) -> u32 {
         let w = Widths::of(a);
-        let widest = (w.widest().max(w.attended).max(w.activated) as u64 * 4).max(u64::from(strips) * SELECTION_BYTES);
+        let widest = (w.widest().max(w.attended).max(w.activated).max(strip_columns(a)) as u64 * 4).max(u64::from(strips) * SELECTION_BYTES);
         let most = (limits.binding.min(limits.buffer) / widest).min(u64::from(u32::MAX / 2)) as u32;
         // Whole tiles of rows, and room for one more.
         let spare = arithmetic.room(most) - most;

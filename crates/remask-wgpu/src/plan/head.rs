@@ -82,7 +82,8 @@ impl Planner<'_> {
         let room = (self.chunk / u64::from(tile.padded(selected))).min(u64::from(u32::MAX)) as u32;
         let most = if self.batch_invariant {
             // Whole strips: the same ones for every number of rows.
-            (room / select_strips::STRIP_IDS).max(1) * select_strips::STRIP_IDS
+            let strips = (room / select_strips::STRIP_IDS).max(1) * select_strips::STRIP_IDS;
+            strips.min(head.rows.next_multiple_of(128))
         } else {
             // Even chunks, so that the last one fills the device too.
             let chunks = head.rows.div_ceil((room / 128 * 128).max(128));
