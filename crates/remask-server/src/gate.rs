@@ -132,7 +132,9 @@ fn request_id(headers: &HeaderMap) -> String {
 
 fn may_pass(app: &App, path: &str, headers: &HeaderMap) -> bool {
     match path {
-        "/metrics" => app.config.metrics_key.as_ref().is_none_or(|key| Keys::new(std::slice::from_ref(key)).open_for(headers)),
+        "/metrics" => {
+            app.config.metrics_key.as_ref().is_none_or(|key| Keys::new(std::slice::from_ref(key)).open_for(headers))
+        }
         path if OPEN.contains(&path) || path.starts_with(OPEN_FOLDER) => true,
         _ => app.keys.open_for(headers),
     }
