@@ -54,6 +54,8 @@ enum Command {
     #[command(about = "Fill in the blanks of a text: \"The [MASK] sat on the [MASK].\"")]
     Fill(fill::Args),
     /// Answer requests of OpenAI's clients: the same routes and fields, many requests at once
+    // Images and scripts put their options in front of a user's: the last one counts.
+    #[command(args_override_self = true)]
     Serve(Box<serve::Args>),
     /// Compare decoder settings on a set of questions: rows, passes, time and quality
     Eval(eval::Args),

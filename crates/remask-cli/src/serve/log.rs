@@ -1,5 +1,6 @@
 //! What a server says, and how.
 
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use super::args::LogFormat;
@@ -26,13 +27,20 @@ pub fn filter(text: &str) -> Result<EnvFilter, String> {
     EnvFilter::try_new(format!("{others},remask={level}")).map_err(|problem| problem.to_string())
 }
 
-/// Sets up the log.
-pub fn begin(filter: EnvFilter, format: LogFormat) {
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+/// Lines that wait for the log's reader; where there are more, the newest are lost.
+const LINES: usize = 16_384;
+
+/// Sets up the log. It is written by a thread of its own: a reader that has stopped would otherwise stop every request.
+/// What is left is written when what is returned is dropped.
+pub fn begin(filter: EnvFilter, format: LogFormat) -> WorkerGuard {
+    let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES);
+    let (writer, guard) = writer.finish(std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match format {
         LogFormat::Json => log.json().flatten_event(true).init(),
         LogFormat::Text => log.init(),
     }
+    guard
 }
 
 /// Says things beside the log: lines for people, or objects as the log's.

@@ -25,7 +25,7 @@ pub fn run(args: &Args, command: &Command, matches: &ArgMatches, notes: &[String
         return Ok(std::io::stdout().write_all(file::print(command, matches).as_bytes())?);
     }
     let (filter, format) = args.log();
-    log::begin(self::filter(filter).map_err(Failure::Message)?, format);
+    let _rest = log::begin(self::filter(filter).map_err(Failure::Message)?, format);
     start::run(args, log::Voice(format), notes)
 }
 

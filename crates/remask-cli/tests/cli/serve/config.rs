@@ -52,6 +52,14 @@ fn options_go_before_variables_before_the_file() {
 }
 
 #[test]
+fn the_last_of_an_option_counts() {
+    let ran = printed(&["--port", "1", "--log", "warn", "--port", "2"], &[]);
+    assert!(has(&ran, "port = 2") && has(&ran, "log = \"warn\""), "{}", ran.out);
+    let ran = printed(&["--model", "a=tales-33m", "--model", "b=tales-33m"], &[]);
+    assert!(has(&ran, "model = [\"a=tales-33m\", \"b=tales-33m\"]"), "{}", ran.out);
+}
+
+#[test]
 fn what_is_printed_can_be_read_again_and_shows_no_key() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("printed.toml");

@@ -53,6 +53,20 @@ fn systemd_is_told_and_keys_are_read_again() {
 }
 
 #[test]
+fn a_log_that_nobody_reads_holds_nothing_up() {
+    // Its lines are read until it answers, and then no more.
+    let mut server = serve(&["--log-content"]);
+    // Each line is longer than what a pipe holds.
+    let body = json!({"prompt": "x", "max_tokens": 1, "user": "a".repeat(80_000)});
+    for _ in 0..4 {
+        server.post("/v1/completions", &body);
+    }
+    assert!(server.send("GET", "/metrics", "").contains("dfastllm_request_success_total{model=\"tales-33m\"} 4"));
+    signal(&server, "-INT");
+    assert!(server.child.wait().unwrap().success());
+}
+
+#[test]
 fn the_log_says_what_is_on_and_what_depth_did() {
     let mut server = serve(&["--log-format", "json", "--log-stats", "--mor-max-recursions", "4", "--api-key", "k"]);
     let body = json!({"prompt": "Once there was a secret", "max_tokens": 24});
