@@ -153,7 +153,9 @@ impl Activations {
     #[must_use]
     pub fn most_rows(limits: &ProfileLimits, a: &Architecture, arithmetic: Arithmetic, strips: u32) -> u32 {
         let w = Widths::of(a);
-        let widest = (w.widest().max(w.attended).max(w.activated).max(strip_columns(a)) as u64 * 4).max(u64::from(strips) * SELECTION_BYTES);
+        let chunk = if arithmetic == Arithmetic::Half { strip_columns(a) } else { 0 };
+        let widest = (w.widest().max(w.attended).max(w.activated).max(chunk) as u64 * 4)
+            .max(u64::from(strips) * SELECTION_BYTES);
         let most = (limits.binding.min(limits.buffer) / widest).min(u64::from(u32::MAX / 2)) as u32;
         // Whole tiles of rows, and room for one more.
         let spare = arithmetic.room(most) - most;

@@ -127,6 +127,10 @@ struct LimitArgs {
     /// Write fewer tokens where there is no room for those that a request asks for, in place of refusing it
     #[arg(long, env = "REMASK_CLAMP_MAX_TOKENS", value_parser = BoolishValueParser::new())]
     clamp_max_tokens: bool,
+    /// Compute every prompt anew: texts that begin alike share no keys and values, and none are kept after an answer.
+    /// Only autoregressive models share them
+    #[arg(long, env = "REMASK_NO_PREFIX_CACHE", value_parser = BoolishValueParser::new())]
+    no_prefix_cache: bool,
     /// Answers under way at once; as many as there is room for by default
     #[arg(long, env = "REMASK_MAX_CONCURRENT_REQUESTS", value_name = "N")]
     max_concurrent_requests: Option<usize>,
@@ -298,6 +302,7 @@ impl Args {
             .queue(Queue { concurrent: limits.max_concurrent_requests, waiting: limits.max_queue_size })
             .rows(limits.max_pass_rows, limits.max_newcomer_rows)
             .max_tokens(limits.default_max_tokens, limits.clamp_max_tokens)
+            .share_prefixes(!limits.no_prefix_cache)
             .observe(move |pass| metrics.pass(pass));
         if let Some(gib) = limits.kv_memory {
             builder = builder.kv_bytes((gib * f64::from(1 << 30)) as u64);

@@ -29,6 +29,10 @@ fn published_files_have_the_ids_of_their_references() {
     let expected = json("real.json");
     let mut differences = Vec::new();
     for (name, ids) in expected.as_object().unwrap().iter().filter(|(name, _)| *name != "texts") {
+        if !folder.join(name).exists() {
+            println!("{name} is not there: nothing was compared");
+            continue;
+        }
         let begun = std::time::Instant::now();
         let tokenizer = of_path(&folder.join(name));
         println!("{name}: read in {:?}", begun.elapsed());
@@ -61,9 +65,9 @@ fn vocabularies_of_models_have_the_ids_of_their_references() {
 /// llama.cpp's own vocabularies with its test texts.
 #[test]
 fn vocabularies_of_llama_cpp_have_its_ids() {
-    let Some(folder) = folder() else { return };
+    let Some(folder) = folder().map(|folder| folder.join("llama.cpp")).filter(|folder| folder.exists()) else { return };
     let (mut differences, mut compared) = (Vec::new(), 0);
-    for entry in std::fs::read_dir(folder.join("llama.cpp")).unwrap() {
+    for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let texts = path.with_extension("gguf.inp");
         if path.extension().is_none_or(|end| end != "gguf") || !texts.exists() {

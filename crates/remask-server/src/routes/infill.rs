@@ -39,7 +39,7 @@ async fn fill(app: &Arc<App>, id: &RequestId, body: &Value, tally: &mut Tally) -
     fields.refuse_unless("logit_bias", empty, "ask /v1/completions with a suffix")?;
     fields.refuse_unless("n_probs", |value| value.as_f64() == Some(0.0), "ask /v1/completions with a suffix")?;
     for grammar in ["grammar", "json_schema"] {
-        fields.refuse_unless(grammar, |value| value == "", "answers are not constrained")?;
+        fields.refuse_unless(grammar, |value| value == "", "what fills a gap is held to no form")?;
     }
     let extra = extra(&fields)?;
     let before = fields.string("input_prefix")?.unwrap_or_default();

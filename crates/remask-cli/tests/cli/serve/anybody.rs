@@ -51,7 +51,7 @@ fn a_cache_goes_where_it_can() {
     let temporary = folder.path().to_str().unwrap();
     let serve = |set: &[(&str, &str)], more: &[&str]| {
         let mut command = remask(&["serve"]);
-        for name in ["HOME", "XDG_CACHE_HOME", "REMASK_CACHE_DIR", "TMPDIR"] {
+        for name in ["HOME", "XDG_CACHE_HOME", "REMASK_CACHE_DIR", "TMPDIR", "REMASK_REAL"] {
             command.env_remove(name);
         }
         command.args(USUAL).args(more).envs(set.iter().copied());
