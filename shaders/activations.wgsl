@@ -43,6 +43,9 @@ fn activated(x: f32) -> f32 {
     power_of_rest = fma(power_of_rest, -rest, 1.0);
     power_of_rest = fma(power_of_rest, -rest, 1.0);
     let tail = power_of_rest * bitcast<f32>(u32(127.0 - power) << 23u) * slow;
-    return fma(-t, tail, select(x, 0.0, x < 0.0));
+    // By its bits: of `x < 0` compilers would make a maximum, which takes 0 for a NaN.
+    let bits = bitcast<u32>(x);
+    let above = bitcast<f32>(select(bits, 0u, bits > 0x7FFFFFFFu && bits <= 0xFF800000u));
+    return fma(-t, tail, above);
 }
 #endif
