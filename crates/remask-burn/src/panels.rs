@@ -49,7 +49,7 @@ impl Panels {
     /// format does not fit the width).
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a weight cannot be kept in `format`.
+    /// [`Error::Tensor`](remask_core::Error::Tensor) where a weight cannot be kept in `format`.
     pub fn stack(sources: &[Matrix], format: Option<WeightFormat>) -> Result<Self> {
         let cols = sources.first().map_or(0, |s| s.cols);
         let kept = |source: &Matrix| -> Result<_> {
