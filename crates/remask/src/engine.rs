@@ -179,6 +179,7 @@ impl Loaded {
             name,
             slot_bytes,
             slots_used: AtomicUsize::new(0),
+            slots_most: AtomicUsize::new(0),
             under_way: std::sync::Mutex::default(),
             totals: Totals::default(),
         };
@@ -246,7 +247,7 @@ impl<'m> Line<'m> {
             self.scheduler.cancel(self.backend.as_deref_mut().map(|b| b as _), ticket);
             self.seats.remove(&ticket);
         }
-        self.served.slots_used.store(self.scheduler.slots(), Ordering::Relaxed);
+        self.served.hold(self.scheduler.slots());
     }
 
     /// Runs a pass, where there is something to compute and something to do it with.
@@ -254,7 +255,7 @@ impl<'m> Line<'m> {
         let backend = self.backend.as_mut().filter(|_| !self.scheduler.is_empty())?;
         let Stepped { begun, ended, .. } = self.scheduler.begin(backend.as_mut());
         // Who hears that it has begun may look at the gauges at once.
-        self.served.slots_used.store(self.scheduler.slots(), Ordering::Relaxed);
+        self.served.hold(self.scheduler.slots());
         for ticket in begun {
             if let Some(seat) = self.seats.get_mut(&ticket) {
                 seat.begin();
@@ -294,7 +295,7 @@ impl<'m> Line<'m> {
             totals.full_rows.fetch_add(full_rows as u64, Ordering::Relaxed);
         }
         // Who reads the end may look at the gauges at once.
-        self.served.slots_used.store(self.scheduler.slots(), Ordering::Relaxed);
+        self.served.hold(self.scheduler.slots());
         for (ticket, outcome) in ended {
             if let Some(seat) = self.seats.remove(&ticket) {
                 seat.end(outcome);
@@ -340,7 +341,7 @@ impl<'m> Line<'m> {
 
     fn fail_all(&mut self, problem: &EngineError) {
         self.scheduler.clear(self.backend.as_deref_mut().map(|b| b as _));
-        self.served.slots_used.store(0, Ordering::Relaxed);
+        self.served.hold(0);
         self.seats.drain().for_each(|(_, seat)| seat.fail(problem.clone()));
     }
 }

@@ -48,6 +48,7 @@ pub struct ServedModel {
     /// Bytes of a slot's keys and values, as float32.
     pub slot_bytes: u64,
     pub(crate) slots_used: AtomicUsize,
+    pub(crate) slots_most: AtomicUsize,
     pub(crate) under_way: Mutex<UnderWay>,
     pub(crate) totals: Totals,
 }
@@ -57,6 +58,18 @@ impl ServedModel {
     #[must_use]
     pub fn slots_used(&self) -> usize {
         self.slots_used.load(Ordering::Relaxed)
+    }
+
+    /// The most slots that were held at once since the start.
+    #[must_use]
+    pub fn most_slots_used(&self) -> usize {
+        self.slots_most.load(Ordering::Relaxed)
+    }
+
+    /// So many slots are held from now on.
+    pub(crate) fn hold(&self, slots: usize) {
+        self.slots_used.store(slots, Ordering::Relaxed);
+        self.slots_most.fetch_max(slots, Ordering::Relaxed);
     }
 
     /// Its generations that run, and that wait.

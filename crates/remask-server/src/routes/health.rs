@@ -110,7 +110,7 @@ pub async fn stats(State(app): State<Arc<App>>) -> Json<Value> {
     let (processed, tokens, passes) = (read(&counts.processed), read(&counts.tokens), read(&counts.passes));
     let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
     let models = app.models();
-    let bytes = models.iter().map(|m| m.model.checkpoint.total_bytes() + m.slots_used() as u64 * m.slot_bytes);
+    let bytes = models.iter().map(|m| m.model.checkpoint.total_bytes() + m.most_slots_used() as u64 * m.slot_bytes);
     let (_, waiting) = app.engine.counts();
     let uptime = app.started.elapsed().as_secs_f64();
     let per_step = share(tokens, passes);
