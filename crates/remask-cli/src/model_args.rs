@@ -7,8 +7,7 @@ use clap::builder::BoolishValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
 use remask_core::checkpoint::WeightFormat;
 use remask_core::{Backend, BackendError, Error, Model};
-use remask_wgpu::tuning::Tuning;
-use remask_wgpu::{ADAPTER_VARIABLE, AdapterProfile, Gpu, LimitChoice, SharedGpu, adapters, cache_folder};
+use remask_wgpu::{ADAPTER_VARIABLE, Gpu, LimitChoice, SharedGpu};
 
 use crate::backend::BackendName;
 use crate::bundled::{self, Named};
@@ -44,15 +43,12 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// Opens the adapter.
     pub fn open(&self) -> Result<Gpu, BackendError> {
-        self.opened.get_or_open(|| Ok(kept(pollster::block_on(Gpu::open(self.adapter.as_deref(), self.limits()))?)))
+        remask::open_gpu(&self.opened, self.adapter.as_deref(), self.limits())
     }
 
     /// Opens the best adapter that is a GPU, where there is one.
     pub fn open_hardware(&self) -> Result<Option<Gpu>, BackendError> {
-        let found = pollster::block_on(adapters());
-        let gpu = found.iter().find(|a| !AdapterProfile::of(a).is_software());
-        let open = |adapter| pollster::block_on(Gpu::from_adapter(adapter, self.limits())).map(kept);
-        gpu.map(|adapter| self.opened.get_or_open(|| open(adapter))).transpose()
+        remask::open_hardware(&self.opened, self.limits())
     }
 
     fn limits(&self) -> LimitChoice {
@@ -77,15 +73,6 @@ impl DeviceArgs {
         }
         loaded
     }
-}
-
-/// A device whose compiled kernels are kept for the next run, with what was tuned for it.
-fn kept(mut gpu: Gpu) -> Gpu {
-    if let Some(folder) = cache_folder() {
-        gpu.keep_pipelines(&folder);
-        gpu.tuning = Tuning::open(&gpu.profile, &folder);
-    }
-    gpu
 }
 
 /// A tokenizer that goes before the model's.

@@ -48,20 +48,32 @@ impl Device {
     ) -> Result<Box<dyn Backend>, BackendError> {
         let gpu = match self {
             Self::Cpu => None,
-            Self::Gpu(name) => {
-                let open = || pollster::block_on(Gpu::open(name.as_deref(), LimitChoice::Adapter)).map(kept);
-                Some(opened.get_or_open(open)?)
-            }
-            Self::Auto => {
-                let found = pollster::block_on(adapters());
-                let hardware = found.iter().find(|adapter| !AdapterProfile::of(adapter).is_software());
-                let open = |adapter| pollster::block_on(Gpu::from_adapter(adapter, LimitChoice::Adapter)).map(kept);
-                hardware.map(|adapter| opened.get_or_open(|| open(adapter))).transpose()?
-            }
+            Self::Gpu(name) => Some(open_gpu(opened, name.as_deref(), LimitChoice::Adapter)?),
+            Self::Auto => open_hardware(opened, LimitChoice::Adapter)?,
         };
         let Some(gpu) = gpu else { return Ok(Box::new(CpuBackend::load(model, weights, progress)?)) };
         Ok(Box::new(pollster::block_on(WgpuBackend::load(gpu, model, weights, progress))?))
     }
+}
+
+/// The adapter that `name` names, by index or part of its name, or the best one. It is opened where `opened` holds none
+/// that works.
+///
+/// # Errors
+/// As [`Gpu::open`].
+pub fn open_gpu(opened: &SharedGpu, name: Option<&str>, limits: LimitChoice) -> Result<Gpu, BackendError> {
+    opened.get_or_open(|| pollster::block_on(Gpu::open(name, limits)).map(kept))
+}
+
+/// As [`open_gpu`], the best adapter that is a GPU, where there is one.
+///
+/// # Errors
+/// As [`Gpu::from_adapter`].
+pub fn open_hardware(opened: &SharedGpu, limits: LimitChoice) -> Result<Option<Gpu>, BackendError> {
+    let found = pollster::block_on(adapters());
+    let hardware = found.iter().find(|adapter| !AdapterProfile::of(adapter).is_software());
+    let open = |adapter| pollster::block_on(Gpu::from_adapter(adapter, limits)).map(kept);
+    hardware.map(|adapter| opened.get_or_open(|| open(adapter))).transpose()
 }
 
 /// A device whose compiled kernels are kept for the next run, with what was tuned for it.

@@ -28,7 +28,7 @@ mod state;
 
 pub use remask_core as core;
 
-pub use self::device::Device;
+pub use self::device::{Device, open_gpu, open_hardware};
 pub use self::engine::{Engine, PassRecord};
 pub use self::error::EngineError;
 pub use self::events::{Answer, Collector, End, Event, Events};

@@ -204,7 +204,8 @@ impl Curve {
 }
 
 const SIZE: (u32, u32) = (900, 560);
-const COLOURS: [RGBColor; 6] = [
+/// Of lines, in the order that figures draw them.
+pub(super) const COLOURS: [RGBColor; 6] = [
     RGBColor(31, 119, 180),
     RGBColor(214, 39, 40),
     RGBColor(44, 160, 44),
